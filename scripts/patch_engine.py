@@ -23,7 +23,6 @@ import json
 import os
 import re
 import shutil
-from collections import OrderedDict
 from pathlib import Path
 
 STORE = '.originals'
@@ -124,8 +123,12 @@ def load_manifest(path):
     """Read the manifest.
 
     Returns:
-        list[dict]: The entries. See docs/PATCHES.md for what they hold; the
-        texts of an edit are lists of lines in the file and strings here.
+        list[dict]: One entry for each changed file: ``package``, ``version``,
+        ``file``, ``sha256`` (None where builds differ), ``kind``, ``reason``,
+        ``until`` (when the change can go); ``source`` in the bundle for a
+        drop-in, ``edits`` with ``old`` and ``new`` text (lists of lines in
+        the manifest, strings here) for an edit; ``optional`` for a file that
+        an installed package need not have.
     """
     with open(path, encoding='utf-8') as stream:
         entries = json.load(stream)
@@ -224,8 +227,8 @@ class Target:
     Args:
         package (Package): Where it lies.
         file (str): Its path inside the package.
-        entries (list[dict]): The manifest's entries for it; none for a file
-            that an older bundle changed and this one does not.
+        entry (dict | None): The manifest's entry for it; None for a file that
+            an older bundle changed and this one does not.
         bundle (Path): Root of the bundle, for the drop-ins' sources.
         record (dict): What :meth:`Package.record` holds for the file.
 
@@ -235,25 +238,22 @@ class Target:
         wanted (bytes | None): What the file should hold.
     """
 
-    def __init__(self, package, file, entries, bundle, record):
+    def __init__(self, package, file, entry, bundle, record):
         self.package = package
         self.file = file
-        self.entries = entries
         self.path = package.root / file
         self.kept = package.root / STORE / file
         self.written = record.get('written', [])
-        self.sha256 = record.get('upstream')
-        self.kind = entries[0]['kind'] if entries else 'retired'
-        self.source = None
-        self.edits = []
-        self.optional = False
-        for entry in entries:
-            self.sha256 = entry['sha256']
-            self.optional = entry.get('optional', False)
-            if entry['kind'] == 'drop-in':
-                self.source = bundle / entry['source']
-            for edit in entry.get('edits', ()):
-                self.edits.append((edit['old'].encode(), edit['new'].encode()))
+        if entry is None:
+            entry = {'kind': 'retired', 'sha256': record['upstream']}
+        self.kind = entry['kind']
+        self.sha256 = entry['sha256']
+        self.optional = entry.get('optional', False)
+        self.source = bundle / entry['source'] if 'source' in entry else None
+        self.edits = [
+            (edit['old'].encode(), edit['new'].encode())
+            for edit in entry.get('edits', ())
+        ]
         self.inspect()
 
     def __str__(self):
@@ -343,15 +343,13 @@ class Target:
 def targets_of(package, entries, bundle):
     """Return the targets of a package, those of an older bundle included."""
     record = package.record()
-    by_file = OrderedDict((entry['file'], []) for entry in entries)
-    for entry in entries:
-        by_file[entry['file']].append(entry)
+    entries = {entry['file']: entry for entry in entries}
     found = [
-        Target(package, file, by_file[file], bundle, record.get(file, {}))
-        for file in by_file
+        Target(package, file, entry, bundle, record.get(file, {}))
+        for file, entry in entries.items()
     ]
-    for file in sorted(set(record) - set(by_file)):
-        retired = Target(package, file, [], bundle, record[file])
+    for file in sorted(set(record) - set(entries)):
+        retired = Target(package, file, None, bundle, record[file])
         if retired.state in (OLDER, UNKNOWN):
             found.append(retired)
     return found

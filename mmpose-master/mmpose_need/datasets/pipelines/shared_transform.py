@@ -82,8 +82,8 @@ def normalize(tensor, mean, std):
 
     Raises:
         TypeError: ``tensor`` is not a tensor of floats.
-        ValueError: It has fewer than three dimensions, or a ``std`` is zero
-            in its type.
+        ValueError: It has fewer than three dimensions or another number of
+            channels than ``mean``, or a ``std`` is zero in its type.
     """
     if not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point():
         found = getattr(tensor, 'dtype', type(tensor).__name__)
@@ -106,7 +106,13 @@ def normalize(tensor, mean, std):
         mean = mean.view(-1, 1, 1)
     if std.dim() == 1:
         std = std.view(-1, 1, 1)
-    return tensor.sub(mean).div_(std)
+    centred = tensor.sub(mean)
+    if centred.shape != tensor.shape:
+        raise ValueError(
+            f'NormalizeTensor has {mean.numel()} means for a tensor of shape '
+            f'{tuple(tensor.shape)}'
+        )
+    return centred.div_(std)
 
 
 @PIPELINES.register_module()
