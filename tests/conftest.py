@@ -21,8 +21,8 @@ sys.path.insert(0, str(ROOT / 'scripts'))
 
 import patch_engine  # noqa: E402
 
-# OpenCV puts its own folders into this one when it is imported.
-SET_BY_IMPORTS = ('LD_LIBRARY_PATH',)
+# OpenCV and mmpose.apis set these when they are imported.
+SET_BY_IMPORTS = ('LD_LIBRARY_PATH', 'KMP_DUPLICATE_LIB_OK')
 
 # What a process needs of our environment: everything else that happens to be
 # set here must not decide whether a test passes.
