@@ -94,6 +94,7 @@ PY
 # ensure_setup: sets PY, the interpreter that has everything; runs set-up if
 # there is none yet.
 ensure_setup() {
+  # shellcheck disable=SC2034 # for the caller
   PY=$VENV/bin/python
   if [ -z "$VENV_GIVEN" ] && [ ! -e "$VENV" ] &&
     installed_by_hand "${PYTHON:-python3}"; then

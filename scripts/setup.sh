@@ -41,6 +41,7 @@ done
 state=$VENV/.setup
 py=$VENV/bin/python
 requirements=$ROOT/mmpose-master/requirements.txt
+source_requirements=$ROOT/mmpose-master/requirements-source.txt
 torch_requirements=$ROOT/scripts/requirements-torch.txt
 modules='torch numpy cv2 scipy matplotlib PIL yaml addict yapf json_tricks
   munkres onnx onnxruntime google.protobuf setuptools pip'
@@ -188,7 +189,7 @@ install_mmcv() {
     MMCV_WITH_OPS=0 "$py" -m pip install --ignore-installed --no-deps \
       --no-build-isolation --no-binary mmcv mmcv==1.2.7
   fi
-  (cd "$ROOT/mmpose-master" && "$py" setup.py develop)
+  "$py" -m pip install --no-deps --no-build-isolation -r "$source_requirements"
   note mmcv "${with_ops:+ops}${with_ops:-plain}"
 }
 
@@ -240,7 +241,7 @@ mapfile -t changes < <(
     "$ROOT"/scripts/patch* -type f \( -name '*.py' -o -name '*.json' \) |
     LC_ALL=C sort
 )
-packages_hash=$(hash_of "$requirements" "${requirements/.txt/-source.txt}" \
+packages_hash=$(hash_of "$requirements" "$source_requirements" \
   "$torch_requirements" "${BASH_SOURCE[0]}")
 patches_hash=$(hash_of "${changes[@]}")
 
