@@ -1,0 +1,269 @@
+#!/usr/bin/env bash
+# Makes the virtual environment that everything else runs in.
+#
+# usage: bash scripts/setup.sh [--with-ops] [--if-needed]
+#
+#   --with-ops   build mmcv-full's operators too (10 to 20 minutes; mmpose
+#                0.8.0 does not use them)
+#   --if-needed  say nothing if all is done already
+#   VENV=DIR     where it goes (default: .venv in the bundle's folder)
+#   PYTHON=NAME  what it is made from: Python 3.7 or 3.9 to 3.12 (default:
+#                what is there, else python3)
+#
+# A torch (and torch_npu) that this Python has already is used as it is. A run
+# that was broken off is repaired by the next one.
+set -euo pipefail
+# shellcheck source=scripts/common.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
+
+with_ops=''
+if_needed=''
+for option; do
+  case $option in
+    -h | --help)
+      show_help
+      exit
+      ;;
+    --with-ops) with_ops=yes ;;
+    --if-needed) if_needed=yes ;;
+    *) refuse "unknown option $option; --help lists all" ;;
+  esac
+done
+
+# What has been finished is noted in this folder, one file for each step:
+#   python    version and path of the interpreter it was made from
+#   packages  hash of the requirements that are installed
+#   mmcv      'plain' or 'ops': mmcv and mmpose are installed
+#   patches   hash of the changes that are applied to them
+# A file is removed before its step begins, so what is not noted is not whole.
+# Packages that are not whole are not repaired but installed afresh: pip takes
+# for whole what it has left half-written.
+state=$VENV/.setup
+py=$VENV/bin/python
+requirements=$ROOT/mmpose-master/requirements.txt
+source_requirements=$ROOT/mmpose-master/requirements-source.txt
+torch_requirements=$ROOT/scripts/requirements-torch.txt
+modules='torch numpy cv2 scipy matplotlib PIL yaml addict yapf json_tricks
+  munkres onnx onnxruntime google.protobuf setuptools pip'
+
+noted() {
+  cat "$state/$1" 2>/dev/null || true
+}
+
+note() {
+  printf '%s\n' "$2" >"$state/$1.new"
+  mv "$state/$1.new" "$state/$1"
+}
+
+hash_of() {
+  cat -- "$@" | sha256sum | cut -d ' ' -f 1
+}
+
+# has_modules NAME...: whether they can be found; imports none of them.
+has_modules() {
+  "$py" - "$@" <<'PY' 2>/dev/null
+import importlib.util
+import sys
+
+sys.exit(not all(importlib.util.find_spec(name) for name in sys.argv[1:]))
+PY
+}
+
+# has_packages: whether an installation of packages has once been finished, and
+# nothing is missing since.
+has_packages() {
+  # shellcheck disable=SC2086 # a list of words
+  [ -n "$(noted packages)" ] && [ "$(noted python)" = "$base" ] &&
+    has_modules $modules
+}
+
+# find_steps: sets todo to the steps that are left.
+find_steps() {
+  todo=''
+  if ! has_packages; then
+    todo='environment packages mmcv patches'
+  elif [ "$(noted packages)" != "$packages_hash" ]; then
+    todo='packages mmcv patches'
+  elif [ -z "$(noted mmcv)" ] || ! has_modules mmcv mmpose xtcocotools ||
+    { [ "$with_ops" ] && [ "$(noted mmcv)" != ops ]; }; then
+    todo='mmcv patches'
+  elif [ "$(noted patches)" != "$patches_hash" ]; then
+    todo='patches'
+  fi
+}
+
+# What the environment is made from: what was asked for, else what it has been
+# made from, else what is there.
+choose_base() {
+  base=$(noted python)
+  if [ -n "${PYTHON:-}" ] || [ -z "$(probe_python "${base#* }")" ]; then
+    base=$(choose_python)
+  fi
+  # An activated .venv is no base for itself.
+  case ${base#* } in
+    "$VENV"/*)
+      local home
+      home=$(sed -n 's/^home = //p' "$VENV/pyvenv.cfg")
+      base="${base%% *} $home/python${base%% *}"
+      ;;
+  esac
+}
+
+# Prints 'NAME VERSION' of the base's torch and torch_npu, as far as they are
+# there, without importing them.
+host_torch() {
+  "${base#* }" - <<'PY'
+import importlib.util
+import os
+import re
+
+for name in ('torch', 'torch_npu'):
+    spec = importlib.util.find_spec(name)
+    if spec and spec.origin:
+        path = os.path.join(os.path.dirname(spec.origin), 'version.py')
+        with open(path) as stream:
+            text = stream.read()
+        version = re.search(r'^__version__[^=]*=.*?([\d.]+\d)', text, re.M)
+        print(name, version.group(1) if version else 'unknown')
+PY
+}
+
+say_host_torch() {
+  local torch npu
+  torch=$(sed -n 's/^torch //p' <<<"$1")
+  npu=$(sed -n 's/^torch_npu //p' <<<"$1")
+  say "using torch $torch${npu:+ and torch_npu $npu} of ${base#* }"
+  if [ -n "$npu" ] && [ "$npu" != "$torch" ]; then
+    say "warning: torch $torch and torch_npu $npu do not belong together;" \
+      "torch_npu $npu is made for torch $npu"
+  fi
+}
+
+make_environment() {
+  local host flags=()
+  rm -f "$state"/{packages,mmcv,patches}
+  host=$(host_torch)
+  if [ -n "$host" ]; then
+    say_host_torch "$host"
+    flags=(--system-site-packages)
+  fi
+  say "[1/4] making ${VENV} with Python ${base%% *}"
+  # Only what this script has made gets here, see prepare().
+  find "$VENV" -mindepth 1 -maxdepth 1 ! -name .setup -exec rm -rf {} +
+  note python "$base"
+  "${base#* }" -m venv ${flags[@]+"${flags[@]}"} "$VENV" ||
+    die "${base#* } cannot make virtual environments (on Debian and Ubuntu:" \
+      "apt-get install python${base%% *}-venv)"
+  site=$("$py" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+  # A base that is a virtual environment itself hands on only what lies below.
+  if [ -n "$host" ] && ! has_modules torch; then
+    "${base#* }" -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+      >"$site/host-packages.pth"
+  fi
+}
+
+install_packages() {
+  rm -f "$state/packages"
+  say '[2/4] installing the required packages'
+  local wanted=(-r "$requirements")
+  if ! has_modules torch || [ -e "$site/torch" ]; then
+    wanted+=(-r "$torch_requirements")
+  fi
+  "$py" -m pip install 'pip>=22.0'
+  "$py" -m pip install "${wanted[@]}"
+  note packages "$packages_hash"
+}
+
+install_mmcv() {
+  rm -f "$state"/{mmcv,patches}
+  # Of a broken installation pip may believe that it is whole.
+  rm -rf "$site"/mm{cv,pose} "$site"/mm{cv,cv_full,pose}-*.dist-info \
+    "$site"/xtcocotools*
+  # torch_npu must not load itself while mmcv's setup.py imports torch.
+  export TORCH_DEVICE_BACKEND_AUTOLOAD=0
+  if [ "$with_ops" ]; then
+    say '[3/4] building mmcv 1.2.7 with its operators, and mmpose 0.8.0'
+    install_mmcv_full
+  else
+    say '[3/4] installing mmcv 1.2.7 and mmpose 0.8.0'
+    MMCV_WITH_OPS=0 "$py" -m pip install --ignore-installed --no-deps \
+      --no-build-isolation --no-binary mmcv mmcv==1.2.7
+  fi
+  "$py" -m pip install --no-deps --no-build-isolation -r "$source_requirements"
+  note mmcv "${with_ops:+ops}${with_ops:-plain}"
+}
+
+# The operators need an edit of their source before they compile.
+install_mmcv_full() {
+  local build=$state/build
+  rm -rf "$build"
+  mkdir "$build"
+  "$py" -m pip install ninja
+  "$py" -m pip download --no-deps --no-build-isolation --no-binary mmcv \
+    --dest "$build" mmcv==1.2.7
+  tar -xzf "$build"/mmcv-1.2.7.tar.gz -C "$build"
+  "$py" "$ROOT/scripts/patches.py" apply --mmcv "$build/mmcv-1.2.7"
+  # -v: it takes long, and otherwise shows nothing. ninja is in bin/.
+  PATH="$VENV/bin:$PATH" MMCV_WITH_OPS=1 MAX_JOBS=${MAX_JOBS:-$(nproc)} \
+    "$py" -m pip install -v --ignore-installed --no-deps \
+    --no-build-isolation "$build/mmcv-1.2.7"
+  # What the tool keeps of the originals belongs to what it has changed.
+  cp -r "$build/mmcv-1.2.7/mmcv/.originals" "$site/mmcv/"
+  rm -rf "$build"
+}
+
+apply_patches() {
+  rm -f "$state/patches"
+  say '[4/4] applying the changes to mmcv and mmpose'
+  "$py" "$ROOT/scripts/patches.py" apply
+  note patches "$patches_hash"
+}
+
+# Opens the environment's folder to this run alone; refuses one of somebody
+# else, for it could be emptied.
+prepare() {
+  if [ -e "$VENV" ] && [ ! -d "$state" ] && [ -n "$(ls -A -- "$VENV")" ]; then
+    refuse "$VENV is there, and this script has not made it; remove it, or" \
+      'name another place with VENV='
+  fi
+  mkdir -p "$state"
+  # pip inherits the lock: while one that outlived its set-up still writes,
+  # nobody else does.
+  exec 9>"$state/lock"
+  if command -v flock >/dev/null && ! flock --nonblock 9; then
+    say "another set-up is at work in $VENV; waiting for it"
+    flock 9
+  fi
+}
+
+mapfile -t changes < <(
+  find "$ROOT"/mmcv_need "$ROOT"/mmpose-master/mmpose_need \
+    "$ROOT"/scripts/patch* -type f \( -name '*.py' -o -name '*.json' \) |
+    LC_ALL=C sort
+)
+packages_hash=$(hash_of "$requirements" "$source_requirements" \
+  "$torch_requirements" "${BASH_SOURCE[0]}")
+patches_hash=$(hash_of "${changes[@]}")
+
+choose_base
+find_steps
+if [ -n "$todo" ]; then
+  prepare
+  find_steps
+  trap '[ "$?" = 0 ] || say "not finished; run it again to go on"' EXIT
+  # Settings of pip that would lead it out of the environment.
+  unset PIP_USER PIP_TARGET PIP_PREFIX PIP_REQUIRE_VIRTUALENV
+  export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1
+fi
+site=$(echo "$VENV"/lib/python*/site-packages)
+for step in $todo; do
+  case $step in
+    environment) make_environment ;;
+    packages) install_packages ;;
+    mmcv) install_mmcv ;;
+    patches) apply_patches ;;
+  esac
+done
+if [ -n "$todo" ] || [ -z "$if_needed" ]; then
+  say "ready: $VENV ($("$py" -V 2>&1))"
+fi
