@@ -419,10 +419,16 @@ def _complete_rendezvous(kwargs):
     """Fill in the address of rank 0 where all processes share this host.
 
     Raises:
-        ValueError: There are several hosts and ``MASTER_ADDR`` is not set.
+        ValueError: The launcher has not said which process this is, or there
+            are several hosts and ``MASTER_ADDR`` is not set.
     """
+    if 'rank' not in kwargs:
+        _env_int('RANK')
+    if 'world_size' in kwargs:
+        world_size = kwargs['world_size']
+    else:
+        world_size = _env_int('WORLD_SIZE')
     if 'MASTER_ADDR' not in os.environ:
-        world_size = kwargs.get('world_size', _env_int('WORLD_SIZE', 1))
         local_size = _env_int('LOCAL_WORLD_SIZE', 1)
         if world_size > local_size:
             raise ValueError(
