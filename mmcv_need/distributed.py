@@ -1,0 +1,142 @@
+"""Many processes, one device each: the wrapper that averages gradients.
+
+Replaces ``mmcv/parallel/distributed.py`` of mmcv 1.2.7. That file repeats
+parts of torch's ``DistributedDataParallel.forward``, which change with every
+release of torch. Here ``train_step`` goes *through* torch's ``forward``
+instead, so one source serves torch 1.8 to today's. No device is named here.
+"""
+
+import inspect
+import threading
+from contextlib import contextmanager
+from functools import partial
+
+from torch.nn.parallel import DistributedDataParallel
+
+from .data_parallel import find_device, unpack
+from .scatter_gather import scatter_kwargs
+
+
+class MMDistributedDataParallel(DistributedDataParallel):
+    """torch's wrapper, with containers unpacked and two more ways in.
+
+    ``forward``, ``train_step`` and ``val_step`` all move their inputs to
+    where the model's parameters are, and all behave as torch's ``forward``
+    does towards gradients and buffers.
+
+    Args:
+        *args: As for ``DistributedDataParallel``.
+        **kwargs: As for ``DistributedDataParallel``, but
+            ``gradient_as_bucket_view`` is True unless given: gradients are
+            then not stored twice, and their values are the same.
+    """
+
+    def __init__(self, *args, **kwargs):
+        known = inspect.signature(DistributedDataParallel.__init__)
+        option = 'gradient_as_bucket_view'
+        if option in known.parameters:
+            given = known.bind_partial(self, *args, **kwargs).arguments
+            if option not in given:
+                kwargs[option] = True
+        super().__init__(*args, **kwargs)
+
+    def forward(self, *inputs, **kwargs):
+        """Call the model's ``forward`` on unpacked inputs."""
+        if self._drives_several_devices():
+            return super().forward(*inputs, **kwargs)
+        device = find_device(self.module)
+        return super().forward(
+            *unpack(inputs, device), **unpack(kwargs, device)
+        )
+
+    def train_step(self, *inputs, **kwargs):
+        """Call the model's ``train_step`` on unpacked inputs."""
+        return self._step(self.module.train_step, inputs, kwargs)
+
+    def val_step(self, *inputs, **kwargs):
+        """Call the model's ``val_step`` on unpacked inputs."""
+        return self._step(self.module.val_step, inputs, kwargs)
+
+    def scatter(self, inputs, kwargs, device_ids):
+        """Unpack inputs for each device.
+
+        Args:
+            inputs (tuple): Positional arguments of the call.
+            kwargs (dict): Keyword arguments of the call.
+            device_ids (list[int]): The devices. With one, tensors go to where
+                the model is.
+
+        Returns:
+            tuple: For each device the tuple of its positional arguments, and
+            for each the dict of its keyword arguments.
+        """
+        if len(device_ids) > 1:
+            return scatter_kwargs(inputs, kwargs, device_ids, dim=self.dim)
+        device = find_device(self.module)
+        return (unpack(inputs, device),), (unpack(kwargs, device),)
+
+    def _drives_several_devices(self):
+        # torch 1.8 can do that with one process; later ones cannot.
+        return bool(self.device_ids) and len(self.device_ids) > 1
+
+    def _step(self, method, inputs, kwargs):
+        """Let torch's ``forward`` call a method other than ``forward``.
+
+        Args:
+            method (callable): Bound method of the model.
+            inputs (tuple): Its positional arguments, packed.
+            kwargs (dict): Its keyword arguments, packed.
+
+        Returns:
+            Any: What the method returns.
+        """
+        assert not self._drives_several_devices(), (
+            'MMDistributedDataParallel trains with one device in each '
+            f'process, not with {self.device_ids}'
+        )
+        device = find_device(self.module)
+        call = partial(
+            method, *unpack(inputs, device), **unpack(kwargs, device)
+        )
+        # One opaque argument: torch moves every tensor that it finds, and
+        # what a container keeps on the CPU has to stay there.
+        with _forward_calls_its_argument(self.module):
+            return super().forward(call)
+
+
+@contextmanager
+def _forward_calls_its_argument(module):
+    """Make the next ``module(call)`` of this thread return ``call()``.
+
+    The module's own ``forward`` is back in place before the call begins, for
+    the call may use it; and it is back on every way out. Other threads reach
+    the module's own ``forward`` all the time.
+
+    Args:
+        module (nn.Module): Its ``forward`` may be an attribute of the
+            instance, as mixed precision makes it.
+    """
+    thread = threading.get_ident()
+    own = module.forward
+    patched = vars(module).get('forward')
+
+    def restore():
+        # Only what was put here: the call may have set a forward of its own.
+        if vars(module).get('forward') is redirect:
+            if patched is None:
+                del module.forward
+            else:
+                module.forward = patched
+
+    def redirect(*args, **kwargs):
+        if threading.get_ident() != thread:
+            return own(*args, **kwargs)
+        restore()
+        (call,) = args
+        return call()
+
+    module.forward = redirect
+    try:
+        yield
+    finally:
+        restore()
