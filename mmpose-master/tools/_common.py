@@ -268,16 +268,22 @@ def load_config(path, groups=None):
     return cfg
 
 
-def default_work_dir(config):
-    """Where the logs and checkpoints of a config go by default.
+def choose_work_dir(args, cfg):
+    """Decides on the work folder: option, else config, else config's name.
 
     Args:
-        config (str): Config file.
-
-    Returns:
-        str: Absolute path of a folder that need not exist.
+        args (argparse.Namespace): Options of :func:`add_options`.
+        cfg (mmcv.Config): Gets an absolute ``work_dir``, which is made.
     """
-    return str(MMPOSE_ROOT / 'work_dirs' / Path(config).stem)
+    if args.work_dir:
+        cfg.work_dir = os.path.abspath(os.path.expanduser(args.work_dir))
+    elif not cfg.work_dir:
+        stem = Path(args.config).stem
+        cfg.work_dir = str(MMPOSE_ROOT / 'work_dirs' / stem)
+    try:
+        os.makedirs(cfg.work_dir, exist_ok=True)
+    except OSError as error:
+        raise UserError(f'the work folder cannot be made: {error}') from error
 
 
 def _nearest_file(path):
@@ -493,3 +499,51 @@ def share_cores(device, args, cfg):
         cfg.data.workers_per_gpu = min(
             cfg.data.get('workers_per_gpu', most), most
         )
+
+
+# Model --------------------------------------------------------------------
+
+
+def load_weights(model, path):
+    """Loads a checkpoint that must fit the model to the last tensor.
+
+    Args:
+        model (nn.Module): The bare model, on the CPU; changed in place.
+        path (str): Checkpoint.
+
+    Raises:
+        UserError: If it is of another model.
+    """
+    from mmcv.runner import _load_checkpoint
+
+    checkpoint = _load_checkpoint(path, map_location='cpu')
+    weights = {
+        key[7:] if key.startswith('module.') else key: value
+        for key, value in checkpoint.get('state_dict', checkpoint).items()
+    }
+    own = model.state_dict()
+    missing = [key for key in own if key not in weights]
+    strange = [key for key in weights if key not in own]
+    other = [
+        key
+        for key in own
+        if key in weights and own[key].shape != weights[key].shape
+    ]
+    faults = []
+    if missing:
+        faults.append(f'{len(missing)} missing, such as {missing[0]}')
+    if strange:
+        faults.append(f'{len(strange)} unknown, such as {strange[0]}')
+    if other:
+        key = other[0]
+        faults.append(
+            f'{len(other)} of another shape, such as {key}: '
+            f'{tuple(weights[key].shape)} instead of {tuple(own[key].shape)}'
+        )
+    if faults:
+        raise UserError(
+            f'{path} is a checkpoint of another model than the config '
+            f'describes. It holds {len(weights)} tensors, the model has '
+            f'{len(own)}: {"; ".join(faults)}.'
+        )
+    model.load_state_dict(weights)

@@ -151,15 +151,11 @@ def main():
     splits = ['train'] if args.no_validate else ['train', 'val']
     _common.check_data(cfg, splits)
 
-    if args.work_dir:
-        cfg.work_dir = os.path.abspath(args.work_dir)
-    elif not cfg.work_dir:
-        cfg.work_dir = _common.default_work_dir(args.config)
+    _common.choose_work_dir(args, cfg)
 
     # Loading torch takes seconds; whoever mistyped an option waits less.
     import torch
     from mmcv.runner.dist_utils import get_dist_info
-    from mmcv.utils import get_git_hash
     from mmpose import __version__
     from mmpose.apis import train_model
     from mmpose.datasets import build_dataset
@@ -174,7 +170,6 @@ def main():
     if cfg.get('cudnn_benchmark', False):
         torch.backends.cudnn.benchmark = True
 
-    os.makedirs(cfg.work_dir, exist_ok=True)
     timestamp = time.strftime('%Y%m%d_%H%M%S')
     logger = get_root_logger(
         log_file=os.path.join(cfg.work_dir, f'{timestamp}.log'),
@@ -209,8 +204,7 @@ def main():
 
     if cfg.get('checkpoint_config') is not None:
         cfg.checkpoint_config.meta = dict(
-            mmpose_version=__version__ + get_git_hash(digits=7),
-            config=cfg.pretty_text,
+            mmpose_version=__version__, config=cfg.pretty_text
         )
     train_model(
         model,

@@ -1,7 +1,5 @@
 """Training of a pose model: from a config to a running runner."""
 
-import torch
-import torch.distributed as dist
 from mmcv.parallel import MMDataParallel, MMDistributedDataParallel
 from mmcv.runner import (
     DistSamplerSeedHook,
@@ -9,7 +7,12 @@ from mmcv.runner import (
     Hook,
     OptimizerHook,
 )
-from mmcv.runner.dist_utils import get_device, get_dist_info, set_device
+from mmcv.runner.dist_utils import (
+    allreduce_params,
+    get_device,
+    get_dist_info,
+    set_device,
+)
 from mmcv.utils import _BatchNorm
 from mmpose.core import (
     DistEvalHook,
@@ -61,24 +64,15 @@ def average_bn_stats(model):
     Args:
         model (nn.Module): The model, wrapped or not; changed in place.
     """
-    _, world_size = get_dist_info()
-    if world_size == 1:
-        return
-    stats = [
-        buffer
-        for module in model.modules()
-        if isinstance(module, _BatchNorm)
-        for buffer in (module.running_mean, module.running_var)
-        if buffer is not None
-    ]
-    if not stats:
-        return
-    flat = torch.cat([buffer.detach().float().flatten() for buffer in stats])
-    dist.all_reduce(flat)
-    flat /= world_size
-    means = flat.split([buffer.numel() for buffer in stats])
-    for buffer, mean in zip(stats, means):
-        buffer.copy_(mean.view_as(buffer))
+    allreduce_params(
+        [
+            buffer
+            for module in model.modules()
+            if isinstance(module, _BatchNorm)
+            for buffer in (module.running_mean, module.running_var)
+            if buffer is not None
+        ]
+    )
 
 
 def freeze_parameters(model, prefixes):
@@ -139,10 +133,9 @@ def _training_device(cfg, distributed):
 
 def _wrap(model, cfg, device, distributed):
     """Puts the model on its device, inside the wrapper that feeds it."""
-    device_ids = None if device.type == 'cpu' else [device.index]
     model = model.to(device)
     if not distributed:
-        return MMDataParallel(model, device_ids=device_ids)
+        return MMDataParallel(model, device_ids=[-1])  # where it is
     if cfg.get('use_adversarial_train', False):
         wrapper = DistributedDataParallelWrapper
     else:
@@ -154,7 +147,8 @@ def _wrap(model, cfg, device, distributed):
     )
     return wrapper(
         model,
-        device_ids=device_ids,
+        # mmcv's text log reads the device of the memory's figure from here.
+        device_ids=None if device.type == 'cpu' else [device.index],
         broadcast_buffers=False,
         find_unused_parameters=find_unused,
     )
