@@ -1,0 +1,160 @@
+"""Inference over a data set, on one device or spread over all ranks."""
+
+import shutil
+import sys
+import time
+
+import torch
+from mmcv.runner.dist_utils import gather_objects, get_dist_info
+
+
+def single_gpu_test(model, data_loader):
+    """Runs a model over a data set in this process.
+
+    Args:
+        model (nn.Module): Wrapped model; it is called with
+            ``return_loss=False`` and the loader's batches.
+        data_loader (DataLoader): In the order of the data set.
+
+    Returns:
+        list: What the model returned, one element per batch.
+    """
+    return _predict(model, data_loader, _Progress(len(data_loader.dataset)))
+
+
+def multi_gpu_test(model, data_loader, tmpdir=None, gpu_collect=False):
+    """Runs a model over a data set that is spread over all ranks.
+
+    The results are the same, and in the same order, as one process would
+    get: the sampler deals the samples round-robin and fills up the last
+    round, which is undone here.
+
+    Args:
+        model (nn.Module): Wrapped model.
+        data_loader (DataLoader): This rank's share, in batches of one.
+        tmpdir (str | None): Accepted for mmpose's sake. Results do not pass
+            through files, so that ranks on several hosts need none in common.
+        gpu_collect (bool): Accepted for mmpose's sake. Results never pass
+            through the device.
+
+    Returns:
+        list | None: Results in the order of the data set on rank 0, None on
+        the other ranks.
+    """
+    size = len(data_loader.dataset)
+    rank, world_size = get_dist_info()
+    progress = _Progress(size) if rank == 0 else None
+    results = _predict(model, data_loader, progress, stride=world_size)
+    if gpu_collect:
+        return collect_results_gpu(results, size)
+    return collect_results_cpu(results, size, tmpdir)
+
+
+def collect_results_cpu(result_part, size, tmpdir=None):
+    """Joins the results of all ranks in the order of the data set.
+
+    Args:
+        result_part (list): This rank's results; picklable, and equally many
+            on every rank.
+        size (int): Number of samples in the data set; what goes beyond it
+            is padding.
+        tmpdir (str | None): Not used, see :func:`multi_gpu_test`.
+
+    Returns:
+        list | None: All results on rank 0, None on the other ranks.
+    """
+    parts = gather_objects(result_part)
+    if parts is None:
+        return None
+    return [result for turn in zip(*parts) for result in turn][:size]
+
+
+def collect_results_gpu(result_part, size):
+    """Joins the results of all ranks, as :func:`collect_results_cpu`.
+
+    The way over the device is mmpose's; here both names lead over the
+    host, which asks nothing of a device's data types.
+
+    Args:
+        result_part (list): This rank's results.
+        size (int): Number of samples in the data set.
+
+    Returns:
+        list | None: All results on rank 0, None on the other ranks.
+    """
+    return collect_results_cpu(result_part, size)
+
+
+def _predict(model, data_loader, progress, stride=1):
+    """Model outputs for each batch; ``stride`` ranks advance together."""
+    model.eval()
+    results = []
+    for batch in data_loader:
+        with torch.no_grad():
+            results.append(model(return_loss=False, **batch))
+        if progress is not None:
+            # The first entry of a batch tells its size.
+            progress.advance(len(next(iter(batch.values()))) * stride)
+    if progress is not None:
+        progress.close()
+    return results
+
+
+class _Progress:
+    """Progress bar with rate and time left, on standard error.
+
+    Where that is no terminal (a log file, a pipe) it keeps quiet until the
+    end and then writes one line.
+
+    Args:
+        total (int): Number of samples.
+    """
+
+    # Seconds between two drawings: a small model must not wait for its bar.
+    PERIOD = 0.1
+
+    def __init__(self, total):
+        self.total = total
+        self.done = 0
+        self.started = time.time()
+        self.drawn = 0.0
+        self.live = sys.stderr.isatty()
+
+    def advance(self, samples):
+        """Counts samples that are done; padding counts for nothing."""
+        self.done = min(self.done + samples, self.total)
+        now = time.time()
+        if self.live and now - self.drawn >= self.PERIOD:
+            self.drawn = now
+            self._draw(now)
+
+    def close(self):
+        """Draws the last state, or the one line of a quiet run."""
+        now = time.time()
+        if self.live:
+            self._draw(now)
+            sys.stderr.write('\n')
+        else:
+            sys.stderr.write(
+                f'Tested {self.done} samples in {now - self.started:.1f} s, '
+                f'{self._rate(now):.1f} per second\n'
+            )
+        sys.stderr.flush()
+
+    def _rate(self, now):
+        return self.done / max(now - self.started, 1e-9)
+
+    def _draw(self, now):
+        rate = self._rate(now)
+        left = (self.total - self.done) / rate if rate else 0
+        minutes, seconds = divmod(int(left + 0.5), 60)
+        text = (
+            f' {self.done}/{self.total}, {rate:.1f} per second, '
+            f'{minutes}:{seconds:02d} left '
+        )
+        room = shutil.get_terminal_size().columns - len(text) - 3
+        width = max(0, min(40, room))
+        filled = width * self.done // max(self.total, 1)
+        bar = f'[{"#" * filled}{"." * (width - filled)}]' if width else ''
+        sys.stderr.write(f'\r{bar}{text}')
+        sys.stderr.flush()

@@ -1,0 +1,297 @@
+"""Training of a pose model: from a config to a running runner."""
+
+from mmcv.parallel import MMDataParallel, MMDistributedDataParallel
+from mmcv.runner import (
+    DistSamplerSeedHook,
+    EpochBasedRunner,
+    Hook,
+    OptimizerHook,
+)
+from mmcv.runner.dist_utils import (
+    allreduce_params,
+    get_device,
+    get_dist_info,
+    set_device,
+)
+from mmcv.utils import _BatchNorm
+from mmpose.core import (
+    DistEvalHook,
+    EvalHook,
+    Fp16OptimizerHook,
+    build_optimizers,
+)
+from mmpose.core.distributed_wrapper import DistributedDataParallelWrapper
+from mmpose.datasets import build_dataloader, build_dataset
+from mmpose.utils import get_root_logger
+
+
+class AverageBNStatsHook(Hook):
+    """Gives every rank the same batch-norm running statistics.
+
+    Each rank updates ``running_mean`` and ``running_var`` from its own
+    batches only, so that after an epoch the ranks hold different models for
+    inference. Before such a model is evaluated (by all ranks) and saved (by
+    rank 0) the statistics are replaced by their mean over the ranks, in one
+    all-reduce. Training itself does not read them.
+
+    The hook must run before the checkpoint and evaluation hooks, which mmcv
+    and mmpose register at priority NORMAL.
+
+    Args:
+        iter_interval (int): Average after every so many iterations too; for
+            checkpoints that are counted in iterations. 0: never.
+    """
+
+    def __init__(self, iter_interval=0):
+        self.iter_interval = iter_interval
+
+    def after_train_epoch(self, runner):
+        """Averages at the end of each training epoch."""
+        average_bn_stats(runner.model)
+
+    def after_train_iter(self, runner):
+        """Averages where a checkpoint of this iteration is due."""
+        if self.every_n_iters(runner, self.iter_interval):
+            average_bn_stats(runner.model)
+
+
+def average_bn_stats(model):
+    """Replaces batch-norm running statistics by their mean over all ranks.
+
+    Does nothing in a job of one process. ``num_batches_tracked`` is left
+    alone: ranks do equally many steps.
+
+    Args:
+        model (nn.Module): The model, wrapped or not; changed in place.
+    """
+    allreduce_params(
+        [
+            buffer
+            for module in model.modules()
+            if isinstance(module, _BatchNorm)
+            for buffer in (module.running_mean, module.running_var)
+            if buffer is not None
+        ]
+    )
+
+
+def freeze_parameters(model, prefixes):
+    """Takes parameters out of training by the beginning of their names.
+
+    Meant for layers that a network owns but never runs, such as
+    ``backbone.inters`` of an Hourglass of one stack: they get no gradient,
+    and a parameter that waits for one stops DistributedDataParallel unless
+    it searches the graph in every step. Frozen parameters stay in the state
+    dict and in the optimiser, which passes over parameters without gradient,
+    so neither a number nor a checkpoint key changes.
+
+    Args:
+        model (nn.Module): The bare model; changed in place.
+        prefixes (Sequence[str]): Whole components of dotted names, e.g.
+            ``backbone.inters``.
+
+    Raises:
+        ValueError: If a prefix fits no parameter.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    for prefix in prefixes:
+        if not any(_has_prefix(name, prefix) for name in names):
+            # Two components tell backbone.stem from backbone.inters.
+            valid = sorted({'.'.join(name.split('.')[:2]) for name in names})
+            raise ValueError(
+                f"frozen_parameters: the model has no '{prefix}'. Valid "
+                f'prefixes begin with one of: {", ".join(valid)}.'
+            )
+    for name, parameter in model.named_parameters():
+        if any(_has_prefix(name, prefix) for prefix in prefixes):
+            parameter.requires_grad = False
+
+
+def _has_prefix(name, prefix):
+    return name == prefix or name.startswith(prefix + '.')
+
+
+def _training_device(cfg, distributed):
+    """The device of this process.
+
+    ``cfg.gpu_ids`` counts only without a launcher, as in mmpose: there it
+    holds the index of the one device to use. Index 0 is mmpose's default and
+    stands for the device that is current.
+    """
+    device = get_device()
+    if distributed:
+        return device
+    if len(cfg.gpu_ids) != 1:
+        raise ValueError(
+            f'gpu_ids={list(cfg.gpu_ids)}: one process trains on one device. '
+            f'Start {len(cfg.gpu_ids)} processes with a launcher for more.'
+        )
+    if device.type != 'cpu' and cfg.gpu_ids[0] != 0:
+        device = set_device(f'{device.type}:{cfg.gpu_ids[0]}')
+    return device
+
+
+def _wrap(model, cfg, device, distributed):
+    """Puts the model on its device, inside the wrapper that feeds it."""
+    model = model.to(device)
+    if not distributed:
+        return MMDataParallel(model, device_ids=[-1])  # where it is
+    if cfg.get('use_adversarial_train', False):
+        wrapper = DistributedDataParallelWrapper
+    else:
+        wrapper = MMDistributedDataParallel
+    # A search for unused parameters in each step is mmpose's default. It is
+    # needless once the parameters without gradient are named.
+    find_unused = cfg.get(
+        'find_unused_parameters', not cfg.get('frozen_parameters')
+    )
+    return wrapper(
+        model,
+        # mmcv's text log reads the device of the memory's figure from here.
+        device_ids=None if device.type == 'cpu' else [device.index],
+        broadcast_buffers=False,
+        find_unused_parameters=find_unused,
+    )
+
+
+def _optimizer_hook(cfg, distributed):
+    """What turns a loss into a step: a hook, its config, or None.
+
+    The one place that decides about the precision of training.
+    """
+    if cfg.get('use_adversarial_train', False):
+        # The models of a GAN step their optimisers in their train_step.
+        return None
+    if cfg.get('fp16', None) is not None:
+        return Fp16OptimizerHook(
+            **cfg.optimizer_config, **cfg.fp16, distributed=distributed
+        )
+    if distributed and 'type' not in cfg.optimizer_config:
+        return OptimizerHook(**cfg.optimizer_config)
+    return cfg.optimizer_config
+
+
+def _train_loader(dataset, cfg, settings):
+    """Data loader of one flow; refuses a set that fills no batch."""
+    loader = build_dataloader(
+        dataset, **dict(settings, **cfg.data.get('train_dataloader', {}))
+    )
+    if len(loader) == 0:
+        _, world_size = get_dist_info()
+        raise ValueError(
+            f'{len(dataset)} training samples on {world_size} process(es) do '
+            f'not fill one batch of {loader.batch_size} each: lower '
+            'data.samples_per_gpu.'
+        )
+    return loader
+
+
+def _eval_hook(cfg, distributed, settings):
+    """Evaluation hook over the validation set."""
+    dataset = build_dataset(cfg.data.val, dict(test_mode=True))
+    # One person at a time, as mmpose's top-down test wants it. None may be
+    # dropped whatever the batch size.
+    settings = dict(
+        settings, samples_per_gpu=1, shuffle=False, drop_last=False
+    )
+    loader = build_dataloader(
+        dataset, **dict(settings, **cfg.data.get('val_dataloader', {}))
+    )
+    hook = DistEvalHook if distributed else EvalHook
+    return hook(loader, **cfg.get('evaluation', {}))
+
+
+def train_model(
+    model,
+    dataset,
+    cfg,
+    distributed=False,
+    validate=False,
+    timestamp=None,
+    meta=None,
+):
+    """Trains a model as a config says.
+
+    The device is the one that ``mmcv.runner.dist_utils`` holds for this
+    process. Config keys beside mmpose's own:
+
+    - ``frozen_parameters`` (list[str]): see :func:`freeze_parameters`. Where
+      it is given, ``find_unused_parameters`` is False by default.
+
+    Args:
+        model (nn.Module): The model, on any device.
+        dataset (Dataset | Sequence[Dataset]): One for each flow of
+            ``cfg.workflow``.
+        cfg (mmcv.Config): The whole config, with ``gpu_ids``, ``seed`` and
+            ``work_dir`` filled in.
+        distributed (bool): Whether the process is a rank of a process group.
+        validate (bool): Whether to evaluate on ``cfg.data.val`` while
+            training, as ``cfg.evaluation`` says.
+        timestamp (str | None): Stem of the log's file name.
+        meta (dict | None): Put into each checkpoint.
+
+    Raises:
+        ValueError: If ``frozen_parameters`` names an unknown layer, if the
+            data do not fill a batch, or if several devices are asked of one
+            process.
+    """
+    logger = get_root_logger(cfg.log_level)
+    device = _training_device(cfg, distributed)
+    num_devices = get_dist_info()[1] if distributed else len(cfg.gpu_ids)
+
+    loader_settings = dict(
+        samples_per_gpu=cfg.data.samples_per_gpu,
+        workers_per_gpu=cfg.data.workers_per_gpu,
+        num_gpus=len(cfg.gpu_ids),
+        dist=distributed,
+        seed=cfg.seed,
+        pin_memory=device.type != 'cpu',
+    )
+    datasets = dataset if isinstance(dataset, (list, tuple)) else [dataset]
+    data_loaders = [_train_loader(d, cfg, loader_settings) for d in datasets]
+
+    freeze_parameters(model, cfg.get('frozen_parameters', ()))
+    model = _wrap(model, cfg, device, distributed)
+
+    train_dataloader = cfg.data.get('train_dataloader', {})
+    runner = EpochBasedRunner(
+        model,
+        optimizer=build_optimizers(model, cfg.optimizer),
+        work_dir=cfg.work_dir,
+        logger=logger,
+        meta=meta,
+        max_epochs=cfg.total_epochs,
+        samples_per_gpu=train_dataloader.get(
+            'samples_per_gpu', cfg.data.samples_per_gpu
+        ),
+        num_of_gpus=num_devices,
+    )
+    # The .log and the .log.json of a run carry the same name.
+    runner.timestamp = timestamp
+
+    runner.register_training_hooks(
+        cfg.lr_config,
+        _optimizer_hook(cfg, distributed),
+        cfg.checkpoint_config,
+        cfg.log_config,
+        cfg.get('momentum_config', None),
+    )
+    if distributed:
+        saving = cfg.checkpoint_config or {}
+        by_iter = not saving.get('by_epoch', True)
+        runner.register_hook(
+            AverageBNStatsHook(saving.get('interval', 0) if by_iter else 0),
+            priority='HIGH',
+        )
+        runner.register_hook(DistSamplerSeedHook())
+    if validate:
+        # The seed is for the draws of training; validation draws nothing.
+        runner.register_hook(
+            _eval_hook(cfg, distributed, dict(loader_settings, seed=None))
+        )
+
+    if cfg.resume_from:
+        runner.resume(cfg.resume_from)
+    elif cfg.load_from:
+        runner.load_checkpoint(cfg.load_from)
+    runner.run(data_loaders, cfg.workflow)

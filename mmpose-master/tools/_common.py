@@ -1,0 +1,549 @@
+"""What the commands of this folder share: options, config, device, errors.
+
+Importing this module takes nothing but the standard library; torch, mmcv and
+mmpose are loaded when they are used. So ``--help`` is quick, and a Python
+without these packages can still hand over to the one that has them.
+"""
+
+import ast
+import difflib
+import multiprocessing
+import os
+import sys
+import time
+import traceback
+from pathlib import Path
+
+MMPOSE_ROOT = Path(__file__).resolve().parents[1]
+"""The folder that relative paths in configs start from."""
+
+DEFAULT_DATA = 'data/mpii'
+"""What MPII_ROOT stands in for."""
+
+DEFAULTS = dict(
+    dist_params=dict(backend='nccl'),
+    load_from=None,
+    log_level='INFO',
+    resume_from=None,
+    seed=None,
+    work_dir=None,
+    workflow=[('train', 1)],
+)
+"""Values of the keys that a config may leave out."""
+
+# Keys that need not stand in a config in order to be set by --cfg-options.
+OPTIONAL_KEYS = tuple(DEFAULTS) + (
+    'checkpoint_config',
+    'cudnn_benchmark',
+    'eval_config',
+    'evaluation',
+    'find_unused_parameters',
+    'fp16',
+    'frozen_parameters',
+    'momentum_config',
+    'use_adversarial_train',
+)
+OPTIONAL_DATA_KEYS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+
+# How long a rank other than 0 keeps an error to itself, in seconds. Most
+# often rank 0 reports the same, and the launcher ends this process first.
+OTHERS_SPEAK_AFTER = 8
+
+
+class UserError(ValueError):
+    """A mistake of the person at the keyboard; the message says all."""
+
+
+# Errors -------------------------------------------------------------------
+
+
+def run(main):
+    """Runs a command and ends the process with the fitting status.
+
+    Status 0: done; 1: failed, with a traceback; 2: the user's mistake, with
+    one message and no traceback; 130: interrupted.
+
+    Args:
+        main (Callable[[], None]): The command.
+    """
+    try:
+        main()
+    except KeyboardInterrupt:
+        _leave(130, 'interrupted')
+    except Exception as error:
+        _wait_for_rank_0(error)
+        if is_users_mistake(error):
+            _leave(2, f'error: {_text(error)}')
+        traceback.print_exc()
+        _leave(1)
+    _leave_group()
+
+
+def is_users_mistake(error):
+    """Tells a wrong request from a failure.
+
+    By the rule of this bundle code says ``ValueError`` where the user has to
+    change something. Deeper libraries say it too, of their own trouble, so
+    only what mmcv, mmpose or these tools themselves raise is counted, and
+    what mmcv's registry says of a wrong ``type`` or argument in a config.
+
+    Args:
+        error (Exception): With its traceback.
+
+    Returns:
+        bool: True if one sentence is all that the user needs.
+    """
+    if isinstance(error, UserError):
+        return True
+    frames = list(traceback.walk_tb(error.__traceback__))
+    module = frames[-1][0].f_globals.get('__name__', '') if frames else ''
+    if module == 'mmcv.utils.registry':
+        return isinstance(error, (KeyError, TypeError))
+    ours = module.split('.')[0] in ('mmcv', 'mmpose', '__main__')
+    return ours and isinstance(error, (ValueError, FileNotFoundError))
+
+
+def _text(error):
+    # str() of a KeyError is the repr of its message.
+    return error.args[0] if isinstance(error, KeyError) else error
+
+
+def _wait_for_rank_0(error):
+    """Lets one rank speak for all, and the first to fail before the others.
+
+    Ranks that meet the same error would print it once each; ranks whose peer
+    has died see a broken connection, which explains nothing. Both wait for
+    the launcher to end them, and speak only if it does not.
+    """
+    rank = int(os.environ.get('RANK', 0))
+    lost_peer = isinstance(error, RuntimeError) and any(
+        word in str(error).lower()
+        for word in ('gloo', 'nccl', 'hccl', 'connection', 'peer')
+    )
+    if int(os.environ.get('WORLD_SIZE', 1)) > 1 and (rank or lost_peer):
+        time.sleep(OTHERS_SPEAK_AFTER)
+
+
+def _leave(status, message=None):
+    if message:
+        print(message, file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    for worker in multiprocessing.active_children():
+        worker.terminate()
+    # Not sys.exit(): the threads of a process group whose other half is gone
+    # can keep the process from ending.
+    os._exit(status)
+
+
+def _leave_group():
+    """Takes leave of the process group, so that no rank sees it break."""
+    dist = sys.modules.get('torch.distributed')
+    if dist and dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+# Options ------------------------------------------------------------------
+
+
+def add_options(parser):
+    """Adds the options that every command has.
+
+    Args:
+        parser (argparse.ArgumentParser): Changed in place.
+    """
+    parser.add_argument(
+        '--work-dir',
+        help='folder for logs and checkpoints '
+        '(default: mmpose-master/work_dirs/CONFIG NAME)',
+    )
+    parser.add_argument(
+        '--device',
+        help='auto, cpu, npu, cuda, or one by its number such as npu:3 '
+        '(default: auto, the best that is there)',
+    )
+    parser.add_argument(
+        '--cfg-options',
+        '--options',
+        nargs='+',
+        action='append',
+        metavar='KEY=VALUE',
+        help='override values of the config, e.g. data.samples_per_gpu=16',
+    )
+    parser.add_argument(
+        '--launcher',
+        choices=['none', 'pytorch', 'slurm', 'mpi'],
+        help="what started the processes (default: torch's launcher if its "
+        'variables are set, else none)',
+    )
+    parser.add_argument(
+        '--local_rank',
+        '--local-rank',
+        type=int,
+        help="set by torch's launcher",
+    )
+
+
+def parse_args(parser, argv=None):
+    """Parses a command line; an unknown option is answered by the nearest.
+
+    Args:
+        parser (argparse.ArgumentParser): With all options added.
+        argv (list[str] | None): Arguments; None takes ``sys.argv``.
+
+    Returns:
+        argparse.Namespace: The options. Wrong ones end the process with
+        status 2.
+    """
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:
+        hint = ''
+        known = [s for a in parser._actions for s in a.option_strings]
+        near = difflib.get_close_matches(unknown[0].split('=')[0], known, 1)
+        if near:
+            hint = f' (did you mean {near[0]}?)'
+        parser.error(f'unknown argument {unknown[0]}{hint}')
+    return args
+
+
+# Config -------------------------------------------------------------------
+
+
+def load_config(path, groups=None):
+    """Reads a config file, applies overrides, makes data paths absolute.
+
+    Args:
+        path (str): Config file.
+        groups (list[list[str]] | None): ``KEY=VALUE`` overrides, one list
+            for each time that the option was given. Keys are dotted; values
+            are numbers, true, false, none, text, or lists of these as in
+            ``[1,2]`` or ``1,2``.
+
+    Returns:
+        mmcv.Config: The config, with the keys of OPTIONAL_KEYS filled in.
+
+    Raises:
+        UserError: If the file is missing or no config, or an override does
+            not fit it.
+    """
+    from mmcv import Config
+
+    if not os.path.isfile(path):
+        raise UserError(f'there is no config file {path}{_nearest_file(path)}')
+    if Path(path).suffix not in ('.py', '.json', '.yml', '.yaml'):
+        raise UserError(
+            f'{path} is no config: its name must end in .py, .json, .yml or '
+            '.yaml'
+        )
+    try:
+        cfg = Config.fromfile(path)
+    except Exception as error:
+        reason = ' '.join(str(error).split())
+        raise UserError(
+            f'the config {path} cannot be read: '
+            f'{type(error).__name__}: {reason}'
+        ) from error
+    for key in ('model', 'data'):
+        if key not in cfg._cfg_dict:
+            raise UserError(f"the config {path} has no '{key}'")
+    overrides = {}
+    for text in [text for group in groups or () for text in group]:
+        key, value = _parse_override(text)
+        _check_key(cfg._cfg_dict, key)
+        overrides[key] = value
+    try:
+        cfg.merge_from_dict(overrides)
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f'--cfg-options do not fit the config: {_text(error)}'
+        ) from error
+    for key, value in DEFAULTS.items():
+        if key not in cfg._cfg_dict:
+            cfg[key] = value
+    for split in ('train', 'val', 'test'):
+        _resolve_data_paths(cfg.data.get(split))
+    for key in ('work_dir', 'load_from', 'resume_from'):
+        if cfg[key] and '://' not in cfg[key]:
+            cfg[key] = str(MMPOSE_ROOT / os.path.expanduser(cfg[key]))
+    return cfg
+
+
+def choose_work_dir(args, cfg):
+    """Decides on the work folder: option, else config, else config's name.
+
+    Args:
+        args (argparse.Namespace): Options of :func:`add_options`.
+        cfg (mmcv.Config): Gets an absolute ``work_dir``, which is made.
+    """
+    if args.work_dir:
+        cfg.work_dir = os.path.abspath(os.path.expanduser(args.work_dir))
+    elif not cfg.work_dir:
+        stem = Path(args.config).stem
+        cfg.work_dir = str(MMPOSE_ROOT / 'work_dirs' / stem)
+    try:
+        os.makedirs(cfg.work_dir, exist_ok=True)
+    except OSError as error:
+        raise UserError(f'the work folder cannot be made: {error}') from error
+
+
+def _nearest_file(path):
+    """' (did you mean ...?)' for a file of a similar name, or nothing."""
+    path = Path(path)
+    try:
+        names = [other.name for other in path.parent.iterdir()]
+    except OSError:
+        return ''
+    near = difflib.get_close_matches(path.name, names, 1)
+    return f' (did you mean {path.parent / near[0]}?)' if near else ''
+
+
+def _parse_override(text):
+    """Takes ``KEY=VALUE`` apart."""
+    key, equals, value = text.partition('=')
+    if not key or not equals:
+        raise UserError(f"--cfg-options wants KEY=VALUE, not '{text}'")
+    return key, _parse_value(value)
+
+
+def _parse_value(text):
+    """A number, true, false, none, a list of these, or plain text."""
+    from mmcv import DictAction
+
+    words = dict(true=True, false=False, none=None)
+    if text.lower() in words:
+        return words[text.lower()]
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        # Lists of bare words are mmcv's speciality.
+        if not any(mark in text for mark in '[](),'):
+            return text
+        try:
+            return DictAction._parse_iterable(text)
+        except AssertionError as error:
+            raise UserError(f'--cfg-options: {error}') from error
+    if isinstance(value, tuple) and not text.startswith('('):
+        return list(value)
+    return value
+
+
+def _check_key(node, key):
+    """Refuses a key that is most likely a slip of the pen.
+
+    At the top level every key that means something is known. Further down
+    the arguments of any class can stand, so only near misses are refused.
+    """
+    parts = key.split('.')
+    for depth, part in enumerate(parts):
+        path = '.'.join(parts[:depth])
+        if isinstance(node, (list, tuple)):
+            if not part.isdigit() or int(part) >= len(node):
+                raise UserError(
+                    f'--cfg-options {key}: {path} is a list of {len(node)}'
+                )
+            node = node[int(part)]
+            continue
+        if not isinstance(node, dict):
+            raise UserError(
+                f'--cfg-options {key}: {path} is {node!r}, which has no parts'
+            )
+        if part in node:
+            node = node[part]
+            continue
+        known = list(node)
+        if depth == 0:
+            known += OPTIONAL_KEYS
+        elif path == 'data':
+            known += OPTIONAL_DATA_KEYS
+        if part in known:
+            return
+        near = difflib.get_close_matches(part, known, 1, 0.75)
+        if near or depth == 0:
+            hint = f': did you mean {".".join(parts[:depth] + near)}?'
+            raise UserError(
+                f'--cfg-options {key}: the config has no such key'
+                + (hint if near else '')
+            )
+        return
+
+
+# Data ---------------------------------------------------------------------
+
+
+def _resolve_data_paths(node):
+    """Makes the paths of a data set's config absolute, in place."""
+    if isinstance(node, (list, tuple)):
+        for item in node:
+            _resolve_data_paths(item)
+    elif isinstance(node, dict):
+        for key, value in node.items():
+            if key in ('ann_file', 'img_prefix', 'bbox_file') and value:
+                node[key] = _data_path(value)
+            else:
+                _resolve_data_paths(value)
+
+
+def _data_path(path):
+    """Absolute form of a data path; a trailing slash stays."""
+    path = os.path.expanduser(path)
+    if '://' in path:
+        return path
+    root = os.environ.get('MPII_ROOT')
+    if root and (path + '/').startswith(DEFAULT_DATA + '/'):
+        rest = path[len(DEFAULT_DATA) + 1 :]
+        return os.path.join(os.path.abspath(os.path.expanduser(root)), rest)
+    return os.path.join(MMPOSE_ROOT, path)
+
+
+def check_data(cfg, splits):
+    """Makes sure that the files of some splits are there.
+
+    Args:
+        cfg (mmcv.Config): From :func:`load_config`.
+        splits (Sequence[str]): Of 'train', 'val', 'test'.
+
+    Raises:
+        UserError: If something is missing. Says what, and where to get it.
+    """
+    missing = []
+    for split in splits:
+        if split not in cfg.data:
+            raise UserError(f"the config's data have no '{split}'")
+        part = cfg.data[split]
+        part = part.get('dataset', part)  # RepeatDataset wraps another
+        wanted = [part.get('ann_file'), part.get('img_prefix')]
+        if part.get('type') == 'TopDownMpiiDataset' and split != 'train':
+            # Evaluation reads the head boxes from here.
+            folder = os.path.dirname(part['ann_file'])
+            wanted.append(os.path.join(folder, 'mpii_gt_val.mat'))
+        missing += [
+            path for path in wanted if path and not os.path.exists(path)
+        ]
+    if missing:
+        listing = ''.join(f'\n  {path}' for path in dict.fromkeys(missing))
+        raise UserError(
+            f'these data are missing:{listing}\n'
+            'MPII has pictures at human-pose.mpi-inf.mpg.de; annotations/ is '
+            'the archive mpii_annotations.tar\n'
+            "of the mmpose project's download site. Put both under "
+            f'{MMPOSE_ROOT / DEFAULT_DATA},\n'
+            'or set MPII_ROOT to the folder that holds images/ and '
+            'annotations/.\n'
+            'No data at hand? Drawn people serve for a first try: '
+            'bash scripts/train_1p.sh --sample'
+        )
+
+
+# Processes and devices ----------------------------------------------------
+
+
+def start(args, cfg):
+    """Takes the device and, under a launcher, joins the process group.
+
+    Args:
+        args (argparse.Namespace): Options of :func:`add_options`.
+        cfg (mmcv.Config): The number of data-loader workers is bounded in
+            it where processes share the cores.
+
+    Returns:
+        tuple[torch.device, bool]: The device; whether this process is one
+        of a group.
+
+    Raises:
+        UserError: If the device is not there, or the group cannot be.
+    """
+    from mmcv.runner.dist_utils import init_dist, set_device
+
+    if args.local_rank is not None:
+        os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    launcher = args.launcher
+    if launcher is None:
+        launched = {'RANK', 'WORLD_SIZE', 'LOCAL_RANK'} <= set(os.environ)
+        launcher = 'pytorch' if launched else 'none'
+    try:
+        device = set_device(args.device)
+        if launcher != 'none':
+            init_dist(launcher, **cfg.dist_params)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    share_cores(device, args, cfg)
+    return device, launcher != 'none'
+
+
+def share_cores(device, args, cfg):
+    """Divides the host's cores among the processes on it.
+
+    Arithmetic threads are set only where several processes compute on the
+    CPU. Workers that were asked for by ``--cfg-options`` stay as they are.
+
+    Args:
+        device (torch.device): What this process computes on.
+        args (argparse.Namespace): Options of :func:`add_options`.
+        cfg (mmcv.Config): ``data.workers_per_gpu`` is lowered in place.
+    """
+    import cv2
+    import torch
+
+    processes = int(
+        os.environ.get('LOCAL_WORLD_SIZE') or os.environ.get('WORLD_SIZE', 1)
+    )
+    cores = max(1, len(os.sched_getaffinity(0)) // processes)
+    on_cpu = device.type == 'cpu'
+    if on_cpu and processes > 1:
+        torch.set_num_threads(cores)
+        cv2.setNumThreads(0)
+    asked = [text for group in args.cfg_options or () for text in group]
+    if not any(text.startswith('data.workers_per_gpu=') for text in asked):
+        # On the CPU one core of each process is busy with the model itself.
+        most = cores - 1 if on_cpu else cores
+        cfg.data.workers_per_gpu = min(
+            cfg.data.get('workers_per_gpu', most), most
+        )
+
+
+# Model --------------------------------------------------------------------
+
+
+def load_weights(model, path):
+    """Loads a checkpoint that must fit the model to the last tensor.
+
+    Args:
+        model (nn.Module): The bare model, on the CPU; changed in place.
+        path (str): Checkpoint.
+
+    Raises:
+        UserError: If it is of another model.
+    """
+    from mmcv.runner import _load_checkpoint
+
+    checkpoint = _load_checkpoint(path, map_location='cpu')
+    weights = {
+        key[7:] if key.startswith('module.') else key: value
+        for key, value in checkpoint.get('state_dict', checkpoint).items()
+    }
+    own = model.state_dict()
+    missing = [key for key in own if key not in weights]
+    strange = [key for key in weights if key not in own]
+    other = [
+        key
+        for key in own
+        if key in weights and own[key].shape != weights[key].shape
+    ]
+    faults = []
+    if missing:
+        faults.append(f'{len(missing)} missing, such as {missing[0]}')
+    if strange:
+        faults.append(f'{len(strange)} unknown, such as {strange[0]}')
+    if other:
+        key = other[0]
+        faults.append(
+            f'{len(other)} of another shape, such as {key}: '
+            f'{tuple(weights[key].shape)} instead of {tuple(own[key].shape)}'
+        )
+    if faults:
+        raise UserError(
+            f'{path} is a checkpoint of another model than the config '
+            f'describes. It holds {len(weights)} tensors, the model has '
+            f'{len(own)}: {"; ".join(faults)}.'
+        )
+    model.load_state_dict(weights)

@@ -1,0 +1,222 @@
+#!/usr/bin/env python3
+"""Trains a pose model: ``train.py CONFIG``.
+
+Logs and checkpoints go to mmpose-master/work_dirs/CONFIG NAME. Relative data
+paths of a config start from mmpose-master/, whatever the working directory;
+MPII_ROOT replaces data/mpii.
+"""
+
+import argparse
+import copy
+import os
+import time
+
+import _common
+
+
+def parse_args(argv=None):
+    """Parses the command line.
+
+    Args:
+        argv (list[str] | None): Arguments; None takes ``sys.argv``.
+
+    Returns:
+        argparse.Namespace: The options.
+    """
+    parser = argparse.ArgumentParser(
+        description='Train a pose model.', allow_abbrev=False
+    )
+    parser.add_argument('config', help='config file')
+    _common.add_options(parser)
+    parser.add_argument(
+        '--resume-from',
+        metavar='FILE',
+        help='go on from a checkpoint; auto takes latest.pth of the work '
+        'folder, or starts afresh if there is none',
+    )
+    parser.add_argument(
+        '--no-validate', action='store_true', help='do not evaluate meanwhile'
+    )
+    devices = parser.add_mutually_exclusive_group()
+    devices.add_argument(
+        '--gpus',
+        '--npus',
+        type=int,
+        metavar='N',
+        help='number of devices; more than one needs a launcher',
+    )
+    devices.add_argument(
+        '--gpu-ids',
+        type=int,
+        nargs='+',
+        metavar='I',
+        help='number of the device to train on (without a launcher)',
+    )
+    parser.add_argument('--seed', type=int, help='seed of all random draws')
+    parser.add_argument(
+        '--deterministic',
+        action='store_true',
+        help='ask the libraries for repeatable kernels; implies --seed 0 '
+        'unless given',
+    )
+    parser.add_argument(
+        '--autoscale-lr',
+        action='store_true',
+        help='scale the learning rate by number of devices / 8',
+    )
+    return _common.parse_args(parser, argv)
+
+
+def check_device_count(args):
+    """Compares the asked number of devices with the number of processes.
+
+    Args:
+        args (argparse.Namespace): From :func:`parse_args`.
+
+    Raises:
+        UserError: If they differ.
+    """
+    asked = len(args.gpu_ids) if args.gpu_ids else args.gpus
+    if asked is None:
+        return
+    if asked < 1:
+        raise _common.UserError(
+            f'--gpus/--npus {asked}: at least 1. For the CPU: --device cpu'
+        )
+    running = int(os.environ.get('WORLD_SIZE', 1))
+    if args.gpu_ids and running > 1:
+        raise _common.UserError(
+            '--gpu-ids is for one process: under a launcher each process '
+            'takes the device of its local rank'
+        )
+    if asked != running:
+        raise _common.UserError(
+            f'{asked} device(s) asked for, {running} process(es) started, and '
+            'each process drives one device. Start them with '
+            f'NPROC={asked} bash scripts/train_8p.sh'
+        )
+
+
+def find_resume(args, cfg, logger):
+    """Finds the checkpoint to go on from.
+
+    Args:
+        args (argparse.Namespace): From :func:`parse_args`.
+        cfg (mmcv.Config): With ``work_dir``; ``resume_from`` and
+            ``load_from`` are checked.
+        logger (logging.Logger): Told where ``auto`` led.
+
+    Returns:
+        str | None: The file, or None for a fresh start.
+
+    Raises:
+        UserError: If a file that was named is not there.
+    """
+    resume_from = args.resume_from or cfg.resume_from
+    if args.resume_from == 'auto':
+        latest = os.path.join(cfg.work_dir, 'latest.pth')
+        if not os.path.exists(latest):
+            logger.info(f'No {latest} to resume from: starting afresh')
+            return None
+        return latest
+    for path in (resume_from, cfg.load_from):
+        if path and '://' not in path and not os.path.isfile(path):
+            raise _common.UserError(f'there is no checkpoint {path}')
+    return resume_from
+
+
+def seed_everything(seed, deterministic):
+    """Seeds every generator of this process, on its device too.
+
+    Args:
+        seed (int): From 0.
+        deterministic (bool): Also ask for repeatable kernels.
+    """
+    import torch
+    from mmcv.runner import set_random_seed
+    from mmcv.runner.dist_utils import get_device
+
+    set_random_seed(seed, deterministic=deterministic)
+    # torch.manual_seed reaches an NPU from torch 2 on only.
+    accelerator = getattr(torch, get_device().type, None)
+    if hasattr(accelerator, 'manual_seed_all'):
+        accelerator.manual_seed_all(seed)
+
+
+def main():
+    """Trains as the command line says."""
+    args = parse_args()
+    check_device_count(args)
+    cfg = _common.load_config(args.config, args.cfg_options)
+    splits = ['train'] if args.no_validate else ['train', 'val']
+    _common.check_data(cfg, splits)
+
+    _common.choose_work_dir(args, cfg)
+
+    # Loading torch takes seconds; whoever mistyped an option waits less.
+    import torch
+    from mmcv.runner.dist_utils import get_dist_info
+    from mmpose import __version__
+    from mmpose.apis import train_model
+    from mmpose.datasets import build_dataset
+    from mmpose.models import build_posenet
+    from mmpose.utils import collect_env, get_root_logger
+
+    device, distributed = _common.start(args, cfg)
+    rank, world_size = get_dist_info()
+    cfg.gpu_ids = args.gpu_ids or [0]
+    if args.autoscale_lr:
+        cfg.optimizer['lr'] *= world_size / 8
+    if cfg.get('cudnn_benchmark', False):
+        torch.backends.cudnn.benchmark = True
+
+    timestamp = time.strftime('%Y%m%d_%H%M%S')
+    logger = get_root_logger(
+        log_file=os.path.join(cfg.work_dir, f'{timestamp}.log'),
+        log_level=cfg.log_level,
+    )
+    environment = '\n'.join(f'{k}: {v}' for k, v in collect_env().items())
+    logger.info(f'Environment:\n{environment}')
+    logger.info(f'Config:\n{cfg.pretty_text}')
+    logger.info(
+        f'Training on {world_size} x {device.type}, per process '
+        f'{torch.get_num_threads()} thread(s) and '
+        f'{cfg.data.workers_per_gpu} data worker(s)'
+    )
+    cfg.resume_from = find_resume(args, cfg, logger)
+
+    if args.seed is not None or args.deterministic:
+        cfg.seed = args.seed or 0
+    if cfg.seed is not None:
+        logger.info(f'Seed {cfg.seed}, deterministic: {args.deterministic}')
+        seed_everything(cfg.seed, args.deterministic)
+
+    model = build_posenet(cfg.model)
+    datasets = [build_dataset(cfg.data.train)]
+    if len(cfg.workflow) == 2:
+        # The loss on validation people needs what training people need.
+        val = copy.deepcopy(cfg.data.val)
+        val.pipeline = cfg.data.train.pipeline
+        datasets.append(build_dataset(val))
+    if world_size > 1 and cfg.seed is not None:
+        # The model began equal on all ranks; what they draw must differ.
+        seed_everything(cfg.seed + rank, args.deterministic)
+
+    if cfg.get('checkpoint_config') is not None:
+        cfg.checkpoint_config.meta = dict(
+            mmpose_version=__version__, config=cfg.pretty_text
+        )
+    train_model(
+        model,
+        datasets,
+        cfg,
+        distributed=distributed,
+        validate=not args.no_validate,
+        timestamp=timestamp,
+        meta=dict(env_info=environment, seed=cfg.seed),
+    )
+    logger.info(f'Done: {cfg.work_dir}')
+
+
+if __name__ == '__main__':
+    _common.run(main)
