@@ -255,7 +255,7 @@ class Outfit:
             if self.pattern != 'print':
                 colour[front & (np.abs(aside) < 0.05)] = dark
             colour[~front & (t > 0.72)] = dark
-            colour[front & (np.abs(aside) < (t - 0.88) * 2.2)] = skin
+            colour[front & (np.abs(aside) < (t - 0.88) * 1.5)] = skin
             return colour
 
         return paint
