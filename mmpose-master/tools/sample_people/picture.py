@@ -1,0 +1,200 @@
+"""Puts people into a place and writes down where their joints are, as MPII.
+
+MPII counts pixels from 1. Its `scale` is the person's height divided by 200,
+which makes a head a sixth of `200 * scale`; its head box is the rectangle
+whose diagonal, times 0.6, is the length of the head. Its `center` lies
+somewhat above the middle of the person.
+"""
+
+import numpy as np
+
+from . import scenery
+from .figure import Outfit, draw_person
+from .skeleton import HEAD, sample_body
+
+WIDTH, HEIGHT = 1280, 720
+
+_SC_BIAS = 0.6  # of MPII's evaluation: head size / diagonal of the head box
+_HEAD_BOX_ASPECT = 0.8
+_CENTRE_LIFT = 12  # pixels above the middle, at scale 1, the mean in MPII
+
+
+def _extent(body):
+    """Box of everything of a body in body heights: left, top, right, bottom.
+
+    Args:
+        body (sample_people.skeleton.Body): The posed body.
+
+    Returns:
+        np.ndarray: 4 values from the pelvis, x to the right, y down.
+    """
+    points = np.array(list(body.points.values()))[:, :2] * (1, -1)
+    return np.concatenate([points.min(0) - 0.045, points.max(0) + 0.045])
+
+
+def _overlap(box, others):
+    """Largest part of the smaller of two boxes that lies in the other."""
+    worst = 0.
+    for other in others:
+        w, h = np.minimum(box[2:], other[2:]) - np.maximum(box[:2], other[:2])
+        if w > 0 and h > 0:
+            areas = [np.prod(b[2:] - b[:2]) for b in (box, other)]
+            worst = max(worst, w * h / min(areas))
+    return worst
+
+
+class _Person:
+    """Somebody at his place in the picture."""
+
+    def __init__(self, body, outfit, origin, size):
+        self.body, self.outfit = body, outfit
+        self.origin, self.size = np.array(origin), size
+        self.box = np.tile(self.origin, 2) + size * _extent(body)
+
+    def annotation(self, rng, image):
+        """The person in the form of mmpose's MPII JSON.
+
+        Args:
+            rng (np.random.RandomState): For the unsteady hand of those who
+                annotate.
+            image (str): File name.
+
+        Returns:
+            dict: `image`, `center`, `scale`, `joints`, `joints_vis`, and
+            what the JSON files don't keep: `headbox`, x and y of two
+            corners; all counted from 1. `bbox` (x, y, width, height of
+            what the picture shows) is counted from 0.
+        """
+        points = self.body.joints()[:, :2] * (1, -1)
+        joints = self.origin + self.size * points + 1
+        inside = ((joints >= 1) & (joints <= (WIDTH, HEIGHT))).all(1)
+        scale = self.size * rng.uniform(0.96, 1.06) / 200
+        middle = 0.5 * (self.box[:2] + self.box[2:]) + 1
+        centre = middle - (0, _CENTRE_LIFT * scale) + rng.uniform(
+            -5, 5, 2) * scale
+
+        neck, top = joints[8], joints[9]
+        angle = np.arctan2(*(neck - top))
+        tall = np.hypot(1, _HEAD_BOX_ASPECT)
+        upright = np.array([_HEAD_BOX_ASPECT, 1]) / tall
+        turned = np.abs(np.sin(angle))
+        half = upright + turned * (upright[::-1] - upright)
+        half *= 0.5 * HEAD * 200 * scale / _SC_BIAS / np.linalg.norm(half)
+        head = 0.5 * (neck + top)
+
+        corner = np.maximum(self.box[:2], 0)
+        size = np.minimum(self.box[2:], (WIDTH, HEIGHT)) - corner
+        return dict(
+            image=image,
+            center=np.round(centre, 2).tolist(),
+            scale=round(float(scale), 6),
+            joints=np.where(inside[:, None], np.round(joints, 2),
+                            -1.).tolist(),
+            joints_vis=inside.astype(int).tolist(),
+            headbox=[(head - half).tolist(), (head + half).tolist()],
+            bbox=np.round(np.concatenate([corner, size]), 1).tolist())
+
+
+def _place(rng, body, size, ground, taken, cut):
+    """Finds a free place for a body.
+
+    Args:
+        rng (np.random.RandomState): Source of chance.
+        body (sample_people.skeleton.Body): Who.
+        size (float): Pixels of the standing height.
+        ground (float): Row where the feet are.
+        taken (list[np.ndarray]): Boxes of those who are there.
+        cut (bool): Whether the picture's edge may cut off a part.
+
+    Returns:
+        np.ndarray | None: Where the pelvis lies, picture x and y.
+    """
+    left, top, right, bottom = size * _extent(body)
+    y = max(min(ground, HEIGHT - 6) - bottom, 6 - top)
+    if y + bottom > HEIGHT - 2:
+        return None
+    room = 0.25 * (right - left) if cut else -6
+    for _ in range(12):
+        x = rng.uniform(-left - room, WIDTH - right + room)
+        box = np.array([x + left, y + top, x + right, y + bottom])
+        if _overlap(box, taken) < 0.22:
+            return np.array([x, y])
+    return None
+
+
+def _paint(picture, rng, people, clutter=0.16):
+    """Draws people into a picture, the farthest first."""
+    for person in sorted(people, key=lambda who: who.box[3]):
+        left, _, right, bottom = person.box
+        size, body = person.size, person.body
+        scenery.shadow(picture, 0.5 * (left + right), bottom - 0.04 * size,
+                       0.5 * (right - left))
+        if body.seated:
+            feet = max(body.points[side + '_ankle'][1] * -1
+                       for side in ('left', 'right'))
+            scenery.seat(picture, rng, person.origin[0],
+                         person.origin[1] + 0.05 * size,
+                         person.origin[1] + (feet + 0.01) * size, 0.3 * size)
+        draw_person(picture, body, person.outfit, person.origin, size,
+                    2 if size < 420 else 1)
+        if rng.rand() < clutter:
+            scenery.obstacle(picture, rng, rng.uniform(left, right),
+                             bottom - rng.uniform(0.12, 0.42) * size,
+                             bottom + 0.02 * size,
+                             rng.uniform(0.12, 0.4) * size)
+
+
+def draw_picture(seed, image):
+    """Draws one picture of one to four people.
+
+    Args:
+        seed (Sequence[int]): What the picture depends on, and nothing else.
+        image (str): File name, for the annotations.
+
+    Returns:
+        tuple[np.ndarray, list[dict]]: The picture, 720 x 1280 x 3, uint8,
+        BGR, and its people as `_Person.annotation` gives them.
+    """
+    rng = np.random.RandomState(seed)
+    picture, horizon = scenery.backdrop(rng, WIDTH, HEIGHT)
+    people = []
+    for _ in range(rng.choice((1, 2, 3, 4), p=(0.1, 0.3, 0.35, 0.25))):
+        body, outfit = sample_body(rng), Outfit(rng)
+        size = np.exp(rng.uniform(np.log(190), np.log(600)))
+        ground = max(
+            horizon + 20 + (HEIGHT - horizon - 20) * (size / 560)**1.3,
+            horizon + 20) + rng.uniform(-15, 15)
+        origin = _place(rng, body, size, ground,
+                        [who.box for who in people], rng.rand() < 0.08)
+        if origin is not None:
+            people.append(_Person(body, outfit, origin, size))
+    _paint(picture, rng, people)
+    notes = [who.annotation(rng, image) for who in people]
+    return scenery.photograph(picture, rng), notes
+
+
+# What the people of the demo picture do: pose, yaw, size, place of the pelvis
+# and seed of pose and looks.
+_DEMO = (('wave', 12, 400, (185, 420), 11), ('run', 52, 430, (480, 400), 4),
+         ('star', -8, 420, (800, 395), 7), ('walk', 196, 380, (1090, 430), 2))
+
+
+def draw_demo(image):
+    """Draws the demo picture: four people who are easily seen.
+
+    Args:
+        image (str): File name, for the annotations.
+
+    Returns:
+        tuple[np.ndarray, list[dict]]: As `draw_picture`.
+    """
+    rng = np.random.RandomState([2020, 52])
+    picture, _ = scenery.backdrop(rng, WIDTH, HEIGHT, 'park')
+    people = []
+    for pose, yaw, size, origin, seed in _DEMO:
+        own = np.random.RandomState([seed, 384])
+        body = sample_body(own, pose, yaw)
+        people.append(_Person(body, Outfit(own), origin, size))
+    _paint(picture, rng, people, clutter=0)
+    notes = [who.annotation(rng, image) for who in people]
+    return scenery.photograph(picture, rng), notes
