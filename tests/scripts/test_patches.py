@@ -301,63 +301,78 @@ sys.exit(patches.main(sys.argv[3:]))
 """
 
 
-@pytest.mark.parametrize('command', ['apply', 'revert'])
-def test_killed_between_any_two_writes(
-    released, tmp_path, run, command, monkeypatch
-):
-    """After each death the other half is done by running it again."""
-    # A small package with all kinds of files: each death costs a process.
-    site, start = tmp_path / 'site', tmp_path / 'start'
-    manifest = tmp_path / 'scripts' / 'patches.json'
-    wanted = {
-        'runner/hooks/iter_timer.py',
-        'runner/optimizer/builder.py',
-        'utils/config.py',
-    }
+CHOSEN = {
+    'runner/hooks/iter_timer.py',
+    'runner/optimizer/builder.py',
+    'utils/config.py',
+}
+
+
+def small_bundle(folder, newer=False):
+    """Make a bundle of three changes; returns the command of its tool."""
+    scripts = folder / 'scripts'
+    shutil.copytree(str(TOOL.parent), str(scripts))
+    shutil.copytree(
+        str(patches.BUNDLE / 'mmcv_need'), str(folder / 'mmcv_need')
+    )
     chosen = json.loads(patches.MANIFEST.read_text(encoding='utf-8'))
-    chosen = [e for e in chosen if e['file'] in wanted]
-    assert len(chosen) == 3
-    for file in ['__init__.py', 'version.py'] + sorted(wanted):
+    chosen = [entry for entry in chosen if entry['file'] in CHOSEN]
+    assert len(chosen) == len(CHOSEN)
+    if newer:
+        with open(str(folder / 'mmcv_need' / 'builder.py'), 'a') as stream:
+            stream.write('# newer\n')
+        for entry in chosen:
+            for edit in entry.get('edits', ()):
+                edit['new'] = edit['new'] + ['        # newer']
+    (scripts / 'patches.json').write_text(json.dumps(chosen))
+    return [sys.executable, '-S', scripts / 'patches.py']
+
+
+@pytest.mark.parametrize('case', ['apply', 'revert', 'apply, then a newer'])
+def test_killed_between_any_two_writes(released, tmp_path, run, case):
+    """After each death the other half is done by running it again."""
+    command = case.split(',')[0]
+    start, site = tmp_path / 'start', tmp_path / 'site'
+    for file in sorted(CHOSEN | {'__init__.py', 'version.py'}):
         place = start / 'mmcv' / file
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(str(released / 'mmcv' / file), str(place))
-    for module in TOOL.parent.glob('patch*.py'):
-        manifest.parent.mkdir(exist_ok=True)
-        shutil.copy(str(module), str(manifest.parent))
-    shutil.copytree(
-        str(patches.BUNDLE / 'mmcv_need'), str(tmp_path / 'mmcv_need')
-    )
-    manifest.write_text(json.dumps(chosen))
-    local = [sys.executable, manifest.parent / 'patches.py']
-    where = ['--mmcv', str(site)]
-
     stock = snapshot(start)
-    shutil.copytree(str(start), str(site))
-    assert run(local + ['apply'] + where).returncode == 0
+    where = ['--mmcv', str(site)]
+    tool = small_bundle(tmp_path / 'bundle')
+    second = tool
+    if case.endswith('newer'):
+        second = small_bundle(tmp_path / 'newer', newer=True)
+
+    def begin_again():
+        shutil.rmtree(str(site), ignore_errors=True)
+        shutil.copytree(str(start), str(site))
+
+    begin_again()
+    assert run(tool + ['apply'] + where).returncode == 0
     done = snapshot(site)
     if command == 'revert':
         shutil.rmtree(str(start))
         shutil.copytree(str(site), str(start))
-    goal = done if command == 'apply' else stock
 
-    driver = [sys.executable, '-c', DRIVER, str(manifest.parent)]
-    died = 0
-    while True:
-        shutil.rmtree(str(site))
-        shutil.copytree(str(start), str(site))
+    driver = [sys.executable, '-S', '-c', DRIVER, str(tool[-1].parent)]
+    for died in range(1000):
+        begin_again()
         result = run(driver + [str(died), command] + where)
         if result.returncode == 0:
             break
         assert result.returncode == -9, result.stderr
-        # Never half a file.
-        for file in wanted:
-            bytes_now = snapshot(site)['mmcv/' + file]
-            assert bytes_now in (stock['mmcv/' + file], done['mmcv/' + file])
-        again = run(local + [command] + where)
+        now = snapshot(site)
+        for name in ('mmcv/' + file for file in CHOSEN):
+            assert now[name] in (stock[name], done[name])  # never half of it
+        again = run(second + [command] + where)
         assert again.returncode == 0, again.stderr
-        assert snapshot(site) == goal
-        died += 1
-    assert snapshot(site) == goal
+        if second is tool:
+            assert snapshot(site) == (stock if command == 'revert' else done)
+        else:
+            assert run(second + ['status'] + where).returncode == 0
+            assert run(second + ['revert'] + where).returncode == 0
+            assert snapshot(site) == stock
     assert died > 10
 
 
