@@ -33,10 +33,18 @@ show_help() {
   sed -n '2,/^[^#]/ s/^# \{0,1\}//p' "$0"
 }
 
-# probe_python EXECUTABLE: prints its version and its true path.
+# probe_python EXECUTABLE: prints its version and its true path, the same for
+# all its names; that of a virtual environment is the link inside it.
 probe_python() {
-  "$1" -c 'import sys
-print("%d.%d" % sys.version_info[:2], sys.executable)' 2>/dev/null
+  "$1" - <<'PY' 2>/dev/null
+import os
+import sys
+
+path = sys.executable
+if sys.prefix == sys.base_prefix:
+    path = os.path.realpath(path)
+print('%d.%d' % sys.version_info[:2], path)
+PY
 }
 
 # find_python NAME: the same for a name on PATH. A shim of pyenv is on PATH
@@ -91,10 +99,10 @@ sys.exit(not (all(specs) and os.path.isdir(os.path.join(
 PY
 }
 
+# shellcheck disable=SC2034 # PY is for the caller.
 # ensure_setup: sets PY, the interpreter that has everything; runs set-up if
 # there is none yet.
 ensure_setup() {
-  # shellcheck disable=SC2034 # for the caller
   PY=$VENV/bin/python
   if [ -z "$VENV_GIVEN" ] && [ ! -e "$VENV" ] &&
     installed_by_hand "${PYTHON:-python3}"; then
@@ -102,4 +110,121 @@ ensure_setup() {
     return
   fi
   bash "$ROOT/scripts/setup.sh" --if-needed >&2
+}
+
+# is_count TEXT: whether it is a whole number from 1.
+is_count() {
+  [[ $1 =~ ^[1-9][0-9]*$ ]]
+}
+
+# option_value DEFAULT NAME ARGUMENT...: prints the value that NAME has among
+# the arguments, given as NAME VALUE or NAME=VALUE; the last one counts.
+option_value() {
+  local value=$1 name=$2
+  shift 2
+  while [ $# -gt 0 ]; do
+    case $1 in
+      "$name") value=${2:-} ;;
+      "$name"=*) value=${1#*=} ;;
+    esac
+    shift
+  done
+  printf '%s\n' "$value"
+}
+
+# shellcheck disable=SC2034 # the variables are for the caller
+# read_job ARGUMENT...: takes from the command line of a training or an
+# evaluation what is for the shell, and sets
+#   sample      'yes' with --sample
+#   config      what --config names; by default the large model, or the sample
+#   checkpoint  what --checkpoint names; by default the last one of work_dir
+#   work_dir    what --work-dir names; by default that of the config
+#   rest        everything else, --work-dir included
+read_job() {
+  local name
+  sample=''
+  config=''
+  checkpoint=''
+  rest=()
+  while [ $# -gt 0 ]; do
+    case $1 in
+      -h | --help)
+        show_help
+        exit
+        ;;
+      --sample) sample=yes ;;
+      --config | --checkpoint)
+        [ $# -gt 1 ] || refuse "$1 needs a value"
+        printf -v "${1#--}" %s "$2"
+        shift
+        ;;
+      --config=* | --checkpoint=*)
+        name=${1%%=*}
+        printf -v "${name#--}" %s "${1#*=}"
+        ;;
+      *) rest+=("$1") ;;
+    esac
+    shift
+  done
+  name=hourglass52_mpii_384x384
+  [ -z "$sample" ] || name=hourglass_mpii_sample_128x128
+  config=${config:-$ROOT/mmpose-master/configs/top_down/hourglass/mpii/$name.py}
+  name=$(basename "${config%.*}")
+  work_dir=$(option_value "$ROOT/mmpose-master/work_dirs/$name" --work-dir \
+    ${rest[@]+"${rest[@]}"})
+}
+
+# make_sample: draws the sample data if there are none.
+make_sample() {
+  local data=$ROOT/mmpose-master/data/mpii_sample
+  [ -e "$data" ] || "$PY" "$ROOT/mmpose-master/tools/make_sample_mpii.py"
+}
+
+# wait_for COMMAND...: runs it in a process group of its own and passes signals
+# on to that; while a plain command runs, a shell does not act on them.
+wait_for() {
+  local status=0
+  child=''
+  interrupted=''
+  trap 'interrupted=yes; [ -z "$child" ] || kill -s INT -- "-$child"' INT
+  trap 'interrupted=yes; [ -z "$child" ] || kill -s TERM -- "-$child"' TERM HUP
+  set -m
+  "$@" &
+  child=$!
+  set +m
+  wait "$child" || status=$?
+  while kill -0 "$child" 2>/dev/null; do
+    status=0
+    wait "$child" || status=$?
+  done
+  trap - INT TERM HUP
+  [ -z "$interrupted" ] || [ "$status" != 0 ] || status=130
+  return "$status"
+}
+
+# train NPROC ARGUMENT...: trains; with --sample evaluates afterwards.
+train() {
+  local nproc=$1 argument taken='' evaluation=()
+  shift
+  read_job "$@"
+  [ -z "$checkpoint" ] ||
+    refuse 'a training goes on from --resume-from K, not --checkpoint'
+  set -- "$ROOT/scripts/launch.sh" train "$nproc" "$config" \
+    ${rest[@]+"${rest[@]}"}
+  [ -n "$sample" ] || exec bash "$@"
+  ensure_setup
+  make_sample
+  wait_for bash "$@"
+  # The evaluation wants to know where and what has been trained.
+  for argument in ${rest[@]+"${rest[@]}"}; do
+    case $argument in
+      --device | --work-dir | --cfg-options | --options) taken=yes ;;
+      --device=* | --work-dir=* | --cfg-options=* | --options=*) taken=last ;;
+      -*) taken='' ;;
+    esac
+    [ -z "$taken" ] || evaluation+=("$argument")
+    [ "$taken" != last ] || taken=''
+  done
+  exec bash "$ROOT/scripts/eval.sh" "$nproc" --config "$config" \
+    ${evaluation[@]+"${evaluation[@]}"}
 }

@@ -1,0 +1,117 @@
+#!/usr/bin/env bash
+# The one launcher: starts mmpose-master/tools/{train,test}.py in as many
+# processes as there shall be devices.
+#
+# usage: bash scripts/launch.sh train NPROC CONFIG [options of train.py]
+#        bash scripts/launch.sh test NPROC CONFIG CHECKPOINT [options of test.py]
+#
+#   NNODES=N NODE_RANK=I MASTER_ADDR=HOST [MASTER_PORT=P]
+#       one of N hosts: the same command on each, with I from 0 to N-1
+#   --rdzv-*, --max-restarts, --monitor-interval, --local-addr
+#       are for torch's elastic launcher; NNODES=MIN:MAX goes with them
+#   OMP_NUM_THREADS
+#       arithmetic threads of each process (default: the host's cores divided
+#       by NPROC)
+#
+# The exit status is that of the process, or of torch's launcher.
+set -euo pipefail
+here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
+# shellcheck source=scripts/common.sh
+source "$here/common.sh"
+
+case ${1:-} in
+  -h | --help)
+    show_help
+    exit
+    ;;
+  train | test) ;;
+  *) refuse "train or test? Not '${1:-}'; --help says more" ;;
+esac
+[ $# -ge 3 ] || refuse 'NPROC and CONFIG are missing; --help says more'
+program=$ROOT/mmpose-master/tools/$1.py
+name=$1
+nproc=$2
+shift 2
+is_count "$nproc" || refuse "NPROC=$nproc: a whole number from 1 is wanted"
+
+# What is torch's launcher's, and what is the program's.
+elastic=()
+arguments=()
+while [ $# -gt 0 ]; do
+  case $1 in
+    --rdzv[-_]*=* | --max[-_]restarts=* | --monitor[-_]interval=* | \
+      --local[-_]addr=*)
+      elastic+=("$1")
+      ;;
+    --rdzv[-_]* | --max[-_]restarts | --monitor[-_]interval | --local[-_]addr)
+      [ $# -gt 1 ] || refuse "$1 needs a value"
+      elastic+=("$1=$2")
+      shift
+      ;;
+    *) arguments+=("$1") ;;
+  esac
+  shift
+done
+
+ensure_setup
+# shellcheck source=env.sh
+source "$ROOT/env.sh"
+
+nnodes=${NNODES:-1}
+if [ "$nproc" = 1 ] && [ "$nnodes" = 1 ] && [ -z "${elastic[*]-}" ]; then
+  exec "$PY" "$program" "${arguments[@]}"
+fi
+
+# A mistake in the command line is said once, not by every process.
+"$PY" "$here/check_request.py" "$name" "${arguments[@]}"
+
+# A free port, and whether this torch has the elastic launcher.
+probe=$("$PY" - <<'PY'
+import importlib.util
+import os
+import socket
+
+spec = importlib.util.find_spec('torch')
+run = os.path.join(os.path.dirname(spec.origin), 'distributed', 'run.py')
+with socket.socket() as free:
+    free.bind(('127.0.0.1', 0))
+    print(free.getsockname()[1], os.path.exists(run))
+PY
+)
+options=("--nproc_per_node=$nproc" "--nnodes=$nnodes")
+case $nnodes,${elastic[*]-} in
+  *rdzv*) ;; # the processes find each other by what is named there
+  1,*)
+    options+=("--master_addr=${MASTER_ADDR:-127.0.0.1}")
+    options+=("--master_port=${MASTER_PORT:-${probe% *}}")
+    ;;
+  *:*) refuse "NNODES=$nnodes needs --rdzv-backend and --rdzv-endpoint" ;;
+  *)
+    is_count "$nnodes" || refuse "NNODES=$nnodes: a whole number is wanted"
+    [ -n "${MASTER_ADDR:-}" ] && [ -n "${NODE_RANK:-}" ] ||
+      refuse "NNODES=$nnodes needs MASTER_ADDR, the address of the first" \
+        'host, and NODE_RANK, the number of this one from 0'
+    options+=("--node_rank=$NODE_RANK" "--master_addr=$MASTER_ADDR")
+    options+=("--master_port=${MASTER_PORT:-29500}")
+    ;;
+esac
+if [ "${probe#* }" = True ]; then
+  launcher=torch.distributed.run
+  # Looked at once a second, a dead process ends the job soon.
+  case ${elastic[*]-} in
+    *monitor*) ;;
+    *) elastic+=(--monitor_interval=1) ;;
+  esac
+else
+  launcher=torch.distributed.launch
+  [ -z "${elastic[*]-}" ] ||
+    refuse "${elastic[0]%%=*} needs torch 1.9 or later"
+  options+=(--use_env)
+fi
+
+if [ -z "${OMP_NUM_THREADS:-}" ]; then
+  threads=$(($(nproc) / nproc))
+  export OMP_NUM_THREADS=$((threads > 0 ? threads : 1))
+fi
+exec "$PY" -m "$launcher" "${options[@]}" ${elastic[@]+"${elastic[@]}"} \
+  "$program" "${arguments[@]}" --launcher pytorch

@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# Sets up, and runs the tests.
+#
+# usage: bash tests/run.sh [options of pytest]
+#
+#   VENV=DIR, PYTHON=NAME  as for scripts/setup.sh
+set -euo pipefail
+# shellcheck source=scripts/common.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/../scripts/common.sh"
+# Entry points that the tests start use this environment as well.
+export VENV
+bash "$ROOT/scripts/setup.sh"
+
+requirements=$ROOT/tests/requirements.txt
+installed=$VENV/.setup/tests
+if ! cmp -s "$requirements" "$installed"; then
+  "$VENV/bin/python" -m pip install -r "$requirements"
+  cp "$requirements" "$installed"
+fi
+cd "$ROOT"
+PATH="$VENV/bin:$PATH" exec "$VENV/bin/python" -m pytest "$@"
