@@ -1,0 +1,118 @@
+"""MMDistributedDataParallel, by two real gloo processes."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import wrapper_worker as worker
+from launching import TORCH, torch_launcher
+
+WORKER = Path(worker.__file__)
+_ran = []
+
+
+@pytest.fixture
+def ranks(run, free_port, tmp_path, original):
+    """Return what the two processes found, in order of rank; run once."""
+    if not _ran:
+        stock = original('mmcv', 'parallel/distributed.py')
+        done = run(torch_launcher(WORKER, 2, free_port, tmp_path, stock))
+        assert done.returncode == 0, done.stderr
+        _ran.extend(torch.load(str(tmp_path / f'{r}.pt')) for r in (0, 1))
+    return _ran
+
+
+def equal(first, second):
+    """Compare two lists of lists of tensors bit by bit."""
+    return all(
+        torch.equal(a, b)
+        for some, others in zip(first, second)
+        for a, b in zip(some, others)
+    )
+
+
+def test_two_processes_do_what_one_does_with_the_double_batch(ranks):
+    model = worker.Model()
+    alone = worker.train(
+        lambda batch: model.train_step(batch)['loss'], model, worker.batches()
+    )
+    for step in range(worker.STEPS):
+        mean = (
+            ranks[0]['plain']['losses'][step]
+            + ranks[1]['plain']['losses'][step]
+        ) / 2
+        assert torch.allclose(mean, alone['losses'][step], atol=1e-6)
+        for a, b in zip(
+            ranks[0]['plain']['weights'][step], alone['weights'][step]
+        ):
+            assert (a - b).abs().max() <= 1e-6
+    # And training did something.
+    moved = alone['weights'][-1][0] - alone['weights'][0][0]
+    assert moved.abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    'case',
+    ['plain', 'torch', 'copied_gradients', 'unused', 'static_graph', 'stock'],
+)
+def test_all_ranks_hold_the_same_weights(ranks, case):
+    first, second = (rank[case] for rank in ranks)
+    if first is None:
+        pytest.skip(f'torch {torch.__version__} cannot do this')
+    assert equal(first['weights'], second['weights'])
+    assert not equal([first['losses']], [second['losses']])
+
+
+@pytest.mark.parametrize('case', ['torch', 'copied_gradients', 'stock'])
+def test_train_step_does_what_forward_of_torch_does(ranks, case):
+    for rank in ranks:
+        if rank[case] is None:
+            pytest.skip(f'torch {torch.__version__} cannot do this')
+        assert equal(rank['plain']['weights'], rank[case]['weights'])
+        assert equal([rank['plain']['losses']], [rank[case]['losses']])
+
+
+def test_stock_takes_part_on_torch_1_8(ranks):
+    assert (ranks[0]['stock'] is not None) == (TORCH < (1, 11))
+
+
+@pytest.mark.parametrize('case', ['unused', 'static_graph'])
+def test_unused_parameters_stay_and_change_nothing(ranks, case):
+    for rank in ranks:
+        if rank[case] is None:
+            pytest.skip(f'torch {torch.__version__} has no static_graph')
+        used = [weights[:4] for weights in rank[case]['weights']]
+        spare = [weights[4:] for weights in rank[case]['weights']]
+        assert equal(used, rank['plain']['weights'])
+        assert len(spare[0]) == 2
+        assert equal(spare, [spare[0]] * worker.STEPS)
+
+
+def test_accumulation_sums_over_batches_and_averages_over_ranks(ranks):
+    expected = worker.Model()
+    for batch in worker.batches()[:2]:
+        expected.train_step(batch)['loss'].backward()
+    for rank in ranks:
+        for grad, param in zip(rank['accumulation'], expected.parameters()):
+            assert torch.allclose(grad, param.grad, atol=1e-6)
+    assert equal([ranks[0]['accumulation']], [ranks[1]['accumulation']])
+
+
+@pytest.mark.parametrize('way', ['train', 'val', 'forward'])
+def test_containers_are_unpacked(ranks, way):
+    assert all(rank['containers'][way] for rank in ranks)
+
+
+def test_forward_of_the_module_is_restored(ranks):
+    assert ranks[0]['forward_is_restored'] == {
+        'error': 'in the step',
+        'after error': True,
+        'after hook': True,
+        'patched stays': True,
+        'patched is used': True,
+        'patched late': True,
+    }
+
+
+def test_other_threads_reach_the_module_s_own_forward(ranks):
+    assert all(rank['other_threads'] for rank in ranks)
