@@ -569,25 +569,26 @@ import torch
 from mmcv.runner import save_checkpoint
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)
-try:
-    save_checkpoint(torch.nn.Linear(300, 300), sys.argv[1])
-except OSError as error:
-    print(error)
+for limit in sys.argv[2:]:
+    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), hard))
+    try:
+        save_checkpoint(torch.nn.Linear(300, 300), sys.argv[1])
+    except OSError as error:
+        print(error)
 print('alive')
 """
 
 
-@pytest.mark.parametrize('limit', [100, 200000, 361000])
-def test_full_disk_is_told_and_survived(tmp_path, run, limit):
+def test_full_disk_is_told_and_survived(tmp_path, run):
     path = tmp_path / 'c.pth'
     path.write_bytes(b'the one before')
-    result = run([sys.executable, '-c', LIMITED, path, limit])
+    # Full at the first, at a middle and at the last of 361,000 bytes.
+    limits = [100, 200000, 361000]
+    result = run([sys.executable, '-c', LIMITED, path] + limits)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.splitlines()[-2:] == [
-        f'[Errno 27] {path} was not written: File too large',
-        'alive',
-    ]
+    told = f'[Errno 27] {path} was not written: File too large'
+    assert result.stdout.splitlines()[-4:] == [told] * 3 + ['alive']
     assert content(tmp_path) == {'c.pth': b'the one before'}
 
 

@@ -30,6 +30,14 @@ def no_trust(monkeypatch):
     monkeypatch.delenv('MMCV_TRUST_CHECKPOINT', raising=False)
 
 
+@pytest.fixture(params=['as installed', 'ours'], autouse=True)
+def unpickler(request, monkeypatch):
+    """Also use our own unpickler where torch's would be used."""
+    if request.param == 'ours':
+        older = min(checkpoint._TORCH, (2, 5))
+        monkeypatch.setattr(checkpoint, '_TORCH', older)
+
+
 @pytest.fixture
 def trust(no_trust, monkeypatch):
     """Trust checkpoints for the rest of the test."""
