@@ -114,7 +114,7 @@ class BaseRunner(metaclass=ABCMeta):
             )
         if max_epochs is not None and max_iters is not None:
             raise ValueError(
-                'give max_epochs or max_iters, not both '
+                'Only one of max_epochs and max_iters can be given, not both '
                 f'({max_epochs} and {max_iters})'
             )
 
@@ -180,7 +180,7 @@ class BaseRunner(metaclass=ABCMeta):
 
     @property
     def samples_per_gpu(self):
-        """int | None: Samples that one device gets at a time.
+        """Samples that one device gets at a time (int).
 
         None if it was not given and the data loader does not tell.
         """
@@ -218,12 +218,12 @@ class BaseRunner(metaclass=ABCMeta):
 
     @property
     def max_epochs(self):
-        """int | None: Epochs to train."""
+        """Epochs to train (int | None)."""
         return self._max_epochs
 
     @property
     def max_iters(self):
-        """int | None: Iterations to train."""
+        """Iterations to train (int | None)."""
         return self._max_iters
 
     @abstractmethod
@@ -322,12 +322,14 @@ class BaseRunner(metaclass=ABCMeta):
         for hook in self._hooks:
             getattr(hook, fn_name)(self)
 
-    def _register(self, config, default_type):
-        """Add a hook: None, a config whose type has a default, or a hook."""
+    def _register(self, config, default_type=None):
+        """Add a hook, given as itself or as its config; None adds nothing."""
         if config is None:
             return
         if isinstance(config, dict):
-            config = dict({'type': default_type}, **config)
+            config = dict(config)
+            if default_type is not None:
+                config.setdefault('type', default_type)
             config = mmcv.build_from_cfg(config, HOOKS)
         self.register_hook(config)
 
@@ -346,7 +348,7 @@ class BaseRunner(metaclass=ABCMeta):
             if policy == policy.lower():
                 policy = policy.title()
             config['type'] = policy + kind
-        self._register(config, None)
+        self._register(config)
 
     def register_lr_hook(self, lr_config):
         """Add what moves the learning rate.
@@ -392,7 +394,7 @@ class BaseRunner(metaclass=ABCMeta):
         # A copy all through: the default config is shared by all runners.
         if isinstance(timer_config, dict):
             timer_config = copy.deepcopy(timer_config)
-        self._register(timer_config, None)
+        self._register(timer_config)
 
     def register_logger_hooks(self, log_config):
         """Add what writes logs, behind all other hooks.

@@ -303,9 +303,9 @@ def _read_checkpoint(source, map_location, name=None):
 
 def _explain(name, error, trusted):
     """Say in one sentence or two why a checkpoint could not be read."""
-    reason = str(error) or type(error).__name__
+    reason = str(error).strip() or type(error).__name__
     # Out of torch's long advice, which is not for our users.
-    detail = re.search(r'WeightsUnpickler error: (.*)', reason)
+    detail = re.search(r'WeightsUnpickler error:\s*(.+)', reason)
     detail = (detail.group(1) if detail else reason).splitlines()[0]
     found = re.search(r'GLOBAL (\S+)', reason)
     if found and not trusted:

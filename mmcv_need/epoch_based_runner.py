@@ -3,8 +3,9 @@
 Beyond mmcv 1.2.7: an epoch ends with its speed in the log, ``latest.pth``
 always stands for a whole checkpoint, and nobody sleeps. (mmcv waits 2 s
 before each epoch for fear of a dead-lock between the data-loader workers of
-two epochs, and 1 s at the end. Since torch 1.2 an exhausted loader joins its
-workers before it stops, so the next ones never meet them.)
+two epochs, and 1 s at the end for loggers. In every torch that we support an
+exhausted loader joins its workers before it says that it is exhausted, so
+those of the next epoch never meet them; and loggers finish in ``after_run``.)
 """
 
 import os.path as osp

@@ -36,6 +36,12 @@ class IterTimerHook(Hook):
 
     WARMUP_ITERS = 5
 
+    t = 0.0
+    counted_iters = 0
+    counted_time = 0.0
+    counted_samples = 0
+    _epoch_iters = 0
+
     def before_epoch(self, runner):
         """Start the clock and the sums."""
         self._restart_sums()

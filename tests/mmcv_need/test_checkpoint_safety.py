@@ -1,0 +1,421 @@
+"""Loading a checkpoint runs no code, and a damaged one is named."""
+
+import datetime
+import functools
+import importlib
+import io
+import os
+import pickle
+import random
+import runpy
+import subprocess
+import tarfile
+import warnings
+import zipfile
+from collections import OrderedDict
+
+import mmcv
+import numpy as np
+import pytest
+import torch
+from mmcv.runner import _load_checkpoint, checkpoint
+from torch import nn
+
+FORMATS = ['zip', 'legacy']
+
+
+@pytest.fixture(autouse=True)
+def no_trust(monkeypatch):
+    """Do not take over the trust of whoever runs the tests."""
+    monkeypatch.delenv('MMCV_TRUST_CHECKPOINT', raising=False)
+
+
+@pytest.fixture(params=['as installed', 'ours'], autouse=True)
+def unpickler(request, monkeypatch):
+    """Also use our own unpickler where torch's would be used."""
+    if request.param == 'ours':
+        older = min(checkpoint._TORCH, (2, 5))
+        monkeypatch.setattr(checkpoint, '_TORCH', older)
+
+
+@pytest.fixture
+def trust(no_trust, monkeypatch):
+    """Trust checkpoints for the rest of the test."""
+    monkeypatch.setenv('MMCV_TRUST_CHECKPOINT', '1')
+
+
+def save(content, path, form):
+    is_zip = form == 'zip'
+    torch.save(content, str(path), _use_new_zipfile_serialization=is_zip)
+    return str(path)
+
+
+def craft(payload, path, form):
+    """Put a pickle of our choice where torch.load looks for one."""
+    if form == 'zip':
+        with zipfile.ZipFile(str(path), 'w') as archive:
+            archive.writestr('archive/data.pkl', payload)
+            archive.writestr('archive/version', '3\n')
+    else:
+        system = dict(
+            protocol_version=1001,
+            little_endian=True,
+            type_sizes=dict(short=2, int=4, long=4),
+        )
+        parts = [0x1950A86A20F9469CFC6C, 1001, system]
+        parts = [pickle.dumps(part, 2) for part in parts]
+        parts += [payload, pickle.dumps([], 2)]
+        path.write_bytes(b''.join(parts))
+    return str(path)
+
+
+class Call:
+    """Pickles as a call of a function, which may be a call itself."""
+
+    def __init__(self, function, *args):
+        self.call = function, args
+
+    def __call__(self):
+        """Only what can be called is pickled as a function."""
+
+    def __reduce__(self):
+        return self.call
+
+
+def pickled(function, *args):
+    return pickle.dumps(Call(function, *args), 2)
+
+
+def short(text):
+    """Opcodes of protocol 4 for a short string."""
+    return b'\x8c' + bytes([len(text)]) + text.encode()
+
+
+def get(*names):
+    """Pickle ``names[0].names[1]...`` as calls of getattr."""
+    found = Call(importlib.import_module, names[0])
+    for name in names[1:]:
+        found = Call(getattr, found, name)
+    return found
+
+
+def nested(command):
+    inner = io.BytesIO()
+    torch.save(Call(os.system, command), inner)
+    return inner.getvalue()
+
+
+def script(marker):
+    path = marker.parent / 'script.py'
+    path.write_text(f'open({str(marker)!r}, "w").close()')
+    return str(path)
+
+
+# Each makes the file ``m`` when it is loaded by plain pickle.
+ATTACKS = dict(
+    system=lambda m: pickled(os.system, f'touch {m}'),
+    popen=lambda m: pickled(subprocess.Popen, ['touch', str(m)]),
+    check_output=lambda m: pickled(subprocess.check_output, ['touch', str(m)]),
+    eval=lambda m: pickled(eval, f'open({str(m)!r}, "w")'),
+    exec=lambda m: pickled(exec, f'open({str(m)!r}, "w")'),
+    open=lambda m: pickled(open, str(m), 'w'),
+    getattr=lambda m: pickled(get('os', 'system'), f'touch {m}'),
+    getattr_of_torch=lambda m: pickled(
+        get('torch', 'hub', 'os', 'system'), f'touch {m}'
+    ),
+    partial=lambda m: pickled(
+        Call(functools.partial, os.system, f'touch {m}')
+    ),
+    list_of_map=lambda m: pickled(list, Call(map, os.system, [f'touch {m}'])),
+    runpy=lambda m: pickled(runpy.run_path, script(m)),
+    config=lambda m: pickled(mmcv.Config.fromfile, script(m)),
+    pickle_loads=lambda m: pickled(
+        pickle.loads, pickled(os.system, f'touch {m}')
+    ),
+    torch_storage=lambda m: pickled(
+        torch.storage._load_from_bytes, nested(f'touch {m}')
+    ),
+    inside_weights=lambda m: pickle.dumps(
+        dict(state_dict=OrderedDict(a=Call(os.system, f'touch {m}'))), 2
+    ),
+    inst=lambda m: f"(S'touch {m}'\nios\nsystem\n.".encode(),
+    obj=lambda m: f"(cos\nsystem\nS'touch {m}'\no.".encode(),
+    python_2=lambda m: (
+        f'c__builtin__\neval\n(S\'open({str(m)!r},"w")\'\ntR.'.encode()
+    ),
+    stack_global=lambda m: (
+        b'\x80\x04'
+        + short('os')
+        + short('system')
+        + b'\x93'
+        + short(f'touch {m}')
+        + b'\x85R.'
+    ),
+    dotted_name=lambda m: (
+        b'\x80\x04'
+        + short('torch.serialization')
+        + short('os.system')
+        + b'\x93'
+        + short(f'touch {m}')
+        + b'\x85R.'
+    ),
+)
+
+
+@pytest.mark.parametrize('form', FORMATS)
+@pytest.mark.parametrize('name', sorted(ATTACKS))
+def test_attack_is_refused(name, form, tmp_path):
+    folder = tmp_path / 'x'  # short, for one byte of length
+    folder.mkdir()
+    marker = folder / 'm'
+    path = craft(ATTACKS[name](marker), folder / 'evil.pth', form)
+    with pytest.raises(ValueError, match='evil.pth.*MMCV_TRUST_CHECKPOINT=1'):
+        _load_checkpoint(path)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize('name', sorted(ATTACKS))
+def test_attack_is_one(name, tmp_path):
+    """Without this the tests above might pass for a slip in the attack."""
+    marker = tmp_path / 'm'
+    payload = ATTACKS[name](marker)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', ResourceWarning)
+        found = pickle.loads(payload)
+        if callable(found):
+            found()
+        elif isinstance(found, subprocess.Popen):
+            found.wait()
+        del found
+    assert marker.exists()
+
+
+@pytest.mark.parametrize('form', FORMATS)
+def test_trusted_checkpoint_may_do_anything(form, tmp_path, trust):
+    marker = tmp_path / 'm'
+    path = craft(ATTACKS['system'](marker), tmp_path / 'c.pth', form)
+    assert _load_checkpoint(path) == 0
+    assert marker.exists()
+
+
+def test_message_names_what_was_refused(tmp_path):
+    path = craft(pickled(os.system, 'true'), tmp_path / 'c.pth', 'zip')
+    with pytest.raises(ValueError, match='c.pth.*posix.system.*plain data'):
+        _load_checkpoint(path)
+
+
+def test_trust_can_be_given_by_a_tool(tmp_path, monkeypatch):
+    # So that monkeypatch takes it away again.
+    monkeypatch.setenv('MMCV_TRUST_CHECKPOINT', '0')
+    path = save(nn.Linear(1, 1), tmp_path / 'c.pth', 'zip')
+    with pytest.raises(ValueError, match='Linear'):
+        _load_checkpoint(path)
+    checkpoint.trust_checkpoints()
+    assert isinstance(_load_checkpoint(path), nn.Linear)
+    checkpoint.trust_checkpoints(False)
+    with pytest.raises(ValueError, match='Linear'):
+        _load_checkpoint(path)
+    monkeypatch.setenv('MMCV_TRUST_CHECKPOINT', 'maybe')
+    with pytest.raises(ValueError, match="'maybe': use 1 or 0"):
+        _load_checkpoint(path)
+
+
+# Refused as well, though plain pickle survives them: they would change
+# functions of this process, or make numpy follow pointers out of the file.
+GLOBAL_STATE = {
+    'function': b'\x80\x02ctorch._utils\n_rebuild_tensor_v2\n'
+    b'}X\x01\x00\x00\x00aK\x01sb.',
+    'class': b'\x80\x02ccollections\nOrderedDict\n}X\x01\x00\x00\x00aK\x01sb.',
+}
+
+
+@pytest.mark.parametrize('form', FORMATS)
+@pytest.mark.parametrize('kind', sorted(GLOBAL_STATE))
+def test_state_of_functions_and_classes_is_refused(kind, form, tmp_path):
+    path = craft(GLOBAL_STATE[kind], tmp_path / 'c.pth', form)
+    with pytest.raises(ValueError, match='c.pth'):
+        _load_checkpoint(path)
+    assert not hasattr(torch._utils._rebuild_tensor_v2, 'a')
+
+
+class Dtype:
+    """Pickles as a numpy dtype with a state of our choice."""
+
+    def __init__(self, code, *state):
+        self.parts = code, state
+
+    def __reduce__(self):
+        return np.dtype, (self.parts[0], False, True), self.parts[1]
+
+
+PLAIN = (3, '<', None, None, None, -1, -1, 0)
+
+
+@pytest.mark.parametrize('form', FORMATS)
+@pytest.mark.parametrize(
+    'dtype',
+    [
+        Dtype('O', 3, '|', None, None, None, -1, -1, 0),
+        Dtype('f8', 3, '<', None, None, None, -1, -1, 63),
+        Dtype('f8', 3, '<', (np.dtype('f8'), (99,)), None, None, -1, -1, 0),
+        Dtype('V8', *PLAIN),
+        Dtype('f8,O', *PLAIN),
+        Dtype('f8', *PLAIN + (1,)),
+    ],
+)
+def test_dtype_with_pointers_is_refused(dtype, form, tmp_path):
+    payload = pickle.dumps(dtype, 2)
+    path = craft(payload, tmp_path / 'c.pth', form)
+    with pytest.raises(ValueError, match='c.pth'):
+        _load_checkpoint(path)
+
+
+@pytest.mark.parametrize('form', FORMATS)
+def test_array_cannot_be_made_over_foreign_memory(form, tmp_path):
+    payload = pickled(np.ndarray, (4,), 'O', b'x' * 32)
+    path = craft(payload, tmp_path / 'c.pth', form)
+    assert _load_checkpoint(path).size == 0
+
+
+def test_torchscript_is_refused(tmp_path):
+    path = str(tmp_path / 'c.pth')
+    torch.jit.save(torch.jit.script(nn.Linear(1, 1)), path)
+    with pytest.raises(ValueError, match='c.pth'):
+        _load_checkpoint(path)
+
+
+# --------------------------------------------------- what ordinary ones hold
+
+
+CONTENT = dict(
+    state_dict=OrderedDict(
+        half=torch.ones(2, dtype=torch.half),
+        brain=torch.ones(2, dtype=torch.bfloat16),
+        integer=torch.arange(3),
+        flag=torch.tensor(True),
+        parameter=nn.Parameter(torch.ones(2)),
+        view=torch.arange(6.0).view(2, 3).t(),
+        empty=torch.empty(0),
+    ),
+    meta=dict(
+        score=np.float64(0.5),
+        single=np.float32(0.25),
+        count=np.int64(3),
+        flag=np.bool_(True),
+        array=np.arange(6, dtype='f4').reshape(2, 3),
+        fortran=np.asfortranarray(np.arange(6).reshape(2, 3)),
+        big_endian=np.arange(3, dtype='>i4'),
+        random_state=np.random.RandomState(1).get_state(),
+        torch_random_state=torch.get_rng_state(),
+        when=datetime.datetime(2020, 1, 2, 3, tzinfo=datetime.timezone.utc),
+        day=datetime.date(2020, 1, 2),
+        took=datetime.timedelta(seconds=3),
+        raw=b'\x00\xff',
+        mutable=bytearray(b'ab'),
+        names={'a', 'b'},
+        frozen=frozenset('ab'),
+        number=1 + 2j,
+        huge=10**30,
+        size=torch.Size([1, 2]),
+        dtype=torch.float16,
+        device=torch.device('cpu'),
+        ordered=OrderedDict(a=1),
+        nothing=None,
+        text='\u00e9',
+        python_random_state=random.Random(1).getstate(),
+    ),
+)
+
+
+def assert_same(one, other):
+    if isinstance(other, np.ndarray):
+        # numpy itself unpickles into the order of bytes of this machine.
+        assert one.dtype == other.dtype.newbyteorder('=')
+        np.testing.assert_array_equal(one, other)
+    elif isinstance(other, dict):
+        assert type(one) is type(other) and list(one) == list(other)
+        for key in other:
+            assert_same(one[key], other[key])
+    elif isinstance(other, (list, tuple)):
+        assert type(one) is type(other) and len(one) == len(other)
+        for pair in zip(one, other):
+            assert_same(*pair)
+    elif isinstance(other, torch.Tensor):
+        assert type(one) is type(other) and one.dtype == other.dtype
+        assert torch.equal(one, other)
+    else:
+        assert type(one) is type(other) and one == other
+
+
+@pytest.mark.parametrize('form', FORMATS)
+def test_ordinary_content_is_loaded(form, tmp_path):
+    path = save(CONTENT, tmp_path / 'c.pth', form)
+    loaded = _load_checkpoint(path)
+    assert_same(loaded, CONTENT)
+    # What was loaded can be used, saved and loaded again by anybody.
+    np.random.RandomState().set_state(loaded['meta']['random_state'])
+    again = pickle.loads(pickle.dumps(loaded['meta']['array'], 2))
+    assert type(again) is np.ndarray
+    assert_same(again, CONTENT['meta']['array'])
+    path = save(loaded, tmp_path / 'd.pth', form)
+    assert_same(_load_checkpoint(path), CONTENT)
+
+
+@pytest.mark.parametrize('form', FORMATS)
+@pytest.mark.parametrize('module', ['numpy.core', 'numpy._core'])
+def test_numpy_of_either_version(module, form, tmp_path):
+    payload = pickle.dumps(dict(a=np.float64(0.5), b=np.arange(2)), 2)
+    here = np.core.multiarray.scalar.__module__.rpartition('.')[0]
+    moved = payload.replace(here.encode(), module.encode())
+    assert moved.count(module.encode() + b'.multiarray') == 2
+    loaded = _load_checkpoint(craft(moved, tmp_path / 'c.pth', form))
+    assert_same(loaded, dict(a=np.float64(0.5), b=np.arange(2)))
+
+
+# ----------------------------------------------------------------- damaged
+
+
+@pytest.mark.parametrize(
+    'content, words',
+    [
+        (b'', 'is empty'),
+        (b'P', 'is not a checkpoint'),
+        (b'hello', 'is not a checkpoint'),
+        (b'PK\x03\x04 or so', 'cannot be read'),
+        (b'\x80\x02.', 'cannot be read'),
+        (b'\x80' + bytes(500), 'cannot be read'),
+    ],
+)
+def test_what_is_no_checkpoint_is_named(tmp_path, content, words):
+    path = tmp_path / 'c.pth'
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match='c.pth ' + words):
+        _load_checkpoint(str(path))
+
+
+def test_tar_and_missing_files_are_named(tmp_path):
+    path = str(tmp_path / 'c.pth')
+    with tarfile.open(path, 'w') as archive:
+        archive.add(__file__, 'storages')
+    with pytest.raises(ValueError, match='c.pth is not a checkpoint'):
+        _load_checkpoint(path)
+    for missing in (path + 'x', str(tmp_path)):
+        with pytest.raises(OSError, match='is not a checkpoint file'):
+            _load_checkpoint(missing)
+
+
+@pytest.mark.parametrize('trusted', [False, True])
+@pytest.mark.parametrize('form', FORMATS)
+def test_truncated_files_are_named(form, trusted, tmp_path, monkeypatch):
+    monkeypatch.setenv('MMCV_TRUST_CHECKPOINT', str(int(trusted)))
+    weights = dict(state_dict=nn.Linear(20, 20).state_dict())
+    whole = open(save(weights, tmp_path / 'c.pth', form), 'rb').read()
+    path = tmp_path / 'c.pth'
+    for length in [1, 2, 3, 10, 100] + [len(whole) - n for n in (1, 30, 500)]:
+        path.write_bytes(whole[:length])
+        with pytest.raises(ValueError, match='c.pth') as raised:
+            _load_checkpoint(str(path))
+        message = str(raised.value)
+        assert '\n' not in message and len(message) < 500, message
+    path.write_bytes(whole)
+    _load_checkpoint(str(path))
