@@ -516,7 +516,7 @@ def load_weights(model, path):
     """
     from mmcv.runner import _load_checkpoint
 
-    checkpoint = _load_checkpoint(path, map_location='cpu')
+    checkpoint = _load_checkpoint(path, 'cpu', logger='silent')
     weights = {
         key[7:] if key.startswith('module.') else key: value
         for key, value in checkpoint.get('state_dict', checkpoint).items()

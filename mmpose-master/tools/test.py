@@ -232,13 +232,12 @@ def main():
     _common.load_weights(model, checkpoint)
 
     outputs = predict(model, dataset, cfg, device, distributed)
-    rank, world_size = get_dist_info()
-    if rank != 0:
+    if get_dist_info()[0] != 0:
         return
     if args.out:
         mmcv.dump(outputs, args.out)
     scores = dataset.evaluate(outputs, cfg.work_dir, **settings)
-    print(f'{checkpoint} on {len(dataset)} people, {world_size} process(es):')
+    print(f'{checkpoint} on {len(dataset)} samples:')
     print(format_table(scores))
     if args.json:
         write_json(

@@ -3,8 +3,11 @@
 import shutil
 import sys
 import time
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
+from mmcv.parallel.data_parallel import find_device
 from mmcv.runner.dist_utils import gather_objects, get_dist_info
 
 
@@ -89,15 +92,59 @@ def _predict(model, data_loader, progress, stride=1):
     """Model outputs for each batch; ``stride`` ranks advance together."""
     model.eval()
     results = []
-    for batch in data_loader:
-        with torch.no_grad():
-            results.append(model(return_loss=False, **batch))
+    for batch, result in _outputs(model, data_loader):
+        results.append(result)
         if progress is not None:
             # The first entry of a batch tells its size.
             progress.advance(len(next(iter(batch.values()))) * stride)
     if progress is not None:
         progress.close()
     return results
+
+
+def _outputs(model, data_loader):
+    """Calls the model on each batch, on the CPU on several at a time.
+
+    How a convolution is split over threads changes the order of its sums,
+    and thus its last bits; a predicted joint can hang on them. Ranks share
+    the cores, so their threads are fewer than those of a single process. For
+    equal results whatever the number of ranks each batch is computed by one
+    thread, and the threads of this process take a batch each, which is no
+    slower than all of them on one.
+
+    Args:
+        model (nn.Module): In evaluation mode.
+        data_loader (DataLoader): The batches.
+
+    Yields:
+        tuple[dict, Any]: Each batch and what the model returned, in order.
+    """
+
+    def call(batch):
+        # Gradients are switched off for the calling thread only.
+        with torch.no_grad():
+            return model(return_loss=False, **batch)
+
+    device = find_device(model)
+    threads = torch.get_num_threads()
+    if threads == 1 or device is None or device.type != 'cpu':
+        for batch in data_loader:
+            yield batch, call(batch)
+        return
+
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            waiting = deque()
+            for batch in data_loader:
+                waiting.append((batch, pool.submit(call, batch)))
+                if len(waiting) > threads:
+                    batch, result = waiting.popleft()
+                    yield batch, result.result()
+            for batch, result in waiting:
+                yield batch, result.result()
+    finally:
+        torch.set_num_threads(threads)
 
 
 class _Progress:
