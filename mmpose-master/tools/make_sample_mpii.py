@@ -101,6 +101,10 @@ def write_ground_truth(path, people):
             jnt_missing=1 - seen.T,  # 16 x N
             pos_gt_src=joints.transpose(1, 2, 0),  # 16 x 2 x N
             headboxes_src=boxes.transpose(1, 2, 0)))  # corner x (x, y) x N
+    # The file begins with 116 bytes of text, where SciPy puts the time of
+    # day: the same people would not be the same bytes.
+    with path.open('r+b') as file:
+        file.write(b'MATLAB 5.0 MAT-file, drawn people'.ljust(116))
 
 
 def _fill(folder, recipe, workers, progress):

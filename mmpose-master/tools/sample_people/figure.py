@@ -89,7 +89,8 @@ class Canvas:
         self.depth[window][hit] = depth[hit]
         self.colour[window][hit] = colour(hit) * shade[:, None]
 
-    def cone(self, a, b, radius_a, radius_b, paint, flat=1.0):
+    def cone(self, a, b, radius_a, radius_b, paint, flat=1.0,
+             hem=False):
         """Draws a cone with rounded ends, such as a forearm.
 
         Args:
@@ -102,6 +103,7 @@ class Canvas:
                 components of the normal, n values each, which gives n x 3.
             flat (float): How far it bulges towards the viewer, as a share
                 of the radius.
+            hem (bool): Cut straight at `a` instead of rounded.
         """
         r = max(radius_a, radius_b)
         found = self._window(
@@ -117,6 +119,8 @@ class Canvas:
         x, y = x - t * dx, y - t * dy
         bulge = radius * radius - x * x - y * y
         hit = bulge > 0
+        if hem:
+            hit &= along > 0
         bulge = np.sqrt(np.maximum(bulge, 0))
         depth = np.float32(a[2]) + t * dz + np.float32(flat) * bulge
         normal = (x / radius, -y / radius, bulge / radius)
@@ -176,8 +180,11 @@ class Canvas:
         """
         cover = (self.depth > -1e8).astype(np.float32)
         layer = np.dstack([self.colour, cover])
-        layer = cv2.resize(
-            layer, (self.width, self.height), interpolation=cv2.INTER_AREA)
+        if self.detail > 1:
+            layer = cv2.resize(
+                layer, (self.width, self.height), interpolation=cv2.INTER_AREA)
+        else:
+            layer = cv2.GaussianBlur(layer, (3, 3), 0.7)
         rows, columns = picture.shape[:2]
         x0, y0 = max(self.left, 0), max(self.top, 0)
         x1 = min(self.left + self.width, columns)
@@ -343,10 +350,8 @@ def _draw_head(canvas, body, outfit, place, size):
         canvas.ellipsoid(
             centre, grown * 1.01, frame, outfit.cap,
             lambda x, y, z: y > 0.33)
-        canvas.cone(at(0, 0.72, 0.36), at(0, 0.68, 0.62), 0.2 * head,
-                    0.16 * head, _mix(outfit.cap, (0, 0, 0), 0.25))
-        canvas.cone(at(0, 0.72, 0.3), at(0, 0.75, 0.2), 0.25 * head,
-                    0.2 * head, outfit.cap)
+        canvas.ellipsoid(at(0, 0.69, 0.44), head * np.array([0.3, 0.05, 0.27]),
+                         frame, _mix(outfit.cap, (0, 0, 0), 0.3))
     else:
         canvas.ellipsoid(centre, grown, frame, hair, _hairline)
     if outfit.haircut in ('bob', 'long'):
@@ -410,7 +415,7 @@ def draw_person(picture, body, outfit, origin, size, detail=2):
             points['%s_%s' % (side, part)]
             for part in ('hip', 'knee', 'ankle', 'toe'))
         end = outfit.leg
-        canvas.cone(hip, knee, 0.064 * girth, 0.043 * girth,
+        canvas.cone(hip, knee, 0.057 * girth, 0.043 * girth,
                     _bands((min(end, 1), trousers), (2, skin)))
         lower = [(max(end - 1, 0), trousers), (2, skin)]
         if end > 2:
@@ -433,12 +438,12 @@ def draw_person(picture, body, outfit, origin, size, detail=2):
         return lambda t, *normal: paint(start + (stop - start) * t, *normal)
 
     canvas.cone(pelvis, pelvis + 0.1 * (thorax - pelvis),
-                0.094 * girth * across, 0.092 * girth * across, trousers,
+                0.1 * girth * across, 0.097 * girth * across, trousers,
                 flat=0.6)
-    canvas.cone(pelvis + 0.2 * (thorax - pelvis), waist,
-                0.089 * girth * across, 0.086 * girth * across, part(0, 0.4),
-                flat=0.7)
-    canvas.cone(waist, chest, 0.086 * girth * across, 0.108 * girth * across,
+    canvas.cone(pelvis - 0.03 * (thorax - pelvis), waist,
+                0.11 * girth * across, 0.088 * girth * across, part(0, 0.4),
+                flat=0.75, hem=True)
+    canvas.cone(waist, chest, 0.088 * girth * across, 0.108 * girth * across,
                 part(0.4, 0.95), flat=0.75)
     inner = [points[side + '_shoulder'] for side in ('right', 'left')]
     canvas.cone(inner[0], inner[1], 0.042 * girth, 0.042 * girth, shirt)

@@ -122,8 +122,8 @@ def _place(rng, body, size, ground, taken, cut):
     return None
 
 
-def _paint(picture, rng, people, clutter=0.16):
-    """Draws people into a picture, the farthest first."""
+def _paint(picture, rng, people, clutter=0.16, coarse=420):
+    """Draws people, the farthest first; from `coarse` pixels on quickly."""
     for person in sorted(people, key=lambda who: who.box[3]):
         left, _, right, bottom = person.box
         size, body = person.size, person.body
@@ -136,7 +136,7 @@ def _paint(picture, rng, people, clutter=0.16):
                          person.origin[1] + 0.05 * size,
                          person.origin[1] + (feet + 0.01) * size, 0.3 * size)
         draw_person(picture, body, person.outfit, person.origin, size,
-                    2 if size < 420 else 1)
+                    2 if size < coarse else 1)
         if rng.rand() < clutter:
             scenery.obstacle(picture, rng, rng.uniform(left, right),
                              bottom - rng.uniform(0.12, 0.42) * size,
@@ -195,6 +195,6 @@ def draw_demo(image):
         own = np.random.RandomState([seed, 384])
         body = sample_body(own, pose, yaw)
         people.append(_Person(body, Outfit(own), origin, size))
-    _paint(picture, rng, people, clutter=0)
+    _paint(picture, rng, people, clutter=0, coarse=np.inf)
     notes = [who.annotation(rng, image) for who in people]
     return scenery.photograph(picture, rng), notes

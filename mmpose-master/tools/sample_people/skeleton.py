@@ -165,7 +165,7 @@ def _limb(rng, ranges, side, lengths, knee):
         turn('x', -forward) @ turn('z', aside * side)
         @ turn('y', -inward * side))
     bend = np.radians(-bend if knee else bend)
-    tip = bend + (np.radians(90 - rng.uniform(0, 25)) if knee else
+    tip = bend + (np.radians(90 - rng.uniform(0, 14)) if knee else
                   np.radians(rng.uniform(0, 20)))
     offsets = [np.zeros(3)]
     for length, angle in zip(lengths, (0, bend, tip)):
