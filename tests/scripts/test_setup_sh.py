@@ -1,0 +1,432 @@
+"""setup.sh: what it refuses, what it skips, what it repairs.
+
+Real installations are made by tests/run.sh itself. Here they are made with a
+stand-in for Python that installs empty folders.
+"""
+
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+BUNDLE = Path(__file__).resolve().parents[2]
+
+# A Python of version $VERSION for setup.sh: makes environments that hold a
+# copy of itself, and installs by making folders, noting it in $LOG. Takes
+# $SLOW seconds for what the word $SLOW_AT is in; fails where $FAIL_AT is.
+STAND_IN = r"""#!/bin/bash
+bin=$(cd "$(dirname "$0")" && pwd)
+site=$bin/../lib/python3.11/site-packages
+modules='numpy cv2 scipy matplotlib PIL yaml addict yapf json_tricks munkres
+  onnx onnxruntime google/protobuf setuptools pip'
+printf '%s\n' "$*" >>"$LOG"
+case "$*" in
+  *"${FAIL_AT:-@@}"*) exit 9 ;;
+esac
+case "$*" in
+  *"${SLOW_AT:-@@}"*) touch "$LOG.slow"; sleep "$SLOW" ;;
+esac
+case "$*" in
+  -m\ venv*)
+    venv=${*: -1}
+    mkdir -p "$venv"/{bin,lib/python3.11/site-packages}
+    cp "$0" "$venv/bin/python"
+    ;;
+  -m\ pip\ install\ -r*)
+    for name in $modules; do mkdir -p "$site/$name"; done
+    [[ $* != *torch* ]] || mkdir -p "$site/torch"
+    ;;
+  *--no-binary\ mmcv*) mkdir "$site/mmcv" ;;
+  *requirements-source*) mkdir "$site"/{mmpose,xtcocotools} ;;
+  -m\ pip*) ;;
+  *patches.py*) ;;
+  -V) echo Python $VERSION ;;
+  -c*purelib*) echo "$(cd "$site" && pwd)" ;;
+  -*)
+    program=$(cat)
+    if [[ $program == *version_info* ]]; then
+      echo "$VERSION $bin/${0##*/}"
+    else
+      PYTHONPATH=$site:$HOST exec REAL -S -c "$program" "${@:2}"
+    fi
+    ;;
+esac
+"""
+
+
+class Bundle:
+    """A copy of setup.sh and what it reads, with a stand-in for Python."""
+
+    def __init__(self, root):
+        self.root = root
+        self.log = root / 'log'
+        self.venv = root / '.venv'
+        for name in ('scripts', 'mmpose-master/mmpose_need', 'mmcv_need'):
+            (root / name).mkdir(parents=True)
+        for name in (
+            'scripts/common.sh',
+            'scripts/setup.sh',
+            'scripts/requirements-torch.txt',
+            'mmpose-master/requirements.txt',
+            'mmpose-master/requirements-source.txt',
+        ):
+            shutil.copy(str(BUNDLE / name), str(root / name))
+        (root / 'scripts/patches.py').touch()
+        (root / 'mmcv_need/builder.py').touch()
+        self.python = root / 'base/python'
+        self.python.parent.mkdir()
+        self.python.write_text(STAND_IN.replace('REAL', sys.executable))
+        self.python.chmod(0o755)
+        self.environment = dict(
+            os.environ,
+            PYTHON=str(self.python),
+            VENV=str(self.venv),
+            LOG=str(self.log),
+            VERSION='3.11',
+            HOST=str(root / 'host'),
+        )
+
+    def start(self, *arguments, **environment):
+        return subprocess.Popen(
+            ['bash', str(self.root / 'scripts/setup.sh')] + list(arguments),
+            env=dict(self.environment, **environment),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def run(self, *arguments, **environment):
+        """Run set-up; what it had the stand-in do is in ``did``."""
+        if self.log.exists():
+            self.log.unlink()
+        process = self.start(*arguments, **environment)
+        process.out, process.err = process.communicate(timeout=60)
+        process.did = self.log.read_text() if self.log.exists() else ''
+        return process
+
+
+@pytest.fixture
+def bundle(tmp_path):
+    return Bundle(tmp_path)
+
+
+def is_whole(bundle):
+    site = bundle.venv / 'lib/python3.11/site-packages'
+    return all(
+        (site / name).is_dir()
+        for name in ('torch', 'numpy', 'pip', 'mmcv', 'mmpose', 'xtcocotools')
+    )
+
+
+# Refusals ----------------------------------------------------------------
+
+
+def test_an_unknown_option_is_refused(bundle):
+    run = bundle.run('--with-opps')
+    assert run.returncode == 2
+    assert run.err == (
+        'setup.sh: error: unknown option --with-opps; --help lists all\n'
+    )
+    assert not bundle.venv.exists()
+
+
+def test_help(bundle):
+    run = bundle.run('--help')
+    assert run.returncode == 0
+    for word in ('usage: ', '--with-ops', 'VENV=', 'PYTHON='):
+        assert word in run.out
+
+
+@pytest.mark.parametrize('version', ['2.7', '3.6', '3.8', '3.13'])
+def test_other_pythons_are_refused(bundle, version):
+    run = bundle.run(VERSION=version)
+    assert run.returncode == 2
+    assert run.err == (
+        f'setup.sh: error: PYTHON={bundle.python} is Python {version}; '
+        'name Python 3.7 or 3.9 to 3.12\n'
+    )
+    assert not bundle.venv.exists()
+
+
+def test_a_python_that_is_not_there_is_refused(bundle):
+    run = bundle.run(PYTHON='python9.9')
+    assert run.returncode == 2
+    assert run.err == (
+        'setup.sh: error: PYTHON=python9.9 does not run here; '
+        'name Python 3.7 or 3.9 to 3.12\n'
+    )
+
+
+def test_a_folder_of_somebody_else_is_left_alone(bundle):
+    bundle.venv.mkdir()
+    (bundle.venv / 'precious').touch()
+    run = bundle.run()
+    assert run.returncode == 2
+    assert 'this script has not made it' in run.err
+    assert os.listdir(str(bundle.venv)) == ['precious']
+
+
+# Interpreters ------------------------------------------------------------
+
+
+def test_a_version_that_only_pyenv_has_is_found(bundle):
+    shims = bundle.root / 'shims'
+    shims.mkdir()
+    (shims / 'python3.7').write_text('#!/bin/sh\nexit 127\n')
+    (shims / 'python3.7').chmod(0o755)
+    real = bundle.root / 'pyenv/versions/3.7.9/bin/python3.7'
+    real.parent.mkdir(parents=True)
+    shutil.copy(str(bundle.python), str(real))
+    run = bundle.run(
+        PYTHON='python3.7',
+        VERSION='3.7',
+        PATH=f'{shims}:{os.environ["PATH"]}',
+        PYENV_ROOT=str(bundle.root / 'pyenv'),
+    )
+    assert run.returncode == 0, run.err
+    assert (bundle.venv / '.setup/python').read_text() == f'3.7 {real}\n'
+
+
+def test_another_python_makes_the_environment_anew(bundle):
+    bundle.run()
+    (bundle.venv / 'old').touch()
+    assert bundle.run(VERSION='3.12').returncode == 0
+    assert not (bundle.venv / 'old').exists()
+    assert is_whole(bundle)
+
+
+def test_without_a_word_the_environment_keeps_its_python(bundle):
+    bundle.run()
+    run = bundle.run(PYTHON='')
+    assert run.returncode == 0, run.err
+    assert 'pip install' not in run.did
+
+
+# Torch of the host --------------------------------------------------------
+
+
+def add_host_package(bundle, name, version):
+    package = bundle.root / 'host' / name
+    package.mkdir(parents=True)
+    (package / '__init__.py').touch()
+    (package / 'version.py').write_text(
+        f"from typing import Any\n__version__ = '{version}'\n"
+    )
+
+
+def test_torch_is_installed_where_there_is_none(bundle):
+    run = bundle.run()
+    assert 'requirements-torch.txt' in run.did
+    assert '--system-site-packages' not in run.did
+
+
+@pytest.mark.parametrize(
+    'torch, npu, warned',
+    [
+        ('2.6.0+cpu', None, False),
+        ('2.6.0', '2.6.0.post5', False),
+        ('1.8.1', '1.8.1', False),
+        ('2.7.1', '2.6.0.post5', True),
+    ],
+)
+def test_torch_of_the_host_is_used(bundle, torch, npu, warned):
+    add_host_package(bundle, 'torch', torch)
+    if npu:
+        add_host_package(bundle, 'torch_npu', npu)
+    run = bundle.run()
+    assert run.returncode == 0, run.err
+    assert 'requirements-torch.txt' not in run.did
+    assert '-m venv --system-site-packages' in run.did
+    assert f'using torch {torch.partition("+")[0]}' in run.err
+    assert ('do not belong together' in run.err) is warned
+
+
+# Second runs --------------------------------------------------------------
+
+
+def test_the_real_environment_is_ready_within_a_second():
+    venv = Path(sys.prefix)
+    if not (venv / '.setup').is_dir():
+        pytest.skip('the tests do not run in an environment of setup.sh')
+    environment = dict(os.environ, VENV=str(venv))
+    environment.pop('PYTHON', None)
+    start = time.time()
+    run = subprocess.run(
+        ['bash', str(BUNDLE / 'scripts/setup.sh')],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert time.time() - start < 1
+    assert run.returncode == 0
+    assert run.stdout == ''
+    assert run.stderr.startswith(f'setup.sh: ready: {venv} ')
+
+
+def test_a_second_run_does_nothing(bundle):
+    first = bundle.run()
+    assert first.returncode == 0, first.err
+    for step in ('[1/4]', '[2/4]', '[3/4]', '[4/4]', 'ready'):
+        assert f'setup.sh: {step}' in first.err
+    assert is_whole(bundle)
+    second = bundle.run()
+    assert second.returncode == 0
+    assert len(second.err.splitlines()) == 1
+    assert '-m' not in second.did
+    assert bundle.run('--if-needed').err == ''
+
+
+def test_changed_drop_ins_are_applied_and_nothing_else(bundle):
+    bundle.run()
+    (bundle.root / 'mmcv_need/builder.py').write_text('# new\n')
+    run = bundle.run()
+    assert 'patches.py apply' in run.did
+    assert '-m pip' not in run.did
+
+
+def test_changed_requirements_are_installed_over_the_old_ones(bundle):
+    bundle.run()
+    with open(str(bundle.root / 'mmpose-master/requirements.txt'), 'a') as f:
+        f.write('another==1\n')
+    run = bundle.run()
+    assert '-m pip install -r' in run.did
+    assert '-m venv' not in run.did
+
+
+@pytest.mark.parametrize(
+    'module, again', [('scipy', '-m venv'), ('mmpose', 'requirements-source')]
+)
+def test_what_is_missing_comes_back(bundle, module, again):
+    bundle.run()
+    site = bundle.venv / 'lib/python3.11/site-packages'
+    (site / module).rmdir()
+    run = bundle.run()
+    assert run.returncode == 0, run.err
+    assert again in run.did
+    assert (site / module).is_dir()
+
+
+@pytest.mark.parametrize(
+    'step', ['-m venv', 'install -r', 'no-binary', 'source.txt', 'apply']
+)
+def test_a_step_that_fails_is_done_again(bundle, step):
+    run = bundle.run(FAIL_AT=step)
+    assert run.returncode != 0
+    assert run.err.splitlines()[-1] == (
+        'setup.sh: not finished; run it again to go on'
+    )
+    run = bundle.run()
+    assert run.returncode == 0, run.err
+    assert step in run.did
+    assert is_whole(bundle)
+
+
+@pytest.mark.parametrize(
+    'step', ['-m venv', 'install -r', 'no-binary', 'apply']
+)
+def test_a_killed_run_is_repaired(bundle, step):
+    process = bundle.start(SLOW_AT=step, SLOW='60')
+    wait_until((bundle.root / 'log.slow').exists)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    # What pip would take for whole.
+    site = bundle.venv / 'lib/python3.11/site-packages'
+    if step == 'install -r':
+        (site / 'half-written').mkdir()
+    run = bundle.run()
+    assert run.returncode == 0, run.err
+    assert step in run.did
+    assert is_whole(bundle)
+    assert not (site / 'half-written').exists()
+
+
+def test_of_two_runs_one_waits(bundle):
+    if shutil.which('flock') is None:
+        pytest.skip('there is no flock here')
+    first = bundle.start(SLOW_AT='install -r', SLOW='2')
+    wait_until((bundle.root / 'log.slow').exists)
+    second = bundle.start()
+    for process in (first, second):
+        _, process.err = process.communicate(timeout=60)
+        assert process.returncode == 0, process.err
+    assert 'another set-up is at work' in second.err
+    assert '[1/4]' not in second.err
+    assert bundle.log.read_text().count('-m venv') == 1
+
+
+def wait_until(condition):
+    end = time.time() + 30
+    while not condition():
+        assert time.time() < end
+        time.sleep(0.02)
+
+
+# The manual way -----------------------------------------------------------
+
+
+@pytest.fixture
+def manual(tmp_path):
+    """Runs mmpose-master/setup.py beside a made-up mmcv; pip only notes."""
+    tools = tmp_path / 'mmpose-master'
+    tools.mkdir()
+    shutil.copy(str(BUNDLE / 'mmpose-master/setup.py'), str(tools))
+    (tmp_path / 'scripts').mkdir()
+    note = "import sys; print('{}', *sys.argv[1:], flush=True)\n"
+    (tmp_path / 'scripts/patches.py').write_text(note.format('patches'))
+    (tmp_path / 'path').mkdir()
+    (tmp_path / 'path/pip.py').write_text(note.format('pip'))
+
+    def run(*arguments, mmcv=None):
+        if mmcv:
+            package = tmp_path / 'path/mmcv'
+            package.mkdir()
+            (package / '__init__.py').write_text("raise ImportError('stock')")
+            (package / 'version.py').write_text(f"__version__ = '{mmcv}'\n")
+        return subprocess.run(
+            [sys.executable, '-S', str(tools / 'setup.py')] + list(arguments),
+            env=dict(os.environ, PYTHONPATH=str(tmp_path / 'path')),
+            capture_output=True,
+            text=True,
+        )
+
+    return run
+
+
+@pytest.mark.parametrize('command', ['develop', 'install'])
+def test_setup_py(manual, command):
+    run = manual(command, mmcv='1.2.7')
+    assert run.returncode == 0, run.stderr
+    pip, patches = run.stdout.splitlines()
+    assert pip.startswith('pip install --no-deps --no-build-isolation -r ')
+    assert pip.endswith('mmpose-master/requirements-source.txt')
+    assert patches == 'patches apply'
+
+
+@pytest.mark.parametrize(
+    'arguments, mmcv, message',
+    [
+        ((), '1.2.7', 'the command is develop or install'),
+        (('bdist',), '1.2.7', 'the command is develop or install'),
+        (('develop',), None, 'has no mmcv; mmcv 1.2.7 comes first'),
+        (('develop',), '1.3.0', 'has mmcv 1.3.0; mmcv 1.2.7 comes first'),
+    ],
+)
+def test_setup_py_refuses(manual, arguments, mmcv, message):
+    run = manual(*arguments, mmcv=mmcv)
+    assert run.returncode == 2
+    assert message in run.stderr
+    assert len(run.stderr.splitlines()) == 1
+    assert run.stdout == ''
+
+
+def test_scripts_can_be_executed():
+    for path in list((BUNDLE / 'scripts').glob('*.sh')):
+        if path.name != 'common.sh':
+            assert path.stat().st_mode & stat.S_IXUSR, path
