@@ -96,20 +96,9 @@ class Fp16OptimizerHook(OptimizerHook):
         distributed=True,
     ):
         super().__init__(grad_clip)
-        self.coalesce = coalesce
-        self.bucket_size_mb = bucket_size_mb
+        self.loss_scaler = _make_scaler(loss_scale)
         self.distributed = distributed
-        if loss_scale == 'dynamic':
-            self.loss_scaler = LossScaler(mode='dynamic')
-        elif isinstance(loss_scale, float):
-            self.loss_scaler = LossScaler(init_scale=loss_scale, mode='static')
-        elif isinstance(loss_scale, dict):
-            self.loss_scaler = LossScaler(**loss_scale)
-        else:
-            raise ValueError(
-                "loss_scale must be a float, 'dynamic' or a dict of "
-                f"LossScaler's arguments, not {loss_scale!r}"
-            )
+        self.coalesce, self.bucket_size_mb = coalesce, bucket_size_mb
 
     def before_run(self, runner):
         """Give the optimiser its fp32 weights, then halve the model.
@@ -181,3 +170,18 @@ class Fp16OptimizerHook(OptimizerHook):
 def _weights_of(optimizer):
     """Return the weights in all groups of an optimiser, in their order."""
     return [p for group in optimizer.param_groups for p in group['params']]
+
+
+def _make_scaler(loss_scale):
+    """Make what the argument of :class:`Fp16OptimizerHook` describes."""
+    options = loss_scale
+    if isinstance(loss_scale, float):
+        options = dict(mode='static', init_scale=loss_scale)
+    elif loss_scale == 'dynamic':
+        options = dict(mode='dynamic')
+    if not isinstance(options, dict):
+        raise ValueError(
+            "loss_scale must be a float, 'dynamic' or a dict of LossScaler's "
+            f'arguments, not {loss_scale!r}'
+        )
+    return LossScaler(**options)

@@ -501,13 +501,15 @@ def check_ranks(folder, size=2, address='127.0.0.1'):
         assert len(found['ours']) == len(found['theirs']) > 10
         for ours, theirs in zip(found['ours'], found['theirs']):
             assert torch.equal(ours, theirs)
-        assert [c.tolist() for c in found['counters']] == [5, [0.5, 0.5]]
+        # 4, 7, 10 and 0, 1, 2: a counter stays a whole number.
+        mean = {2: [5, [0.5, 0.5]], 3: [7, [1.0, 1.0]]}[size]
+        assert [c.tolist() for c in found['counters']] == mean
         if os.path.isdir('/sys/class/net/lo'):
             assert found['network'] == 'lo'
     first, second = ranks[0]['gathered']
     assert [item['rank'] for item in first] == list(range(size))
-    assert [len(item['scores']) for item in first] == [1, 2]
-    assert second == [0, 1]
+    assert [len(item['scores']) for item in first] == [1, 2, 3][:size]
+    assert second == list(range(size))
     assert ranks[1]['gathered'] == [None, None]
     return ranks
 
@@ -518,12 +520,13 @@ def stock_file(original):
 
 
 def test_torch_s_launcher(run, free_port, tmp_path, stock_file):
+    # Three: dividing by two would be exact before and after adding up.
     done = run(
-        torch_launcher(WORKER, 2, free_port, tmp_path, 'pytorch', stock_file)
+        torch_launcher(WORKER, 3, free_port, tmp_path, 'pytorch', stock_file)
     )
     assert done.returncode == 0, done.stderr
-    ranks = check_ranks(tmp_path)
-    assert [rank['local rank'] for rank in ranks] == ['0', '1']
+    ranks = check_ranks(tmp_path, size=3)
+    assert [rank['local rank'] for rank in ranks] == ['0', '1', '2']
     # Both took the mean: different values are equal afterwards.
     assert torch.equal(ranks[0]['ours'][0], ranks[1]['ours'][0])
 

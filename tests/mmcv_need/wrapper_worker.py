@@ -84,7 +84,9 @@ def by_train_step(wrapper):
 
 
 def case_plain():
-    return by_train_step(MMDistributedDataParallel(Model()))
+    wrapper = MMDistributedDataParallel(Model())
+    assert wrapper.gradient_as_bucket_view
+    return by_train_step(wrapper)
 
 
 def case_torch():
