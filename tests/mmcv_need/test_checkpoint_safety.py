@@ -419,3 +419,9 @@ def test_truncated_files_are_named(form, trusted, tmp_path, monkeypatch):
         assert '\n' not in message and len(message) < 500, message
     path.write_bytes(whole)
     _load_checkpoint(str(path))
+
+
+def test_bytes_go_through_no_other_codec():
+    assert checkpoint._latin1_bytes('\xff', 'latin1') == b'\xff'
+    with pytest.raises(pickle.UnpicklingError, match='rot13'):
+        checkpoint._latin1_bytes('ab', 'rot13')
