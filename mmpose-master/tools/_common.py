@@ -226,6 +226,7 @@ def load_config(path, groups=None):
         UserError: If the file is missing or no config, or an override does
             not fit it.
     """
+    _find_packages()
     from mmcv import Config
 
     if not os.path.isfile(path):
@@ -268,22 +269,43 @@ def load_config(path, groups=None):
     return cfg
 
 
+def _find_packages():
+    """Goes on in the bundle's own Python where this one lacks the packages."""
+    scripts = str(MMPOSE_ROOT.parent / 'scripts')
+    if scripts not in sys.path:
+        sys.path.append(scripts)
+    from bootstrap import ensure_packages
+
+    ensure_packages('torch', 'mmcv', 'mmpose')
+
+
 def choose_work_dir(args, cfg):
     """Decides on the work folder: option, else config, else config's name.
 
     Args:
         args (argparse.Namespace): Options of :func:`add_options`.
-        cfg (mmcv.Config): Gets an absolute ``work_dir``, which is made.
+        cfg (mmcv.Config): Gets an absolute ``work_dir``.
     """
     if args.work_dir:
         cfg.work_dir = os.path.abspath(os.path.expanduser(args.work_dir))
     elif not cfg.work_dir:
         stem = Path(args.config).stem
         cfg.work_dir = str(MMPOSE_ROOT / 'work_dirs' / stem)
+
+
+def make_folder(path):
+    """Makes a folder, with its parents, unless it is there.
+
+    Args:
+        path (str): The folder.
+
+    Raises:
+        UserError: If that cannot be.
+    """
     try:
-        os.makedirs(cfg.work_dir, exist_ok=True)
+        os.makedirs(path, exist_ok=True)
     except OSError as error:
-        raise UserError(f'the work folder cannot be made: {error}') from error
+        raise UserError(f'the folder cannot be made: {error}') from error
 
 
 def _nearest_file(path):
@@ -474,7 +496,8 @@ def share_cores(device, args, cfg):
     """Divides the host's cores among the processes on it.
 
     Arithmetic threads are set only where several processes compute on the
-    CPU. Workers that were asked for by ``--cfg-options`` stay as they are.
+    CPU, and OMP_NUM_THREADS does not say how many. Workers that were asked
+    for by ``--cfg-options`` stay as they are.
 
     Args:
         device (torch.device): What this process computes on.
@@ -490,7 +513,8 @@ def share_cores(device, args, cfg):
     cores = max(1, len(os.sched_getaffinity(0)) // processes)
     on_cpu = device.type == 'cpu'
     if on_cpu and processes > 1:
-        torch.set_num_threads(cores)
+        if 'OMP_NUM_THREADS' not in os.environ:
+            torch.set_num_threads(cores)
         cv2.setNumThreads(0)
     asked = [text for group in args.cfg_options or () for text in group]
     if not any(text.startswith('data.workers_per_gpu=') for text in asked):

@@ -74,19 +74,23 @@ def parse_args(argv=None):
     return args
 
 
-def find_checkpoint(args, cfg):
-    """Finds the checkpoint to evaluate.
+def check_request(args):
+    """Checks what can be checked before anything is started.
 
     Args:
-        args (argparse.Namespace): From :func:`parse_args`.
-        cfg (mmcv.Config): With ``work_dir``.
+        args (argparse.Namespace): From :func:`parse_args`; ``checkpoint`` is
+            filled in.
 
     Returns:
-        str: An existing file, or an address as mmcv knows them.
+        mmcv.Config: The config, with its work folder.
 
     Raises:
-        UserError: If it is not there.
+        UserError: If the config cannot be used, or a file or folder is not
+            there.
     """
+    cfg = _common.load_config(args.config, args.cfg_options)
+    _common.check_data(cfg, ['test'])
+    _common.choose_work_dir(args, cfg)
     path = args.checkpoint or os.path.join(cfg.work_dir, 'latest.pth')
     if '://' not in path and not os.path.isfile(path):
         raise _common.UserError(
@@ -94,7 +98,12 @@ def find_checkpoint(args, cfg):
             'train_1p.sh, with --sample for the drawn people), or name '
             'another'
         )
-    return path
+    args.checkpoint = path
+    for path in filter(None, (args.out, args.json)):
+        folder = os.path.dirname(os.path.abspath(path))
+        if not os.path.isdir(folder):
+            raise _common.UserError(f'there is no folder {folder}')
+    return cfg
 
 
 def check_truth(dataset, metrics, pictures):
@@ -106,9 +115,12 @@ def check_truth(dataset, metrics, pictures):
         pictures (bool): Whether pictures are asked for too.
 
     Raises:
-        UserError: If a metric is unknown, or pictures cannot be made.
+        UserError: If there are no people, a metric is unknown, or pictures
+            cannot be made.
         ValueError: If annotations and truth do not belong together.
     """
+    if len(dataset) == 0:
+        raise _common.UserError('the test set is empty')
     known = getattr(dataset, 'METRICS', metrics)
     for metric in metrics:
         if metric not in known:
@@ -200,14 +212,7 @@ def write_json(path, scores, **facts):
 def main():
     """Evaluates as the command line says."""
     args = parse_args()
-    cfg = _common.load_config(args.config, args.cfg_options)
-    _common.check_data(cfg, ['test'])
-    _common.choose_work_dir(args, cfg)
-    checkpoint = find_checkpoint(args, cfg)
-    for path in (args.out, args.json):
-        folder = os.path.dirname(os.path.abspath(path or '.'))
-        if not os.path.isdir(folder):
-            raise _common.UserError(f'there is no folder {folder}')
+    cfg = check_request(args)
 
     import mmcv
     import torch
@@ -217,11 +222,16 @@ def main():
     from mmpose.models import build_posenet
 
     device, distributed = _common.start(args, cfg)
+    _common.make_folder(cfg.work_dir)
     if cfg.get('cudnn_benchmark', False):
         torch.backends.cudnn.benchmark = True
     dataset = build_dataset(cfg.data.test, dict(test_mode=True))
     settings = dict(cfg.get('eval_config', {}))
-    metrics = args.eval or cfg.get('evaluation', {}).get('metric', 'PCKh')
+    metrics = (
+        args.eval
+        or settings.get('metric')
+        or cfg.get('evaluation', {}).get('metric', 'PCKh')
+    )
     settings['metric'] = [metrics] if isinstance(metrics, str) else metrics
     check_truth(dataset, settings['metric'], bool(args.show_dir))
 
@@ -229,7 +239,7 @@ def main():
     model = build_posenet(cfg.model)
     if cfg.get('fp16') is not None:
         wrap_fp16_model(model)
-    _common.load_weights(model, checkpoint)
+    _common.load_weights(model, args.checkpoint)
 
     outputs = predict(model, dataset, cfg, device, distributed)
     if get_dist_info()[0] != 0:
@@ -237,14 +247,14 @@ def main():
     if args.out:
         mmcv.dump(outputs, args.out)
     scores = dataset.evaluate(outputs, cfg.work_dir, **settings)
-    print(f'{checkpoint} on {len(dataset)} samples:')
+    print(f'{args.checkpoint} on {len(dataset)} samples:')
     print(format_table(scores))
     if args.json:
         write_json(
             args.json,
             scores,
             config=os.path.abspath(args.config),
-            checkpoint=os.path.abspath(checkpoint),
+            checkpoint=os.path.abspath(args.checkpoint),
             samples=len(dataset),
         )
     if args.show_dir:

@@ -13,6 +13,34 @@ import time
 
 import _common
 
+NEEDED_KEYS = (
+    'checkpoint_config',
+    'log_config',
+    'lr_config',
+    'optimizer',
+    'optimizer_config',
+    'total_epochs',
+)
+"""Keys of a config, beside model and data, that training cannot do without."""
+
+
+def seed_number(text):
+    """Reads a seed from the command line.
+
+    Args:
+        text (str): What was typed.
+
+    Returns:
+        int: A seed that every generator takes, numpy's being the choosiest.
+
+    Raises:
+        ValueError: If it is none; argparse says so.
+    """
+    seed = int(text)
+    if not 0 <= seed < 2**32:
+        raise ValueError(text)
+    return seed
+
 
 def parse_args(argv=None):
     """Parses the command line.
@@ -52,7 +80,9 @@ def parse_args(argv=None):
         metavar='I',
         help='number of the device to train on (without a launcher)',
     )
-    parser.add_argument('--seed', type=int, help='seed of all random draws')
+    parser.add_argument(
+        '--seed', type=seed_number, help='seed of all random draws'
+    )
     parser.add_argument(
         '--deterministic',
         action='store_true',
@@ -102,27 +132,19 @@ def find_resume(args, cfg, logger):
 
     Args:
         args (argparse.Namespace): From :func:`parse_args`.
-        cfg (mmcv.Config): With ``work_dir``; ``resume_from`` and
-            ``load_from`` are checked.
+        cfg (mmcv.Config): With ``work_dir`` and ``resume_from``.
         logger (logging.Logger): Told where ``auto`` led.
 
     Returns:
-        str | None: The file, or None for a fresh start.
-
-    Raises:
-        UserError: If a file that was named is not there.
+        str | None: The checkpoint, or None for a fresh start.
     """
-    resume_from = args.resume_from or cfg.resume_from
-    if args.resume_from == 'auto':
-        latest = os.path.join(cfg.work_dir, 'latest.pth')
-        if not os.path.exists(latest):
-            logger.info(f'No {latest} to resume from: starting afresh')
-            return None
+    if args.resume_from != 'auto':
+        return args.resume_from or cfg.resume_from
+    latest = os.path.join(cfg.work_dir, 'latest.pth')
+    if os.path.exists(latest):
         return latest
-    for path in (resume_from, cfg.load_from):
-        if path and '://' not in path and not os.path.isfile(path):
-            raise _common.UserError(f'there is no checkpoint {path}')
-    return resume_from
+    logger.info(f'No {latest} to resume from: starting afresh')
+    return None
 
 
 def seed_everything(seed, deterministic):
@@ -143,15 +165,40 @@ def seed_everything(seed, deterministic):
         accelerator.manual_seed_all(seed)
 
 
+def check_request(args):
+    """Checks what can be checked before anything is started.
+
+    Args:
+        args (argparse.Namespace): From :func:`parse_args`.
+
+    Returns:
+        mmcv.Config: The config, with its work folder.
+
+    Raises:
+        UserError: If the config cannot be used or data are missing.
+    """
+    cfg = _common.load_config(args.config, args.cfg_options)
+    missing = [key for key in NEEDED_KEYS if key not in cfg._cfg_dict]
+    if missing:
+        raise _common.UserError(
+            f'the config {args.config} has no {", ".join(missing)}'
+        )
+    _common.check_data(
+        cfg, ['train'] if args.no_validate else ['train', 'val']
+    )
+    _common.choose_work_dir(args, cfg)
+    for path in (args.resume_from, cfg.resume_from, cfg.load_from):
+        if path not in (None, 'auto') and '://' not in path:
+            if not os.path.isfile(path):
+                raise _common.UserError(f'there is no checkpoint {path}')
+    return cfg
+
+
 def main():
     """Trains as the command line says."""
     args = parse_args()
     check_device_count(args)
-    cfg = _common.load_config(args.config, args.cfg_options)
-    splits = ['train'] if args.no_validate else ['train', 'val']
-    _common.check_data(cfg, splits)
-
-    _common.choose_work_dir(args, cfg)
+    cfg = check_request(args)
 
     # Loading torch takes seconds; whoever mistyped an option waits less.
     import torch
@@ -164,6 +211,7 @@ def main():
 
     device, distributed = _common.start(args, cfg)
     rank, world_size = get_dist_info()
+    _common.make_folder(cfg.work_dir)
     cfg.gpu_ids = args.gpu_ids or [0]
     if args.autoscale_lr:
         cfg.optimizer['lr'] *= world_size / 8

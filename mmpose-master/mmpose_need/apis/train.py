@@ -173,15 +173,14 @@ def _optimizer_hook(cfg, distributed):
 
 def _train_loader(dataset, cfg, settings):
     """Data loader of one flow; refuses a set that fills no batch."""
-    loader = build_dataloader(
-        dataset, **dict(settings, **cfg.data.get('train_dataloader', {}))
-    )
+    settings = dict(settings, **cfg.data.get('train_dataloader', {}))
+    loader = build_dataloader(dataset, **settings) if len(dataset) else ()
     if len(loader) == 0:
         _, world_size = get_dist_info()
         raise ValueError(
-            f'{len(dataset)} training samples on {world_size} process(es) do '
-            f'not fill one batch of {loader.batch_size} each: lower '
-            'data.samples_per_gpu.'
+            f'{len(dataset)} training samples do not fill one batch of '
+            f'{settings["samples_per_gpu"]} for each of {world_size} '
+            'process(es): lower data.samples_per_gpu'
         )
     return loader
 

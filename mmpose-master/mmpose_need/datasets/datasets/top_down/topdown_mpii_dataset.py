@@ -271,32 +271,28 @@ def mpii_scores(errors, joint_names):
     Returns:
         OrderedDict[str, float]: See :meth:`TopDownMpiiDataset.evaluate`.
     """
-    # A comparison with NaN is False: what is not counted is no hit.
-    counts = (~np.isnan(errors)).sum(0)
-    scored = np.ones(len(counts), dtype=bool)
+    counted = ~np.isnan(errors)
+    scored = np.ones(len(joint_names), dtype=bool)
     scored[list(UNSCORED_JOINTS)] = False
 
-    def pck(threshold):
+    def share(joints, threshold):
+        total = counted[:, joints].sum()
+        # A comparison with NaN is False: what is not counted is no hit.
         with np.errstate(invalid='ignore'):
-            hits = (errors <= threshold).sum(0)
-        return np.where(counts > 0, 100.0 * hits / np.maximum(counts, 1), 0)
+            found = (errors[:, joints] <= threshold).sum()
+        return float(100 * found / total) if total else float('nan')
 
-    def mean(values):
-        # Each joint weighs by how often it was to be seen.
-        total = counts[scored].sum()
-        if total == 0:
-            return float('nan')
-        return float(np.sum(values[scored] * (counts[scored] / total)))
-
-    at_half = pck(0.5)
     rows = OrderedDict()
     for row, names in _ROWS.items():
         # Sides weigh alike; one that was never to be seen does not weigh.
         joints = [joint_names.index(name) for name in names]
-        seen = [at_half[joint] for joint in joints if counts[joint]]
-        rows[row] = float(np.mean(seen)) if seen else float('nan')
-    rows['PCKh'] = mean(at_half)
-    rows['PCKh@0.1'] = mean(pck(0.1))
+        sides = [
+            share(joint, 0.5) for joint in joints if counted[:, joint].any()
+        ]
+        rows[row] = float(np.mean(sides)) if sides else float('nan')
+    # Here each joint weighs by how often it was to be seen.
+    rows['PCKh'] = share(scored, 0.5)
+    rows['PCKh@0.1'] = share(scored, 0.1)
     return rows
 
 

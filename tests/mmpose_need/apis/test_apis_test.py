@@ -1,0 +1,160 @@
+import io
+import itertools
+import json
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from mmcv.parallel import MMDataParallel
+from mmpose.apis import test as apis_test
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+WORKER = Path(__file__).with_name('gather_worker.py')
+
+
+class Numbers(Dataset):
+    def __init__(self, size):
+        self.size = size
+
+    def __len__(self):
+        return self.size
+
+    def __getitem__(self, index):
+        torch.manual_seed(index)
+        return dict(img=torch.randn(96, 8, 8))
+
+
+class Net(nn.Module):
+    """Sums many products, so that the order of the sums shows."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(96, 512, 1), nn.ReLU(), nn.Conv2d(512, 16, 1)
+        )
+        self.threads = set()
+
+    def forward(self, img, return_loss):
+        assert not return_loss
+        assert not torch.is_grad_enabled() and not self.training
+        self.threads.add((threading.get_ident(), torch.get_num_threads()))
+        return self.layers(img)
+
+
+@pytest.fixture
+def threads():
+    """Sets the number of arithmetic threads for one test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def predict(size=7):
+    torch.manual_seed(0)
+    net = Net()
+    model = MMDataParallel(net, device_ids=[-1])
+    return apis_test.single_gpu_test(model, DataLoader(Numbers(size))), net
+
+
+def test_predictions_do_not_depend_on_the_number_of_threads(threads, capsys):
+    threads(1)
+    expected, _ = predict()
+    for count in (2, 3):
+        threads(count)
+        results, net = predict()
+        assert torch.get_num_threads() == count
+        assert all(torch.equal(a, b) for a, b in zip(results, expected))
+        assert len(results) == len(expected) == 7
+        # Several at a time, each with one thread of arithmetic.
+        assert {n for _, n in net.threads} == {1}
+        assert threading.get_ident() not in {t for t, _ in net.threads}
+
+
+def test_an_error_comes_through_and_leaves_the_threads_as_they_were(threads):
+    threads(2)
+    net = Net()
+    net.layers = nn.Linear(3, 3)
+    with pytest.raises(RuntimeError):
+        apis_test.single_gpu_test(net, DataLoader(Numbers(5)))
+    assert torch.get_num_threads() == 2
+
+
+def test_the_stock_functions_give_the_same(stock, threads, capsys):
+    theirs = stock('mmpose', 'apis/test.py')
+    threads(1)
+    results, net = predict()
+    for name in ('single_gpu_test', 'multi_gpu_test'):
+        args = (net, DataLoader(Numbers(7)))
+        ours = getattr(apis_test, name)(*args)
+        assert all(torch.equal(a, b) for a, b in zip(ours, results))
+    expected = theirs.single_gpu_test(net, DataLoader(Numbers(7)))
+    assert all(torch.equal(a, b) for a, b in zip(expected, results))
+    assert len(expected) == len(results)
+
+
+@pytest.mark.parametrize(
+    'ranks, size', [*itertools.product((1, 2, 3, 8), (1, 2, 3, 7, 16))]
+)
+@pytest.mark.parametrize(
+    'name', ['collect_results_cpu', 'collect_results_gpu']
+)
+def test_padding_is_removed_and_order_kept(monkeypatch, name, ranks, size):
+    rounds = -(-size // ranks)
+    dealt = [i % size for i in range(rounds * ranks)]
+    parts = [dealt[rank::ranks] for rank in range(ranks)]
+    monkeypatch.setattr(apis_test, 'gather_objects', lambda part: parts)
+    assert getattr(apis_test, name)(parts[0], size) == list(range(size))
+    monkeypatch.setattr(apis_test, 'gather_objects', lambda part: None)
+    assert getattr(apis_test, name)(parts[0], size) is None
+
+
+def test_three_processes_give_what_one_gives(run, launch, tmp_path):
+    sizes = [1, 2, 4, 7]
+    launch(3, WORKER, tmp_path / 'out.json', tmp_path / 'parts', *sizes)
+    found = json.loads((tmp_path / 'out.json').read_text())
+    for size in sizes:
+        alone, _ = predict(size)
+        assert (
+            found[str(size)] == [[x.double().sum().item() for x in alone]] * 2
+        )
+    assert not (tmp_path / 'parts').exists()
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_progress_is_one_line_where_there_is_no_terminal(monkeypatch):
+    monkeypatch.setattr(sys, 'stderr', io.StringIO())
+    predict(3)
+    text = sys.stderr.getvalue()
+    assert text.startswith('Tested 3 samples in ') and text.count('\n') == 1
+    assert '\r' not in text
+
+
+def test_progress_on_a_terminal_tells_rate_and_time_left(monkeypatch):
+    monkeypatch.setattr(sys, 'stderr', Terminal())
+    monkeypatch.setattr(apis_test._Progress, 'PERIOD', 0)
+    for columns in (30, 120):
+        monkeypatch.setenv('COLUMNS', str(columns))
+        progress = apis_test._Progress(40)
+        progress.started -= 10
+        progress.advance(20)
+        half = sys.stderr.getvalue().split('\r')[-1]
+        assert '20/40, 2.0 per second, 0:10 left' in half
+        assert half.count('#') == half.count('.') - 1  # one in the rate
+        progress.advance(24)  # the last round was padded
+        progress.close()
+        last = sys.stderr.getvalue().split('\r')[-1]
+        assert '40/40' in last and '0:00 left' in last
+        assert last.endswith('\n')
+
+
+def test_an_empty_set_ends_too(monkeypatch):
+    monkeypatch.setattr(sys, 'stderr', Terminal())
+    apis_test._Progress(0).close()
+    assert '0/0' in sys.stderr.getvalue()

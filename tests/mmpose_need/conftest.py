@@ -1,0 +1,1 @@
+from processes import launch  # noqa: F401
