@@ -23,8 +23,24 @@ import numpy as np
 from sample_people.picture import draw_demo, draw_picture
 from scipy.io import savemat
 
-MPII_JOINTS = ('rank', 'rkne', 'rhip', 'lhip', 'lkne', 'lank', 'pelv', 'thor',
-               'neck', 'head', 'rwri', 'relb', 'rsho', 'lsho', 'lelb', 'lwri')
+MPII_JOINTS = (
+    'rank',
+    'rkne',
+    'rhip',
+    'lhip',
+    'lkne',
+    'lank',
+    'pelv',
+    'thor',
+    'neck',
+    'head',
+    'rwri',
+    'relb',
+    'rsho',
+    'lsho',
+    'lelb',
+    'lwri',
+)
 """The joints' short names in `mpii_gt_val.mat`, in MPII's order."""
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -100,7 +116,9 @@ def write_ground_truth(path, people):
             dataset_joints=names,  # 1 x 16
             jnt_missing=1 - seen.T,  # 16 x N
             pos_gt_src=joints.transpose(1, 2, 0),  # 16 x 2 x N
-            headboxes_src=boxes.transpose(1, 2, 0)))  # corner x (x, y) x N
+            headboxes_src=boxes.transpose(1, 2, 0),
+        ),
+    )  # corner x (x, y) x N
     # The file begins with 116 bytes of text, where SciPy puts the time of
     # day: the same people would not be the same bytes.
     with path.open('r+b') as file:
@@ -124,7 +142,7 @@ def _fill(folder, recipe, workers, progress):
     tasks = []
     for number, split in enumerate(_SPLITS):
         for index in range(recipe[split]):
-            name = '%09d.jpg' % (number * 10**8 + index + 1)
+            name = f'{number * 10**8 + index + 1:09d}.jpg'
             seed = [recipe['seed'], number, index]
             tasks.append((split, seed, folder / 'images' / name))
     people = {split: [] for split in _SPLITS}
@@ -140,9 +158,10 @@ def _fill(folder, recipe, workers, progress):
     }
     notes['trainval'] = notes['train'] + notes['val']
     for split, some in notes.items():
-        _write_json(folder / 'annotations' / ('mpii_%s.json' % split), some)
-    write_ground_truth(folder / 'annotations' / 'mpii_gt_val.mat',
-                       people['val'])
+        _write_json(folder / 'annotations' / f'mpii_{split}.json', some)
+    write_ground_truth(
+        folder / 'annotations' / 'mpii_gt_val.mat', people['val']
+    )
     return people
 
 
@@ -159,7 +178,7 @@ def _alive(pid):
 
 def _sweep(out):
     """Removes what killed runs have left beside `out`."""
-    for left in out.parent.glob('.%s.*-*' % out.name):
+    for left in out.parent.glob(f'.{out.name}.*-*'):
         pid = left.name.rpartition('-')[2]
         if pid.isdigit() and not _alive(int(pid)):
             shutil.rmtree(str(left), ignore_errors=True)
@@ -190,19 +209,21 @@ def make_sample(out, recipe, force=False, workers=1, progress=None):
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         if not card.is_file():
             raise SampleError(
-                '%s holds something that this tool has not made; remove it '
-                'or name another folder with --out' % out)
+                f'{out} holds something that this tool has not made; remove '
+                'it or name another folder with --out'
+            )
         there = json.loads(card.read_text())
         if not force:
             if there == recipe:
                 return None
             raise SampleError(
-                '%s was made with %s, not with %s; --force makes it anew' %
-                (out, _recipe_text(there), _recipe_text(recipe)))
+                f'{out} was made with {_recipe_text(there)}, not with '
+                f'{_recipe_text(recipe)}; --force makes it anew'
+            )
     out.parent.mkdir(parents=True, exist_ok=True)
     _sweep(out)
-    making = out.with_name('.%s.making-%d' % (out.name, os.getpid()))
-    old = out.with_name('.%s.old-%d' % (out.name, os.getpid()))
+    making = out.with_name(f'.{out.name}.making-{os.getpid()}')
+    old = out.with_name(f'.{out.name}.old-{os.getpid()}')
     try:
         people = _fill(making, recipe, workers, progress or (lambda *_: None))
         _write_json(making / 'sample.json', recipe)
@@ -216,7 +237,7 @@ def make_sample(out, recipe, force=False, workers=1, progress=None):
 
 
 def _recipe_text(recipe):
-    return ', '.join('%s %s' % pair for pair in sorted(recipe.items()))
+    return ', '.join(f'{key} {value}' for key, value in sorted(recipe.items()))
 
 
 def make_demo(path):
@@ -229,13 +250,16 @@ def make_demo(path):
         int: Number of people.
     """
     picture, people = draw_demo(path.name)
-    notes = [{key: one[key] for key in _JSON_KEYS + ('bbox', )}
-             for one in people]
+    notes = [
+        {key: one[key] for key in _JSON_KEYS + ('bbox',)} for one in people
+    ]
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(notes, indent=1) + '\n'
-    for file, data in ((path, encode_jpeg(picture)),
-                       (path.with_suffix('.json'), text.encode())):
-        part = file.with_name('.%s.%d' % (file.name, os.getpid()))
+    for file, data in (
+        (path, encode_jpeg(picture)),
+        (path.with_suffix('.json'), text.encode()),
+    ):
+        part = file.with_name(f'.{file.name}.{os.getpid()}')
         try:
             part.write_bytes(data)
             os.replace(str(part), str(file))
@@ -248,7 +272,7 @@ def make_demo(path):
 def _tell_progress(done, total):
     """Says about every tenth of the work that it is done."""
     if done == total or done * 10 // total > (done - 1) * 10 // total:
-        print('  %d of %d pictures' % (done, total), flush=True)
+        print(f'  {done} of {total} pictures', flush=True)
 
 
 def parse_args(argv=None):
@@ -261,51 +285,58 @@ def parse_args(argv=None):
         argparse.Namespace: The options.
     """
     parser = argparse.ArgumentParser(
-        description='Draws a small data set in the form of MPII.')
+        description='Draws a small data set in the form of MPII.'
+    )
     parser.add_argument(
         '--out',
         type=Path,
         default=DEFAULT_OUT,
-        help='folder to be made (default: %(default)s)')
+        help='folder to be made (default: %(default)s)',
+    )
     parser.add_argument(
         '--train',
         type=int,
         default=400,
         metavar='N',
         help='pictures to train on, of one to four people each '
-        '(default: %(default)s)')
+        '(default: %(default)s)',
+    )
     parser.add_argument(
         '--val',
         type=int,
         default=60,
         metavar='N',
-        help='pictures held out (default: %(default)s)')
+        help='pictures held out (default: %(default)s)',
+    )
     parser.add_argument(
         '--seed',
         type=int,
         default=0,
-        help='another number draws other people (default: %(default)s)')
+        help='another number draws other people (default: %(default)s)',
+    )
     parser.add_argument(
         '--workers',
         type=int,
         default=min(os.cpu_count() or 1, 16),
         metavar='N',
         help='processes; they change nothing but the time '
-        '(default: %(default)s)')
+        '(default: %(default)s)',
+    )
     parser.add_argument(
-        '--force', action='store_true', help='make anew what is there')
+        '--force', action='store_true', help='make anew what is there'
+    )
     parser.add_argument(
         '--demo',
         action='store_true',
-        help='make %s and its .json instead' % DEMO.name)
+        help=f'make {DEMO.name} and its .json instead',
+    )
     args = parser.parse_args(argv)
     for name in ('train', 'val', 'workers'):
-        if getattr(args, name) < 1:
-            parser.error('--%s must be at least 1, not %d' %
-                         (name, getattr(args, name)))
+        value = getattr(args, name)
+        if value < 1:
+            parser.error(f'--{name} must be at least 1, not {value}')
     if not 0 <= args.seed < 2**32:
-        parser.error('--seed must be from 0 to %d, not %d' %
-                     (2**32 - 1, args.seed))
+        parser.error(f'--seed must be from 0 to {2**32 - 1}, not {args.seed}')
     return args
 
 
@@ -322,25 +353,25 @@ def main(argv=None):
     start = time.time()
     try:
         if args.demo:
-            count = make_demo(DEMO)
-            print('%s: %d people' % (DEMO, count))
+            print(f'{DEMO}: {make_demo(DEMO)} people')
             return 0
         recipe = dict(seed=args.seed, train=args.train, val=args.val)
         out = args.out.absolute()
-        print('Sample data: %s' % out, flush=True)
-        people = make_sample(out, recipe, args.force, args.workers,
-                             _tell_progress)
+        print(f'Sample data: {out}', flush=True)
+        people = make_sample(
+            out, recipe, args.force, args.workers, _tell_progress
+        )
     except (SampleError, OSError) as error:
-        print('make_sample_mpii: %s' % error, file=sys.stderr)
+        print(f'make_sample_mpii: {error}', file=sys.stderr)
         return 1
     if people is None:
-        print('  there already (%s); --force makes it anew' %
-              _recipe_text(recipe))
+        known = _recipe_text(recipe)
+        print(f'  there already ({known}); --force makes it anew')
     else:
         for split in _SPLITS:
-            print('  %s: %d people in %d pictures' %
-                  (split, len(people[split]), recipe[split]))
-        print('  made in %.0f s' % (time.time() - start))
+            count = len(people[split])
+            print(f'  {split}: {count} people in {recipe[split]} pictures')
+        print(f'  made in {time.time() - start:.0f} s')
     return 0
 
 

@@ -23,23 +23,26 @@ FLIP_PAIRS = ((0, 5), (1, 4), (2, 3), (10, 15), (11, 14), (12, 13))
 
 def run(*options):
     """Runs the tool and returns what came of it."""
-    return subprocess.run([sys.executable, str(TOOL), *map(str, options)],
-                          stdout=subprocess.PIPE,
-                          stderr=subprocess.PIPE,
-                          universal_newlines=True,
-                          timeout=120)
+    return subprocess.run(
+        [sys.executable, str(TOOL), *map(str, options)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
 
 
 def digests(folder):
     return {
         str(path.relative_to(folder)): hashlib.sha256(
-            path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob('*')) if path.is_file()
+            path.read_bytes()
+        ).hexdigest()
+        for path in sorted(folder.rglob('*'))
+        if path.is_file()
     }
 
 
 def notes(folder, split):
-    path = folder / 'annotations' / ('mpii_%s.json' % split)
+    path = folder / 'annotations' / f'mpii_{split}.json'
     return json.loads(path.read_text())
 
 
@@ -65,8 +68,10 @@ def drawing():
 
 def test_layout_and_pictures(sample):
     assert sorted(p.name for p in (sample / 'annotations').iterdir()) == [
-        'mpii_gt_val.mat', 'mpii_train.json', 'mpii_trainval.json',
-        'mpii_val.json'
+        'mpii_gt_val.mat',
+        'mpii_train.json',
+        'mpii_trainval.json',
+        'mpii_val.json',
     ]
     train, val = notes(sample, 'train'), notes(sample, 'val')
     assert notes(sample, 'trainval') == train + val
@@ -105,13 +110,20 @@ def test_ground_truth_matches_the_json(sample):
     assert truth['jnt_missing'].shape == (16, n)
     assert truth['pos_gt_src'].shape == (16, 2, n)
     assert truth['headboxes_src'].shape == (2, 2, n)
-    for index, name in ((9, 'head'), (13, 'lsho'), (10, 'rwri'), (0, 'rank'),
-                        (15, 'lwri'), (3, 'lhip')):
+    for index, name in (
+        (9, 'head'),
+        (13, 'lsho'),
+        (10, 'rwri'),
+        (0, 'rank'),
+        (15, 'lwri'),
+        (3, 'lhip'),
+    ):
         assert np.where(truth['dataset_joints'] == name)[1][0] == index
     joints = np.array([one['joints'] for one in val])
     seen = np.array([one['joints_vis'] for one in val])
-    np.testing.assert_array_equal(truth['pos_gt_src'],
-                                  joints.transpose(1, 2, 0))
+    np.testing.assert_array_equal(
+        truth['pos_gt_src'], joints.transpose(1, 2, 0)
+    )
     np.testing.assert_array_equal(truth['jnt_missing'], 1 - seen.T)
     corner = truth['headboxes_src'][1] - truth['headboxes_src'][0]
     assert (corner > 0).all()
@@ -123,7 +135,8 @@ def test_ground_truth_matches_the_json(sample):
     middle = truth['headboxes_src'].mean(0)
     both = seen[:, 8] * seen[:, 9] == 1
     np.testing.assert_allclose(
-        middle[:, both], joints[both][:, 8:10].mean(1).T, atol=0.02)
+        middle[:, both], joints[both][:, 8:10].mean(1).T, atol=0.02
+    )
 
 
 def test_scale_is_the_standing_height(drawing):
@@ -144,8 +157,9 @@ def test_scale_is_the_standing_height(drawing):
 def test_left_and_right(drawing):
     """Who faces us has his right on our left; from behind it is reversed."""
     _, skeleton = drawing
-    assert [name.replace('left', 'right')
-            for name in skeleton.JOINTS] != list(skeleton.JOINTS)
+    assert [name.replace('left', 'right') for name in skeleton.JOINTS] != list(
+        skeleton.JOINTS
+    )
     for a, b in FLIP_PAIRS:
         right, left = skeleton.JOINTS[a], skeleton.JOINTS[b]
         assert right.startswith('right_')
@@ -153,7 +167,8 @@ def test_left_and_right(drawing):
     for seed in range(10):
         for yaw, sign in ((0, 1), (180, -1)):
             body = skeleton.sample_body(
-                np.random.RandomState(seed), 'stand', yaw)
+                np.random.RandomState(seed), 'stand', yaw
+            )
             joints = body.joints()
             for right, left in ((2, 3), (12, 13)):
                 assert sign * (joints[left, 0] - joints[right, 0]) > 0.05
@@ -165,32 +180,45 @@ def test_face_is_drawn_in_front_only(drawing):
     """A picture tells the front from the back: eyes are white."""
     _, skeleton = drawing
     from sample_people.figure import Outfit, draw_person
+
     white = {}
     for yaw in (0, 180):
         rng = np.random.RandomState(5)
         body = skeleton.sample_body(rng, 'stand', yaw)
         outfit = Outfit(rng)
-        outfit.haircut, outfit.hair, outfit.skin = 'short', (0, 0, 0), (0, 0,
-                                                                         200)
+        outfit.haircut, outfit.hair, outfit.skin = (
+            'short',
+            (0, 0, 0),
+            (0, 0, 200),
+        )
         paper = np.zeros((400, 400, 3), np.uint8)
         draw_person(paper, body, outfit, (200, 200), 330)
-        neck, top = (200 + 330 * body.points[name][:2] * (1, -1)
-                     for name in ('upper_neck', 'head_top'))
-        head = paper[int(top[1]):int(neck[1]), int(top[0]) - 25:
-                     int(top[0]) + 25].astype(int)
+        neck, top = (
+            200 + 330 * body.points[name][:2] * (1, -1)
+            for name in ('upper_neck', 'head_top')
+        )
+        head = paper[
+            int(top[1]) : int(neck[1]), int(top[0]) - 25 : int(top[0]) + 25
+        ].astype(int)
         white[yaw] = (head.min(2) > 90).sum()
     assert white[0] > 10 and white[180] == 0
 
 
 def test_every_pose_can_be_drawn(drawing):
     _, skeleton = drawing
-    lengths = {(0, 1): 0.225, (1, 2): 0.235, (10, 11): 0.145, (14, 13): 0.165,
-               (8, 9): 1 / 6}
+    lengths = {
+        (0, 1): 0.225,
+        (1, 2): 0.235,
+        (10, 11): 0.145,
+        (14, 13): 0.165,
+        (8, 9): 1 / 6,
+    }
     for pose in skeleton.POSE_NAMES:
         joints = skeleton.sample_body(np.random.RandomState(1), pose).joints()
         for (a, b), length in lengths.items():
             assert np.linalg.norm(joints[a] - joints[b]) == pytest.approx(
-                length, abs=1e-9)
+                length, abs=1e-9
+            )
 
 
 def test_same_seed_same_bytes(sample, tmp_path):
@@ -210,9 +238,11 @@ def test_same_seed_same_bytes(sample, tmp_path):
     assert run(*options, '--seed', 1, '--force').returncode == 0
     changed = digests(again)
     assert set(changed) == set(digests(sample))
-    assert all(changed[name] != value
-               for name, value in digests(sample).items()
-               if name.endswith('.jpg'))
+    assert all(
+        changed[name] != value
+        for name, value in digests(sample).items()
+        if name.endswith('.jpg')
+    )
     assert os.listdir(str(tmp_path)) == ['again']
 
 
@@ -222,7 +252,8 @@ def test_killed_half_way(tmp_path):
     tool = subprocess.Popen(
         command + ['--train', '300'],
         stdout=subprocess.PIPE,
-        start_new_session=True)
+        start_new_session=True,
+    )
     try:
         deadline = time.time() + 60
         while not list(tmp_path.glob('.mpii.making-*/images/*.jpg')):
@@ -240,13 +271,16 @@ def test_killed_half_way(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ['mpii']
 
 
-@pytest.mark.parametrize('options, word', [
-    (('--train', '-1'), '--train must be at least 1, not -1'),
-    (('--val', '0'), '--val must be at least 1, not 0'),
-    (('--train', 'many'), 'many'),
-    (('--seed', '-3'), '--seed must be from 0'),
-    (('--workers', '0'), '--workers must be at least 1'),
-])
+@pytest.mark.parametrize(
+    'options, word',
+    [
+        (('--train', '-1'), '--train must be at least 1, not -1'),
+        (('--val', '0'), '--val must be at least 1, not 0'),
+        (('--train', 'many'), 'many'),
+        (('--seed', '-3'), '--seed must be from 0'),
+        (('--workers', '0'), '--workers must be at least 1'),
+    ],
+)
 def test_wrong_numbers(tmp_path, options, word):
     done = run('--out', tmp_path / 'mpii', *options)
     assert done.returncode == 2
@@ -292,7 +326,7 @@ def test_demo_picture(drawing):
 
 @pytest.fixture
 def dataset(sample):
-    """mmpose's own reader over the held-out people."""
+    """The reader of mmpose itself over the held-out people."""
     mmpose = pytest.importorskip('mmpose.datasets')
     cfg = dict(
         type='TopDownMpiiDataset',
@@ -304,18 +338,22 @@ def dataset(sample):
             num_output_channels=16,
             num_joints=16,
             dataset_channel=list(range(16)),
-            inference_channel=list(range(16))),
+            inference_channel=list(range(16)),
+        ),
         pipeline=[
             dict(type='LoadImageFromFile'),
             dict(type='TopDownAffine'),
             dict(type='TopDownGenerateTarget', sigma=2),
-        ])
+        ],
+    )
     return mmpose.build_dataset(cfg)
 
 
 def evaluate(dataset, joints):
-    outputs = [(np.dstack([one[None], np.ones((1, 16, 1))]), None, None, None)
-               for one in joints]
+    outputs = [
+        (np.dstack([one[None], np.ones((1, 16, 1))]), None, None, None)
+        for one in joints
+    ]
     return dataset.evaluate(outputs, None)
 
 
@@ -350,8 +388,10 @@ def test_mmpose_reads_and_evaluates(dataset, sample):
 def test_sample_config_reads_the_sample():
     """The sample's config speaks of this data set, and tests on its val."""
     Config = pytest.importorskip('mmcv').Config
-    path = ROOT / ('mmpose-master/configs/top_down/hourglass/mpii/'
-                   'hourglass_mpii_sample_128x128.py')
+    path = ROOT / (
+        'mmpose-master/configs/top_down/hourglass/mpii/'
+        'hourglass_mpii_sample_128x128.py'
+    )
     cfg = Config.fromfile(str(path))
     root = 'data/mpii_sample/annotations/mpii_%s.json'
     assert cfg.data.train.ann_file == root % 'train'

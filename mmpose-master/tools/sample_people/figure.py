@@ -12,12 +12,31 @@ import numpy as np
 from .skeleton import HEAD
 
 _LIGHT = np.array([-0.42, 0.62, 0.66])
-_SKIN = ((203, 220, 246), (168, 198, 236), (140, 175, 222), (107, 147, 204),
-         (78, 114, 170), (54, 80, 128), (40, 58, 96))
-_HAIR = ((28, 26, 30), (34, 46, 72), (40, 66, 108), (70, 130, 182),
-         (120, 190, 226), (44, 74, 156), (160, 160, 164))
-_SHOES = ((40, 40, 44), (232, 234, 236), (46, 66, 104), (60, 60, 190),
-          (150, 90, 40))
+_SKIN = (
+    (203, 220, 246),
+    (168, 198, 236),
+    (140, 175, 222),
+    (107, 147, 204),
+    (78, 114, 170),
+    (54, 80, 128),
+    (40, 58, 96),
+)
+_HAIR = (
+    (28, 26, 30),
+    (34, 46, 72),
+    (40, 66, 108),
+    (70, 130, 182),
+    (120, 190, 226),
+    (44, 74, 156),
+    (160, 160, 164),
+)
+_SHOES = (
+    (40, 40, 44),
+    (232, 234, 236),
+    (46, 66, 104),
+    (60, 60, 190),
+    (150, 90, 40),
+)
 
 
 def _mix(colour, other, share):
@@ -27,11 +46,20 @@ def _mix(colour, other, share):
 
 def _cloth(rng, low=70, high=235):
     """Draws a colour for a piece of cloth, BGR."""
-    pixel = np.uint8([[[
-        rng.randint(180), rng.choice((30, 110, 160, 200)),
-        rng.randint(low, high)
-    ]]])
-    return tuple(float(c) for c in cv2.cvtColor(pixel, cv2.COLOR_HSV2BGR)[0, 0])
+    pixel = np.uint8(
+        [
+            [
+                [
+                    rng.randint(180),
+                    rng.choice((30, 110, 160, 200)),
+                    rng.randint(low, high),
+                ]
+            ]
+        ]
+    )
+    return tuple(
+        float(c) for c in cv2.cvtColor(pixel, cv2.COLOR_HSV2BGR)[0, 0]
+    )
 
 
 class Canvas:
@@ -50,7 +78,7 @@ class Canvas:
         self.height = int(np.ceil(box[3])) - self.top
         shape = (self.height * detail, self.width * detail)
         self.depth = np.full(shape, -1e9, np.float32)
-        self.colour = np.zeros(shape + (3, ), np.float32)
+        self.colour = np.zeros(shape + (3,), np.float32)
 
     def _window(self, low, high):
         """Buffer slices and picture coordinates of a box, None if outside."""
@@ -89,8 +117,7 @@ class Canvas:
         self.depth[window][hit] = depth[hit]
         self.colour[window][hit] = colour(hit) * shade[:, None]
 
-    def cone(self, a, b, radius_a, radius_b, paint, flat=1.0,
-             hem=False):
+    def cone(self, a, b, radius_a, radius_b, paint, flat=1.0, hem=False):
         """Draws a cone with rounded ends, such as a forearm.
 
         Args:
@@ -107,7 +134,8 @@ class Canvas:
         """
         r = max(radius_a, radius_b)
         found = self._window(
-            np.minimum(a, b)[:2] - r, np.maximum(a, b)[:2] + r)
+            np.minimum(a, b)[:2] - r, np.maximum(a, b)[:2] + r
+        )
         if found is None:
             return
         window, x, y = found
@@ -142,8 +170,8 @@ class Canvas:
             paint (tuple | callable): A BGR colour; or a function of the
                 place on the unit sphere in its own frame (three times n
                 values), which gives n x 3.
-            keep (callable): The same arguments, H x W each; says which part of the
-                surface is there. None for all.
+            keep (callable): The same arguments, H x W each; says which part
+                of the surface is there. None for all.
         """
         found = self._window(centre[:2] - max(axes), centre[:2] + max(axes))
         if found is None:
@@ -156,12 +184,16 @@ class Canvas:
         root = half_b * half_b - m[2, 2] * c
         hit = root > 0
         z = (-half_b + np.sqrt(np.maximum(root, 0))) / m[2, 2]
-        own = [(frame[0, i] * x + frame[1, i] * y + frame[2, i] * z) / axes[i]
-               for i in range(3)]
+        own = [
+            (frame[0, i] * x + frame[1, i] * y + frame[2, i] * z) / axes[i]
+            for i in range(3)
+        ]
         if keep is not None:
             hit &= keep(*own)
-        normal = [sum(frame[k, i] * own[i] / axes[i] for i in range(3))
-                  for k in range(3)]
+        normal = [
+            sum(frame[k, i] * own[i] / axes[i] for i in range(3))
+            for k in range(3)
+        ]
         length = np.sqrt(sum(part * part for part in normal)) + 1e-6
 
         def colour(mask):
@@ -169,8 +201,13 @@ class Canvas:
                 return np.array(paint, np.float32)
             return paint(*(part[mask] for part in own))
 
-        self._put(window, hit, z + np.float32(centre[2]),
-                  [part / length for part in normal], colour)
+        self._put(
+            window,
+            hit,
+            z + np.float32(centre[2]),
+            [part / length for part in normal],
+            colour,
+        )
 
     def onto(self, picture):
         """Lays what was drawn over a picture.
@@ -182,7 +219,8 @@ class Canvas:
         layer = np.dstack([self.colour, cover])
         if self.detail > 1:
             layer = cv2.resize(
-                layer, (self.width, self.height), interpolation=cv2.INTER_AREA)
+                layer, (self.width, self.height), interpolation=cv2.INTER_AREA
+            )
         else:
             layer = cv2.GaussianBlur(layer, (3, 3), 0.7)
         rows, columns = picture.shape[:2]
@@ -191,8 +229,9 @@ class Canvas:
         y1 = min(self.top + self.height, rows)
         if x0 >= x1 or y0 >= y1:
             return
-        layer = layer[y0 - self.top:y1 - self.top,
-                      x0 - self.left:x1 - self.left]
+        layer = layer[
+            y0 - self.top : y1 - self.top, x0 - self.left : x1 - self.left
+        ]
         below = picture[y0:y1, x0:x1]
         mixed = layer[..., :3] + below * (1 - layer[..., 3:])
         picture[y0:y1, x0:x1] = np.clip(mixed + 0.5, 0, 255).astype(np.uint8)
@@ -215,21 +254,26 @@ class Outfit:
     def __init__(self, rng):
         self.skin = _SKIN[rng.randint(len(_SKIN))]
         self.hair = _HAIR[rng.randint(len(_HAIR))]
-        self.haircut = rng.choice(('short', 'bob', 'long', 'tail', 'cap'),
-                                  p=(0.4, 0.17, 0.15, 0.14, 0.14))
+        self.haircut = rng.choice(
+            ('short', 'bob', 'long', 'tail', 'cap'),
+            p=(0.4, 0.17, 0.15, 0.14, 0.14),
+        )
         self.beard = self.haircut in ('short', 'cap') and rng.rand() < 0.3
         self.glasses = rng.rand() < 0.15
         self.cap = _cloth(rng)
         self.shirt = _cloth(rng)
         self.trim = _cloth(rng)
-        self.pattern = rng.choice(('plain', 'stripes', 'print', 'open'),
-                                  p=(0.35, 0.2, 0.25, 0.2))
+        self.pattern = rng.choice(
+            ('plain', 'stripes', 'print', 'open'), p=(0.35, 0.2, 0.25, 0.2)
+        )
         self.sleeve = rng.choice((0.08, 0.6, 2.1), p=(0.12, 0.45, 0.43))
         self.trousers = _cloth(rng, 45, 190)
         self.leg = rng.choice((0.75, 1.3, 2.1), p=(0.25, 0.1, 0.65))
         self.shoes = _SHOES[rng.randint(len(_SHOES))]
         self.watch = rng.choice(('left', 'right', ''), p=(0.3, 0.1, 0.6))
-        self.odd_sleeve = rng.choice(('left', 'right', ''), p=(0.1, 0.05, 0.85))
+        self.odd_sleeve = rng.choice(
+            ('left', 'right', ''), p=(0.1, 0.05, 0.85)
+        )
         self.backpack = rng.rand() < 0.15
         self.girth = rng.uniform(0.88, 1.14)
 
@@ -242,8 +286,9 @@ class Outfit:
         Returns:
             callable: Paint as `Canvas.cone` takes it, t = 1 at the chest.
         """
-        shirt, trim = (np.array(c, np.float32)
-                       for c in (self.shirt, self.trim))
+        shirt, trim = (
+            np.array(c, np.float32) for c in (self.shirt, self.trim)
+        )
         dark = np.array(_mix(self.shirt, (20, 20, 20), 0.45), np.float32)
         skin = np.array(self.skin, np.float32)
 
@@ -255,8 +300,9 @@ class Outfit:
             if self.pattern == 'stripes':
                 colour[(t * 9) % 2 < 1] = trim
             elif self.pattern == 'print':
-                colour[front & (np.abs(aside) < 0.45) & (t > 0.5)
-                       & (t < 0.85)] = trim
+                colour[
+                    front & (np.abs(aside) < 0.45) & (t > 0.5) & (t < 0.85)
+                ] = trim
             elif self.pattern == 'open':
                 colour[front & (np.abs(aside) < 0.28)] = trim
             if self.pattern != 'print':
@@ -291,15 +337,24 @@ def _face(outfit):
         if outfit.beard:
             colour[(z > -0.2) & (y < -0.3 + 0.25 * wide)] = hair
         colour[front & (np.hypot(wide / 1.7, (y + 0.52) * 1.6) < 0.13)] = lips
-        colour[front & (np.hypot((wide - 0.37) / 1.4, y - 0.06) < 0.125)] = white
+        colour[front & (np.hypot((wide - 0.37) / 1.4, y - 0.06) < 0.125)] = (
+            white
+        )
         colour[front & (np.hypot(wide - 0.36, y - 0.06) < 0.095)] = dark
-        colour[front & (np.abs(y - 0.28 + 0.1 * wide) < 0.05)
-               & (np.abs(wide - 0.37) < 0.22)] = hair
+        colour[
+            front
+            & (np.abs(y - 0.28 + 0.1 * wide) < 0.05)
+            & (np.abs(wide - 0.37) < 0.22)
+        ] = hair
         if outfit.glasses:
             ring = np.hypot((wide - 0.38) / 1.15, y - 0.06)
-            colour[(z > -0.1) & ((np.abs(ring - 0.25) < 0.045)
-                                 | ((np.abs(y - 0.08) < 0.035)
-                                    & (wide > 0.6)))] = dark
+            colour[
+                (z > -0.1)
+                & (
+                    (np.abs(ring - 0.25) < 0.045)
+                    | ((np.abs(y - 0.08) < 0.035) & (wide > 0.6))
+                )
+            ] = dark
         return colour
 
     return paint
@@ -307,8 +362,11 @@ def _face(outfit):
 
 def _hairline(x, y, z):
     """Where hair grows on the unit sphere of a head."""
-    return (y > 0.5 - 0.1 * np.abs(x)) | ((z < 0.05) & (y > -0.25)) | (
-        (z < -0.25) & (y > -0.72))
+    return (
+        (y > 0.5 - 0.1 * np.abs(x))
+        | ((z < 0.05) & (y > -0.25))
+        | ((z < -0.25) & (y > -0.72))
+    )
 
 
 def _draw_head(canvas, body, outfit, place, size):
@@ -322,7 +380,10 @@ def _draw_head(canvas, body, outfit, place, size):
         size (float): Pixels of the person's standing height.
     """
     frame = body.head
-    neck, top = place(body.points['upper_neck']), place(body.points['head_top'])
+    neck, top = (
+        place(body.points['upper_neck']),
+        place(body.points['head_top']),
+    )
     flip = np.array([1, -1, 1])
 
     def at(x, y, z):
@@ -331,40 +392,73 @@ def _draw_head(canvas, body, outfit, place, size):
 
     chest = place(body.points['thorax'])
     skin = outfit.skin
-    canvas.cone(chest, at(0, 0.35, 0), 0.036 * size, 0.032 * size,
-                _mix(skin, (40, 40, 60), 0.15))
+    canvas.cone(
+        chest,
+        at(0, 0.35, 0),
+        0.036 * size,
+        0.032 * size,
+        _mix(skin, (40, 40, 60), 0.15),
+    )
     head = HEAD * size
     axes = head * np.array([0.335, 0.43, 0.40])
     # The top of the hair, not of the skull, is the annotated head top.
     centre = at(0, 0.54, 0.04)
     canvas.ellipsoid(centre, axes, frame, _face(outfit))
-    canvas.cone(at(0, 0.54, 0.43), at(0, 0.43, 0.49), 0.035 * head,
-                0.058 * head, _mix(skin, (90, 90, 220), 0.12))
+    canvas.cone(
+        at(0, 0.54, 0.43),
+        at(0, 0.43, 0.49),
+        0.035 * head,
+        0.058 * head,
+        _mix(skin, (90, 90, 220), 0.12),
+    )
     for side in (-1, 1):
-        canvas.cone(at(side * 0.34, 0.57, 0.02), at(side * 0.335, 0.46, 0.03),
-                    0.07 * head, 0.05 * head, skin)
+        canvas.cone(
+            at(side * 0.34, 0.57, 0.02),
+            at(side * 0.335, 0.46, 0.03),
+            0.07 * head,
+            0.05 * head,
+            skin,
+        )
     hair = outfit.hair
     grown = axes * 1.06
     if outfit.haircut == 'cap':
         canvas.ellipsoid(centre, axes * 1.03, frame, hair, _hairline)
         canvas.ellipsoid(
-            centre, grown * 1.01, frame, outfit.cap,
-            lambda x, y, z: y > 0.33)
-        canvas.ellipsoid(at(0, 0.69, 0.44), head * np.array([0.3, 0.05, 0.27]),
-                         frame, _mix(outfit.cap, (0, 0, 0), 0.3))
+            centre, grown * 1.01, frame, outfit.cap, lambda x, y, z: y > 0.33
+        )
+        canvas.ellipsoid(
+            at(0, 0.69, 0.44),
+            head * np.array([0.3, 0.05, 0.27]),
+            frame,
+            _mix(outfit.cap, (0, 0, 0), 0.3),
+        )
     else:
         canvas.ellipsoid(centre, grown, frame, hair, _hairline)
     if outfit.haircut in ('bob', 'long'):
         end = 0.18 if outfit.haircut == 'bob' else -0.35
         for side in (-1, 0, 1):
-            canvas.cone(at(side * 0.27, 0.6, -0.12 - 0.12 * (side == 0)),
-                        at(side * 0.27, end, -0.2 - 0.1 * (side == 0)),
-                        0.13 * head, 0.11 * head, hair)
+            canvas.cone(
+                at(side * 0.27, 0.6, -0.12 - 0.12 * (side == 0)),
+                at(side * 0.27, end, -0.2 - 0.1 * (side == 0)),
+                0.13 * head,
+                0.11 * head,
+                hair,
+            )
     elif outfit.haircut == 'tail':
-        canvas.cone(at(0, 0.72, -0.42), at(0, 0.62, -0.56), 0.1 * head,
-                    0.14 * head, hair)
-        canvas.cone(at(0, 0.62, -0.56), at(0, 0.1, -0.52), 0.12 * head,
-                    0.05 * head, hair)
+        canvas.cone(
+            at(0, 0.72, -0.42),
+            at(0, 0.62, -0.56),
+            0.1 * head,
+            0.14 * head,
+            hair,
+        )
+        canvas.cone(
+            at(0, 0.62, -0.56),
+            at(0, 0.1, -0.52),
+            0.12 * head,
+            0.05 * head,
+            hair,
+        )
     return top
 
 
@@ -381,16 +475,20 @@ def draw_person(picture, body, outfit, origin, size, detail=2):
     """
 
     def place(point):
-        return np.array([
-            origin[0] + size * point[0], origin[1] - size * point[1],
-            size * point[2]
-        ])
+        return np.array(
+            [
+                origin[0] + size * point[0],
+                origin[1] - size * point[1],
+                size * point[2],
+            ]
+        )
 
     points = {name: place(p) for name, p in body.points.items()}
     every = np.array(list(points.values()))[:, :2]
     margin = 0.13 * size
-    canvas = Canvas((*(every.min(0) - margin), *(every.max(0) + margin)),
-                    detail)
+    canvas = Canvas(
+        (*(every.min(0) - margin), *(every.max(0) + margin)), detail
+    )
     girth = outfit.girth * size
     skin, shirt, trousers = outfit.skin, outfit.shirt, outfit.trousers
     forward = body.torso[:, 2] * np.array([1, -1, 1])
@@ -398,61 +496,112 @@ def draw_person(picture, body, outfit, origin, size, detail=2):
     for side in ('left', 'right'):
         sleeve = outfit.trim if outfit.odd_sleeve == side else shirt
         shoulder, elbow, wrist, finger = (
-            points['%s_%s' % (side, part)]
-            for part in ('shoulder', 'elbow', 'wrist', 'finger'))
+            points[f'{side}_{part}']
+            for part in ('shoulder', 'elbow', 'wrist', 'finger')
+        )
         end = outfit.sleeve
-        canvas.cone(shoulder, elbow, 0.041 * girth, 0.031 * girth,
-                    _bands((min(end, 1), sleeve), (2, skin)))
+        canvas.cone(
+            shoulder,
+            elbow,
+            0.041 * girth,
+            0.031 * girth,
+            _bands((min(end, 1), sleeve), (2, skin)),
+        )
         lower = sleeve if end > 1 else skin
         cuff = (30, 30, 34) if outfit.watch == side else lower
-        canvas.cone(elbow, wrist, 0.031 * girth, 0.022 * girth,
-                    _bands((0.84, lower), (0.95, cuff), (2, skin)))
+        canvas.cone(
+            elbow,
+            wrist,
+            0.031 * girth,
+            0.022 * girth,
+            _bands((0.84, lower), (0.95, cuff), (2, skin)),
+        )
         canvas.cone(wrist, finger, 0.021 * girth, 0.02 * girth, skin)
         thumb = 0.55 * (finger - wrist) + 0.022 * size * forward
         canvas.cone(wrist, wrist + thumb, 0.011 * girth, 0.009 * girth, skin)
 
         hip, knee, ankle, toe = (
-            points['%s_%s' % (side, part)]
-            for part in ('hip', 'knee', 'ankle', 'toe'))
+            points[f'{side}_{part}']
+            for part in ('hip', 'knee', 'ankle', 'toe')
+        )
         end = outfit.leg
-        canvas.cone(hip, knee, 0.057 * girth, 0.043 * girth,
-                    _bands((min(end, 1), trousers), (2, skin)))
+        canvas.cone(
+            hip,
+            knee,
+            0.057 * girth,
+            0.043 * girth,
+            _bands((min(end, 1), trousers), (2, skin)),
+        )
         lower = [(max(end - 1, 0), trousers), (2, skin)]
         if end > 2:
             lower = [(0.95, trousers), (2, outfit.shoes)]
         canvas.cone(knee, ankle, 0.041 * girth, 0.027 * girth, _bands(*lower))
         shin = (ankle - knee) / max(np.linalg.norm(ankle - knee), 1e-6)
         sole = 0.018 * size * shin
-        canvas.cone(ankle + sole - 0.15 * (toe - ankle), toe + sole,
-                    0.028 * girth, 0.024 * girth, outfit.shoes)
+        canvas.cone(
+            ankle + sole - 0.15 * (toe - ankle),
+            toe + sole,
+            0.028 * girth,
+            0.024 * girth,
+            outfit.shoes,
+        )
 
     # The trunk is wide from side to side and flat from front to back: what
     # shows of its width depends on how it is turned.
     across = np.hypot(body.torso[0, 0], 0.66 * body.torso[0, 2])
     pelvis, thorax = points['pelvis'], points['thorax']
-    waist, chest = pelvis + 0.4 * (thorax - pelvis), pelvis + 0.72 * (
-        thorax - pelvis)
+    waist, chest = (
+        pelvis + 0.4 * (thorax - pelvis),
+        pelvis + 0.72 * (thorax - pelvis),
+    )
     paint = outfit.torso_paint(body.torso)
 
     def part(start, stop):
         return lambda t, *normal: paint(start + (stop - start) * t, *normal)
 
-    canvas.cone(pelvis, pelvis + 0.1 * (thorax - pelvis),
-                0.1 * girth * across, 0.097 * girth * across, trousers,
-                flat=0.6)
-    canvas.cone(pelvis - 0.03 * (thorax - pelvis), waist,
-                0.11 * girth * across, 0.088 * girth * across, part(0, 0.4),
-                flat=0.75, hem=True)
-    canvas.cone(waist, chest, 0.088 * girth * across, 0.108 * girth * across,
-                part(0.4, 0.95), flat=0.75)
+    canvas.cone(
+        pelvis,
+        pelvis + 0.1 * (thorax - pelvis),
+        0.1 * girth * across,
+        0.097 * girth * across,
+        trousers,
+        flat=0.6,
+    )
+    canvas.cone(
+        pelvis - 0.03 * (thorax - pelvis),
+        waist,
+        0.11 * girth * across,
+        0.088 * girth * across,
+        part(0, 0.4),
+        flat=0.75,
+        hem=True,
+    )
+    canvas.cone(
+        waist,
+        chest,
+        0.088 * girth * across,
+        0.108 * girth * across,
+        part(0.4, 0.95),
+        flat=0.75,
+    )
     inner = [points[side + '_shoulder'] for side in ('right', 'left')]
     canvas.cone(inner[0], inner[1], 0.042 * girth, 0.042 * girth, shirt)
     for shoulder in inner:
-        canvas.cone(shoulder, thorax + 0.55 * (points['upper_neck'] - thorax),
-                    0.038 * girth, 0.03 * girth, shirt)
+        canvas.cone(
+            shoulder,
+            thorax + 0.55 * (points['upper_neck'] - thorax),
+            0.038 * girth,
+            0.03 * girth,
+            shirt,
+        )
     if outfit.backpack:
         behind = -0.1 * size * forward
-        canvas.cone(waist + behind, chest + behind, 0.075 * girth,
-                    0.07 * girth, outfit.cap)
+        canvas.cone(
+            waist + behind,
+            chest + behind,
+            0.075 * girth,
+            0.07 * girth,
+            outfit.cap,
+        )
     _draw_head(canvas, body, outfit, place, size)
     canvas.onto(picture)

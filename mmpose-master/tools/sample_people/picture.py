@@ -34,7 +34,7 @@ def _extent(body):
 
 def _overlap(box, others):
     """Largest part of the smaller of two boxes that lies in the other."""
-    worst = 0.
+    worst = 0.0
     for other in others:
         w, h = np.minimum(box[2:], other[2:]) - np.maximum(box[:2], other[:2])
         if w > 0 and h > 0:
@@ -70,8 +70,9 @@ class _Person:
         inside = ((joints >= 1) & (joints <= (WIDTH, HEIGHT))).all(1)
         scale = self.size * rng.uniform(0.96, 1.06) / 200
         middle = 0.5 * (self.box[:2] + self.box[2:]) + 1
-        centre = middle - (0, _CENTRE_LIFT * scale) + rng.uniform(
-            -5, 5, 2) * scale
+        centre = (
+            middle - (0, _CENTRE_LIFT * scale) + rng.uniform(-5, 5, 2) * scale
+        )
 
         neck, top = joints[8], joints[9]
         angle = np.arctan2(*(neck - top))
@@ -88,11 +89,13 @@ class _Person:
             image=image,
             center=np.round(centre, 2).tolist(),
             scale=round(float(scale), 6),
-            joints=np.where(inside[:, None], np.round(joints, 2),
-                            -1.).tolist(),
+            joints=np.where(
+                inside[:, None], np.round(joints, 2), -1.0
+            ).tolist(),
             joints_vis=inside.astype(int).tolist(),
             headbox=[(head - half).tolist(), (head + half).tolist()],
-            bbox=np.round(np.concatenate([corner, size]), 1).tolist())
+            bbox=np.round(np.concatenate([corner, size]), 1).tolist(),
+        )
 
 
 def _place(rng, body, size, ground, taken, cut):
@@ -127,21 +130,42 @@ def _paint(picture, rng, people, clutter=0.16, coarse=420):
     for person in sorted(people, key=lambda who: who.box[3]):
         left, _, right, bottom = person.box
         size, body = person.size, person.body
-        scenery.shadow(picture, 0.5 * (left + right), bottom - 0.04 * size,
-                       0.5 * (right - left))
+        scenery.shadow(
+            picture,
+            0.5 * (left + right),
+            bottom - 0.04 * size,
+            0.5 * (right - left),
+        )
         if body.seated:
-            feet = max(body.points[side + '_ankle'][1] * -1
-                       for side in ('left', 'right'))
-            scenery.seat(picture, rng, person.origin[0],
-                         person.origin[1] + 0.05 * size,
-                         person.origin[1] + (feet + 0.01) * size, 0.3 * size)
-        draw_person(picture, body, person.outfit, person.origin, size,
-                    2 if size < coarse else 1)
+            feet = max(
+                body.points[side + '_ankle'][1] * -1
+                for side in ('left', 'right')
+            )
+            scenery.seat(
+                picture,
+                rng,
+                person.origin[0],
+                person.origin[1] + 0.05 * size,
+                person.origin[1] + (feet + 0.01) * size,
+                0.3 * size,
+            )
+        draw_person(
+            picture,
+            body,
+            person.outfit,
+            person.origin,
+            size,
+            2 if size < coarse else 1,
+        )
         if rng.rand() < clutter:
-            scenery.obstacle(picture, rng, rng.uniform(left, right),
-                             bottom - rng.uniform(0.12, 0.42) * size,
-                             bottom + 0.02 * size,
-                             rng.uniform(0.12, 0.4) * size)
+            scenery.obstacle(
+                picture,
+                rng,
+                rng.uniform(left, right),
+                bottom - rng.uniform(0.12, 0.42) * size,
+                bottom + 0.02 * size,
+                rng.uniform(0.12, 0.4) * size,
+            )
 
 
 def draw_picture(seed, image):
@@ -162,10 +186,17 @@ def draw_picture(seed, image):
         body, outfit = sample_body(rng), Outfit(rng)
         size = np.exp(rng.uniform(np.log(190), np.log(600)))
         ground = max(
-            horizon + 20 + (HEIGHT - horizon - 20) * (size / 560)**1.3,
-            horizon + 20) + rng.uniform(-15, 15)
-        origin = _place(rng, body, size, ground,
-                        [who.box for who in people], rng.rand() < 0.08)
+            horizon + 20 + (HEIGHT - horizon - 20) * (size / 560) ** 1.3,
+            horizon + 20,
+        ) + rng.uniform(-15, 15)
+        origin = _place(
+            rng,
+            body,
+            size,
+            ground,
+            [who.box for who in people],
+            rng.rand() < 0.08,
+        )
         if origin is not None:
             people.append(_Person(body, outfit, origin, size))
     _paint(picture, rng, people)
@@ -175,8 +206,12 @@ def draw_picture(seed, image):
 
 # What the people of the demo picture do: pose, yaw, size, place of the pelvis
 # and seed of pose and looks.
-_DEMO = (('wave', 12, 400, (185, 420), 11), ('run', 52, 430, (480, 400), 4),
-         ('star', -8, 420, (800, 395), 7), ('walk', 196, 380, (1090, 430), 2))
+_DEMO = (
+    ('wave', 12, 400, (185, 420), 11),
+    ('run', 52, 430, (480, 400), 4),
+    ('star', -8, 420, (800, 395), 7),
+    ('walk', 196, 380, (1090, 430), 2),
+)
 
 
 def draw_demo(image):

@@ -8,10 +8,24 @@ The unit of length is the height of the person standing upright.
 
 import numpy as np
 
-JOINTS = ('right_ankle', 'right_knee', 'right_hip', 'left_hip', 'left_knee',
-          'left_ankle', 'pelvis', 'thorax', 'upper_neck', 'head_top',
-          'right_wrist', 'right_elbow', 'right_shoulder', 'left_shoulder',
-          'left_elbow', 'left_wrist')
+JOINTS = (
+    'right_ankle',
+    'right_knee',
+    'right_hip',
+    'left_hip',
+    'left_knee',
+    'left_ankle',
+    'pelvis',
+    'thorax',
+    'upper_neck',
+    'head_top',
+    'right_wrist',
+    'right_elbow',
+    'right_shoulder',
+    'left_shoulder',
+    'left_elbow',
+    'left_wrist',
+)
 """Names of the 16 joints in MPII's order."""
 
 HEAD = 1 / 6
@@ -40,46 +54,99 @@ _ON_LAP = ((8, 22), (5, 25), (20, 40), (45, 75))
 # side comes first is drawn by lot.
 _POSES = {
     'stand': (3, (-4, 7), _HANGING, _HANGING, _STANDING, _STANDING),
-    'hand_on_hip': (2, (-4, 6), _ON_HIP, _HANGING, _STANDING,
-                    ((4, 14), (0, 14), (-20, 0), (0, 25))),
+    'hand_on_hip': (
+        2,
+        (-4, 6),
+        _ON_HIP,
+        _HANGING,
+        _STANDING,
+        ((4, 14), (0, 14), (-20, 0), (0, 25)),
+    ),
     'folded_arms': (1, (-4, 6), _FOLDED, _FOLDED, _STANDING, _STANDING),
     'wave': (2, (-6, 6), _WAVING, _HANGING, _STANDING, _STANDING),
     'wave_on_hip': (1, (-6, 6), _WAVING, _ON_HIP, _STANDING, _STANDING),
-    'reach': (2, (-4, 18), _REACHING, _HANGING, _STANDING,
-              ((2, 10), (-22, 0), (-10, 5), (0, 25))),
+    'reach': (
+        2,
+        (-4, 18),
+        _REACHING,
+        _HANGING,
+        _STANDING,
+        ((2, 10), (-22, 0), (-10, 5), (0, 25)),
+    ),
     'arms_up': (2, (-10, 6), _RAISED, _RAISED, _STANDING, _STANDING),
     'spread': (1, (-6, 8), _SPREAD, _SPREAD, _STANDING, _STANDING),
-    'star': (2, (-8, 8), ((85, 150), (-15, 15), (-60, 30), (0, 40)),
-             ((85, 150), (-15, 15), (-60, 30), (0, 40)),
-             ((16, 36), (-10, 15), (-15, 5), (0, 20)),
-             ((16, 36), (-10, 15), (-15, 5), (0, 20))),
-    'walk': (3, (0, 8), ((4, 14), (-36, -12), (0, 30), (10, 35)),
-             ((4, 14), (14, 42), (5, 35), (15, 50)),
-             ((0, 6), (15, 33), (-8, 4), (3, 20)),
-             ((0, 6), (-26, -8), (-8, 4), (8, 40))),
-    'run': (2, (6, 22), ((8, 20), (-52, -22), (0, 25), (70, 105)),
-            ((8, 20), (25, 62), (15, 40), (75, 110)),
-            ((0, 8), (45, 80), (-6, 6), (60, 100)),
-            ((0, 8), (-34, -14), (-6, 6), (15, 75))),
-    'kick': (1, (-14, 4), _SPREAD, ((25, 60), (-25, 20), (0, 40), (10, 50)),
-             ((2, 30), (45, 85), (-10, 10), (0, 30)), _STANDING),
-    'lunge': (1, (0, 18), _ON_HIP, _REACHING,
-              ((4, 18), (48, 80), (-12, 4), (55, 90)),
-              ((2, 12), (-30, -12), (-8, 4), (15, 45))),
-    'sit': (3, (-8, 12), _ON_LAP, _ON_LAP,
-            ((6, 26), (72, 92), (-14, 8), (66, 98)),
-            ((6, 26), (72, 92), (-14, 8), (66, 98))),
-    'sit_wave': (1, (-8, 10), _WAVING, _ON_LAP,
-                 ((6, 26), (72, 92), (-14, 8), (66, 98)),
-                 ((6, 26), (72, 92), (-14, 8), (66, 98))),
-    'crouch': (2, (12, 38), ((10, 40), (40, 80), (10, 40), (15, 70)),
-               ((10, 40), (40, 80), (10, 40), (15, 70)),
-               ((12, 38), (88, 122), (-20, 5), (105, 135)),
-               ((12, 38), (88, 122), (-20, 5), (105, 135))),
-    'bow': (1, (35, 65), ((4, 25), (40, 75), (0, 30), (5, 35)),
-            ((4, 25), (40, 75), (0, 30), (5, 35)),
-            ((2, 14), (-4, 16), (-10, 4), (4, 28)),
-            ((2, 14), (-4, 16), (-10, 4), (4, 28))),
+    'star': (
+        2,
+        (-8, 8),
+        ((85, 150), (-15, 15), (-60, 30), (0, 40)),
+        ((85, 150), (-15, 15), (-60, 30), (0, 40)),
+        ((16, 36), (-10, 15), (-15, 5), (0, 20)),
+        ((16, 36), (-10, 15), (-15, 5), (0, 20)),
+    ),
+    'walk': (
+        3,
+        (0, 8),
+        ((4, 14), (-36, -12), (0, 30), (10, 35)),
+        ((4, 14), (14, 42), (5, 35), (15, 50)),
+        ((0, 6), (15, 33), (-8, 4), (3, 20)),
+        ((0, 6), (-26, -8), (-8, 4), (8, 40)),
+    ),
+    'run': (
+        2,
+        (6, 22),
+        ((8, 20), (-52, -22), (0, 25), (70, 105)),
+        ((8, 20), (25, 62), (15, 40), (75, 110)),
+        ((0, 8), (45, 80), (-6, 6), (60, 100)),
+        ((0, 8), (-34, -14), (-6, 6), (15, 75)),
+    ),
+    'kick': (
+        1,
+        (-14, 4),
+        _SPREAD,
+        ((25, 60), (-25, 20), (0, 40), (10, 50)),
+        ((2, 30), (45, 85), (-10, 10), (0, 30)),
+        _STANDING,
+    ),
+    'lunge': (
+        1,
+        (0, 18),
+        _ON_HIP,
+        _REACHING,
+        ((4, 18), (48, 80), (-12, 4), (55, 90)),
+        ((2, 12), (-30, -12), (-8, 4), (15, 45)),
+    ),
+    'sit': (
+        3,
+        (-8, 12),
+        _ON_LAP,
+        _ON_LAP,
+        ((6, 26), (72, 92), (-14, 8), (66, 98)),
+        ((6, 26), (72, 92), (-14, 8), (66, 98)),
+    ),
+    'sit_wave': (
+        1,
+        (-8, 10),
+        _WAVING,
+        _ON_LAP,
+        ((6, 26), (72, 92), (-14, 8), (66, 98)),
+        ((6, 26), (72, 92), (-14, 8), (66, 98)),
+    ),
+    'crouch': (
+        2,
+        (12, 38),
+        ((10, 40), (40, 80), (10, 40), (15, 70)),
+        ((10, 40), (40, 80), (10, 40), (15, 70)),
+        ((12, 38), (88, 122), (-20, 5), (105, 135)),
+        ((12, 38), (88, 122), (-20, 5), (105, 135)),
+    ),
+    'bow': (
+        1,
+        (35, 65),
+        ((4, 25), (40, 75), (0, 30), (5, 35)),
+        ((4, 25), (40, 75), (0, 30), (5, 35)),
+        ((2, 14), (-4, 16), (-10, 4), (4, 28)),
+        ((2, 14), (-4, 16), (-10, 4), (4, 28)),
+    ),
 }
 POSE_NAMES = tuple(_POSES)
 _WEIGHTS = np.array([row[0] for row in _POSES.values()], dtype=float)
@@ -162,11 +229,16 @@ def _limb(rng, ranges, side, lengths, knee):
     """
     aside, forward, inward, bend = (rng.uniform(*pair) for pair in ranges)
     frame = (
-        turn('x', -forward) @ turn('z', aside * side)
-        @ turn('y', -inward * side))
+        turn('x', -forward)
+        @ turn('z', aside * side)
+        @ turn('y', -inward * side)
+    )
     bend = np.radians(-bend if knee else bend)
-    tip = bend + (np.radians(90 - rng.uniform(0, 14)) if knee else
-                  np.radians(rng.uniform(0, 20)))
+    tip = bend + (
+        np.radians(90 - rng.uniform(0, 14))
+        if knee
+        else np.radians(rng.uniform(0, 20))
+    )
     offsets = [np.zeros(3)]
     for length, angle in zip(lengths, (0, bend, tip)):
         direction = np.array([0, -np.cos(angle), np.sin(angle)])
@@ -200,8 +272,11 @@ def sample_body(rng, pose=None, yaw=None):
     spine = turn('z', rng.normal(0, 4)) @ turn('x', stoop)
     shoulders = spine @ turn('y', rng.normal(0, 7))
     head = (
-        shoulders @ turn('x', -0.6 * stoop + rng.uniform(-10, 14))
-        @ turn('z', rng.normal(0, 5)) @ turn('y', rng.normal(0, 14)))
+        shoulders
+        @ turn('x', -0.6 * stoop + rng.uniform(-10, 14))
+        @ turn('z', rng.normal(0, 5))
+        @ turn('y', rng.normal(0, 14))
+    )
     up = np.array([0, 1, 0])
     thorax = _PELVIS_TO_THORAX * (spine @ up)
     neck = thorax + _THORAX_TO_NECK * (spine @ up)
@@ -209,15 +284,19 @@ def sample_body(rng, pose=None, yaw=None):
         pelvis=np.zeros(3),
         thorax=thorax,
         upper_neck=neck,
-        head_top=neck + HEAD * (head @ up))
+        head_top=neck + HEAD * (head @ up),
+    )
 
     first = rng.choice(('left', 'right'))
     second = 'right' if first == 'left' else 'left'
-    for name, arm, leg in ((first, limbs[0], limbs[2]),
-                           (second, limbs[1], limbs[3])):
+    for name, arm, leg in (
+        (first, limbs[0], limbs[2]),
+        (second, limbs[1], limbs[3]),
+    ):
         side = 1 if name == 'left' else -1
         shoulder = thorax + shoulders @ np.array(
-            [side * _SHOULDER_HALF, -_SHOULDER_DROP, 0])
+            [side * _SHOULDER_HALF, -_SHOULDER_DROP, 0]
+        )
         hip = np.array([side * _HIP_HALF, 0, 0])
         points[name + '_shoulder'] = shoulder
         points[name + '_hip'] = hip

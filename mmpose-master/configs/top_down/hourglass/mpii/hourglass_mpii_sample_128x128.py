@@ -12,11 +12,13 @@ evaluation = dict(interval=3, metric='PCKh', key_indicator='PCKh')
 optimizer = dict(type='Adam', lr=1e-3)
 optimizer_config = dict(grad_clip=None)
 lr_config = dict(
-    policy='step',
+    policy='CosineAnnealing',
+    by_epoch=False,
+    min_lr_ratio=0.01,
     warmup='linear',
     warmup_iters=20,
     warmup_ratio=0.01,
-    step=[2])
+)
 total_epochs = 3
 log_config = dict(interval=20, hooks=[dict(type='TextLoggerHook')])
 
@@ -27,7 +29,8 @@ channel_cfg = dict(
     num_output_channels=16,
     dataset_joints=16,
     dataset_channel=list(range(16)),
-    inference_channel=list(range(16)))
+    inference_channel=list(range(16)),
+)
 
 model = dict(
     type='TopDown',
@@ -39,22 +42,26 @@ model = dict(
         # The stem ends in 256 channels, so the first of these is 256.
         stage_channels=(256, 64, 64, 96, 96),
         stage_blocks=(1, 1, 1, 1, 1),
-        feat_channel=64),
+        feat_channel=64,
+    ),
     keypoint_head=dict(
         type='TopDownMultiStageHead',
         in_channels=64,
         out_channels=channel_cfg['num_output_channels'],
         num_stages=1,
         num_deconv_layers=0,
-        extra=dict(final_conv_kernel=1)),
+        extra=dict(final_conv_kernel=1),
+    ),
     train_cfg=dict(),
     test_cfg=dict(
         flip_test=True,
         post_process=True,
         shift_heatmap=True,
         unbiased_decoding=False,
-        modulate_kernel=11),
-    loss_pose=dict(type='JointsMSELoss', use_target_weight=True))
+        modulate_kernel=11,
+    ),
+    loss_pose=dict(type='JointsMSELoss', use_target_weight=True),
+)
 
 data_cfg = dict(
     image_size=[128, 128],
@@ -64,17 +71,20 @@ data_cfg = dict(
     dataset_channel=channel_cfg['dataset_channel'],
     inference_channel=channel_cfg['inference_channel'],
     use_gt_bbox=True,
-    bbox_file=None)
+    bbox_file=None,
+)
 
 normalize = dict(
     type='NormalizeTensor',
     mean=[0.485, 0.456, 0.406],
-    std=[0.229, 0.224, 0.225])
+    std=[0.229, 0.224, 0.225],
+)
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='TopDownRandomFlip', flip_prob=0.5),
     dict(
-        type='TopDownGetRandomScaleRotation', rot_factor=15, scale_factor=0.15),
+        type='TopDownGetRandomScaleRotation', rot_factor=15, scale_factor=0.15
+    ),
     dict(type='TopDownAffine'),
     dict(type='ToTensor'),
     normalize,
@@ -83,9 +93,15 @@ train_pipeline = [
         type='Collect',
         keys=['img', 'target', 'target_weight'],
         meta_keys=[
-            'image_file', 'joints_3d', 'joints_3d_visible', 'center', 'scale',
-            'rotation', 'flip_pairs'
-        ])
+            'image_file',
+            'joints_3d',
+            'joints_3d_visible',
+            'center',
+            'scale',
+            'rotation',
+            'flip_pairs',
+        ],
+    ),
 ]
 val_pipeline = [
     dict(type='LoadImageFromFile'),
@@ -95,7 +111,8 @@ val_pipeline = [
     dict(
         type='Collect',
         keys=['img'],
-        meta_keys=['image_file', 'center', 'scale', 'rotation', 'flip_pairs'])
+        meta_keys=['image_file', 'center', 'scale', 'rotation', 'flip_pairs'],
+    ),
 ]
 test_pipeline = val_pipeline
 
@@ -108,16 +125,20 @@ data = dict(
         ann_file=f'{data_root}/annotations/mpii_train.json',
         img_prefix=f'{data_root}/images/',
         data_cfg=data_cfg,
-        pipeline=train_pipeline),
+        pipeline=train_pipeline,
+    ),
     val=dict(
         type='TopDownMpiiDataset',
         ann_file=f'{data_root}/annotations/mpii_val.json',
         img_prefix=f'{data_root}/images/',
         data_cfg=data_cfg,
-        pipeline=val_pipeline),
+        pipeline=val_pipeline,
+    ),
     test=dict(
         type='TopDownMpiiDataset',
         ann_file=f'{data_root}/annotations/mpii_val.json',
         img_prefix=f'{data_root}/images/',
         data_cfg=data_cfg,
-        pipeline=val_pipeline))
+        pipeline=val_pipeline,
+    ),
+)
