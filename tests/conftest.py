@@ -22,7 +22,11 @@ sys.path.insert(0, str(ROOT / 'scripts'))
 import patch_engine  # noqa: E402
 
 # OpenCV and mmpose.apis set these when they are imported.
-SET_BY_IMPORTS = ('LD_LIBRARY_PATH', 'KMP_DUPLICATE_LIB_OK')
+SET_BY_IMPORTS = (
+    'KMP_DUPLICATE_LIB_OK',
+    'LD_LIBRARY_PATH',
+    'TORCHINDUCTOR_CACHE_DIR',
+)
 
 # What a process needs of our environment: everything else that happens to be
 # set here must not decide whether a test passes.

@@ -7,12 +7,13 @@ from types import SimpleNamespace
 
 import mmcv
 import numpy as np
-import patch_engine
 import pytest
 import torch
 from mmcv import Config, ConfigDict
 from mmcv.cnn import build_norm_layer
 from mmcv.cnn.bricks import GeneralizedAttention
+
+import patch_engine
 
 OLD_NAMES = re.compile(r'\bnp\.(int|float|bool|object|str|long)\b')
 

@@ -9,9 +9,9 @@ import sys
 import textwrap
 from pathlib import Path
 
-import patch_engine
 import pytest
 
+import patch_engine
 import patches
 
 TOOL = Path(patches.__file__)
