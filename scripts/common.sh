@@ -117,29 +117,13 @@ is_count() {
   [[ $1 =~ ^[1-9][0-9]*$ ]]
 }
 
-# option_value DEFAULT NAME ARGUMENT...: prints the value that NAME has among
-# the arguments, given as NAME VALUE or NAME=VALUE; the last one counts.
-option_value() {
-  local value=$1 name=$2
-  shift 2
-  while [ $# -gt 0 ]; do
-    case $1 in
-      "$name") value=${2:-} ;;
-      "$name"=*) value=${1#*=} ;;
-    esac
-    shift
-  done
-  printf '%s\n' "$value"
-}
-
 # shellcheck disable=SC2034 # the variables are for the caller
 # read_job ARGUMENT...: takes from the command line of a training or an
 # evaluation what is for the shell, and sets
 #   sample      'yes' with --sample
 #   config      what --config names; by default the large model, or the sample
-#   checkpoint  what --checkpoint names; by default the last one of work_dir
-#   work_dir    what --work-dir names; by default that of the config
-#   rest        everything else, --work-dir included
+#   checkpoint  what --checkpoint names
+#   rest        everything else
 read_job() {
   local name
   sample=''
@@ -169,9 +153,6 @@ read_job() {
   name=hourglass52_mpii_384x384
   [ -z "$sample" ] || name=hourglass_mpii_sample_128x128
   config=${config:-$ROOT/mmpose-master/configs/top_down/hourglass/mpii/$name.py}
-  name=$(basename "${config%.*}")
-  work_dir=$(option_value "$ROOT/mmpose-master/work_dirs/$name" --work-dir \
-    ${rest[@]+"${rest[@]}"})
 }
 
 # make_sample: draws the sample data if there are none.

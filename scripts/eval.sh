@@ -21,13 +21,9 @@ case ${1:-} in
     ;;
 esac
 read_job "$@"
-checkpoint=${checkpoint:-$work_dir/latest.pth}
-[ -e "$checkpoint" ] ||
-  refuse "there is no checkpoint $checkpoint; train one with" \
-    "bash scripts/train_1p.sh${sample:+ --sample}, or name one with --checkpoint"
 if [ -n "$sample" ]; then
   ensure_setup
   make_sample
 fi
-exec bash "$ROOT/scripts/launch.sh" test "$nproc" "$config" "$checkpoint" \
-  ${rest[@]+"${rest[@]}"}
+exec bash "$ROOT/scripts/launch.sh" test "$nproc" "$config" \
+  ${checkpoint:+"$checkpoint"} ${rest[@]+"${rest[@]}"}

@@ -14,8 +14,10 @@ SCHEME = re.compile(r'\b(?:https?|ftp|ssh|git)://(?:[\w.-]+@)?([\w.-]+)')
 BARE = re.compile(r'\b((?:[a-z0-9-]+\.)+(?:com|org|de|cn|edu|gov))\b', re.I)
 # Versions look the same.
 ADDRESS = re.compile(r'(?<![=\d.])(\d{1,3}(?:\.\d{1,3}){3})\b')
-# Tests make up hosts of one label.
-PRIVATE = re.compile(r'^(localhost|0\.0\.0\.0|[a-z0-9-]*|.*\.(test|invalid))$')
+# Tests make up hosts of one label and of private networks.
+PRIVATE = re.compile(
+    r'^(localhost|0\.0\.0\.0|10\..*|[a-z0-9-]*|.*\.(test|invalid))$'
+)
 
 
 def addresses_in(text):
