@@ -188,6 +188,10 @@ def _train_loader(dataset, cfg, settings):
 def _eval_hook(cfg, distributed, settings):
     """Evaluation hook over the validation set."""
     dataset = build_dataset(cfg.data.val, dict(test_mode=True))
+    if hasattr(dataset, 'load_truth'):
+        # Files that do not belong together are better found out now than
+        # after the first ten epochs.
+        dataset.load_truth()
     # One person at a time, as mmpose's top-down test wants it. None may be
     # dropped whatever the batch size.
     settings = dict(

@@ -1,0 +1,217 @@
+import copy
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from mmcv import Config
+from mmcv.runner.dist_utils import set_device
+from mmpose.apis import train_model
+from mmpose.apis.train import freeze_parameters
+from mmpose.datasets import build_dataset
+from mmpose.models import build_posenet
+from mpii_data import CONFIGS, write_mpii, write_tiny_config
+
+WORKER = Path(__file__).with_name('train_worker.py')
+
+
+@pytest.fixture
+def cfg(tmp_path):
+    """The tiny network on six people, in pairs."""
+    set_device('cpu')
+    folder = write_mpii(tmp_path / 'mpii')
+    cfg = Config.fromfile(str(write_tiny_config(tmp_path)))
+    for split in (cfg.data.train, cfg.data.val):
+        for key in ('ann_file', 'img_prefix'):
+            split[key] = split[key].replace('data/mpii', str(folder))
+    cfg.work_dir = str(tmp_path / 'work')
+    cfg.gpu_ids, cfg.seed = [0], 0
+    return cfg
+
+
+def train(cfg, function=train_model, **kwargs):
+    """Trains from a fixed start; returns the bare model."""
+    import numpy as np
+
+    cfg = copy.deepcopy(cfg)
+    torch.manual_seed(0)
+    np.random.seed(0)
+    model = build_posenet(cfg.model)
+    # The released file wants the model on a GPU, whatever there is.
+    model.cuda = lambda *args: model
+    function(model, [build_dataset(cfg.data.train)], cfg, **kwargs)
+    del model.cuda
+    return model
+
+
+def same(a, b):
+    a, b = a.state_dict(), b.state_dict()
+    assert list(a) == list(b)
+    return all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_training_is_bitwise_that_of_the_stock_function(cfg, stock):
+    theirs = stock('mmpose', 'apis/train.py').train_model
+    start = torch.manual_seed(0) and build_posenet(cfg.model)
+    expected = train(Config(dict(cfg._cfg_dict, frozen_parameters=[])), theirs)
+    ours = train(cfg)
+    assert not same(expected, start)
+    assert same(expected, ours)
+
+
+def test_freezing_changes_no_number_and_no_key_of_a_checkpoint(cfg):
+    loose = Config(copy.deepcopy(dict(cfg._cfg_dict)))
+    del loose._cfg_dict['frozen_parameters']
+    cfg.work_dir, loose.work_dir = cfg.work_dir + '/a', cfg.work_dir + '/b'
+    frozen, free = train(cfg), train(loose)
+    assert same(frozen, free)
+    idle = [n for n, p in frozen.named_parameters() if not p.requires_grad]
+    assert len(idle) == 6 and all(
+        n.startswith('backbone.inters.0.') for n in idle
+    )
+    assert all(p.requires_grad for p in free.parameters())
+    saved = [
+        torch.load(f'{w}/epoch_2.pth', map_location='cpu', **SAFE)
+        for w in (cfg.work_dir, loose.work_dir)
+    ]
+    assert list(saved[0]['state_dict']) == list(saved[1]['state_dict'])
+    groups = [s['optimizer']['param_groups'] for s in saved]
+    assert groups[0] == groups[1]
+    states = [s['optimizer']['state'] for s in saved]
+    assert list(states[0]) == list(states[1])
+
+
+# Our checkpoints hold plain data; torch 1.8 does not know the argument.
+SAFE = dict(weights_only=True) if torch.__version__ >= '2' else {}
+
+
+def test_large_network_freezes_just_what_gets_no_gradient():
+    cfg = Config.fromfile(str(CONFIGS / 'hourglass52_mpii_384x384.py'))
+    model = build_posenet(cfg.model)
+    out = model.keypoint_head(model.backbone(torch.randn(2, 3, 128, 128)))
+    sum(o.sum() for o in out).backward()
+    idle = {n for n, p in model.named_parameters() if p.grad is None}
+    freeze_parameters(model, cfg.frozen_parameters)
+    frozen = {n for n, p in model.named_parameters() if not p.requires_grad}
+    assert frozen == idle and len(idle) == 6
+
+
+def test_unknown_prefix_is_refused_with_the_valid_ones():
+    cfg = Config.fromfile(str(CONFIGS / 'hourglass52_mpii_384x384.py'))
+    cfg.model.backbone.update(
+        downsample_times=1, stage_channels=(256, 16), stage_blocks=(1, 1)
+    )
+    model = build_posenet(cfg.model)
+    for wrong in ('backbone.inter', 'inters', 'backbone.inters.'):
+        with pytest.raises(ValueError, match='backbone.inters.*keypoint_head'):
+            freeze_parameters(model, ['backbone.stem', wrong])
+        assert all(p.requires_grad for p in model.parameters())
+
+
+def test_a_set_that_fills_no_batch_is_refused(cfg):
+    cfg.data.samples_per_gpu = 7
+    with pytest.raises(
+        ValueError, match='^6 training samples .* of 7 .*1 pro'
+    ):
+        train(cfg)
+
+
+def test_several_devices_of_one_process_are_refused(cfg):
+    cfg.gpu_ids = [0, 1]
+    with pytest.raises(ValueError, match='launcher'):
+        train(cfg)
+
+
+def test_files_that_do_not_belong_together_are_refused_before_training(cfg):
+    path = Path(cfg.data.val.ann_file)
+    notes = json.loads(path.read_text())
+    path.write_text(json.dumps(notes[:-1]))
+    with pytest.raises(ValueError, match='4 people.* 5'):
+        train(cfg, validate=True)
+    assert not list(Path(cfg.work_dir).glob('*.pth'))
+
+
+def test_validation_sees_every_person(cfg, monkeypatch):
+    from mmpose.datasets.datasets.top_down import topdown_mpii_dataset
+
+    seen = []
+    monkeypatch.setattr(
+        topdown_mpii_dataset.TopDownMpiiDataset,
+        'evaluate',
+        lambda self, outputs, *args, **kwargs: (
+            seen.append(len(outputs)) or dict(PCKh=1.0)
+        ),
+    )
+    train(cfg, validate=True)
+    assert seen == [5, 5]
+
+
+def test_checkpoint_meta_and_log_are_written(cfg):
+    train(cfg, validate=True, timestamp='stamp', meta=dict(seed=3))
+    work = Path(cfg.work_dir)
+    saved = torch.load(str(work / 'latest.pth'), **SAFE)
+    assert saved['meta']['seed'] == 3 and saved['meta']['epoch'] == 2
+    lines = (work / 'stamp.log.json').read_text().splitlines()
+    modes = [json.loads(line).get('mode') for line in lines]
+    assert modes[1:] == ['train', 'train', 'train', 'val'] * 2
+    assert (work / 'pred.mat').is_file() and (work / 'best.json').is_file()
+
+
+def test_resuming_goes_on_where_the_run_was(cfg):
+    whole = train(cfg)
+    again = copy.deepcopy(cfg)
+    again.work_dir += '_resumed'
+    again.resume_from = cfg.work_dir + '/epoch_2.pth'
+    resumed = train(again)
+    assert same(whole, resumed)  # nothing was left to do
+    again.total_epochs = 3
+    longer = train(again)
+    assert not same(whole, longer)
+    assert (Path(again.work_dir) / 'epoch_3.pth').is_file()
+    assert not (Path(again.work_dir) / 'epoch_2.pth').exists()
+
+
+def test_ranks_save_the_model_that_they_evaluated(launch, cfg, tmp_path):
+    cfg.data.samples_per_gpu = 1
+    jobs = dict(
+        by_epoch=dict(),
+        by_iter=dict(checkpoint_config=dict(interval=1, by_epoch=False)),
+        loose=dict(frozen_parameters=[], total_epochs=1),
+    )
+    for name, changes in jobs.items():
+        job = Config(copy.deepcopy(dict(cfg._cfg_dict, **changes)))
+        job.work_dir = str(tmp_path / name)
+        (tmp_path / f'{name}.py').write_text(job.pretty_text)
+    launch(2, WORKER, *[tmp_path / f'{name}.py' for name in jobs])
+
+    def read(name):
+        return [
+            json.loads((tmp_path / f'{name}.rank{rank}.json').read_text())
+            for rank in range(2)
+        ]
+
+    # Averagings in an epoch of 3 iterations: its end, and each iteration
+    # after which a checkpoint is due.
+    for name, step in dict(by_epoch=1, by_iter=4).items():
+        check_ranks(*read(name), step=step)
+    first, second = read('by_epoch')
+    # Data: everybody once in an epoch, in another order in the next.
+    for mine, other in zip(first['people'][:2], second['people']):
+        assert sorted(mine + other) == list(range(6))
+    assert first['people'][0] != first['people'][1]
+    # Only what names its idle layers spares itself the search for them.
+    assert not first['find_unused'] and read('loose')[0]['find_unused']
+
+
+def check_ranks(first, second, step):
+    """The model that is saved is the one that was evaluated, on all ranks."""
+    assert len(first['averaged']) == 2 * step
+    for mine, other in zip(first['averaged'], second['averaged']):
+        assert mine[1] == other[1]
+    # Ranks learn from different people, so their own statistics differ.
+    assert first['averaged'][0][0] != second['averaged'][0][0]
+    epochs = [pair[1] for pair in first['averaged'][step - 1 :: step]]
+    assert epochs[0] != epochs[1]
+    assert first['evaluated'] == second['evaluated'] == epochs
+    assert first['saved'] == epochs
+    assert first['weights'] == second['weights']

@@ -1,0 +1,90 @@
+"""One rank of test_apis_train.py: ``train_worker.py CONFIG ...``.
+
+Leaves what the rank saw beside each config, in ``NAME.rankN.json``.
+"""
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+from unittest.mock import patch
+
+import torch
+from mmcv import Config
+from mmcv.parallel import MMDistributedDataParallel
+from mmcv.runner.dist_utils import get_dist_info, init_dist, set_device
+from mmpose import apis
+from mmpose.apis import train as apis_train
+from mmpose.datasets import build_dataset
+from mmpose.models import build_posenet
+
+
+def digest(state, part):
+    chosen = [v for k, v in state.items() if part in k]
+    assert chosen
+    content = b''.join(v.numpy().tobytes() for v in chosen)
+    return hashlib.sha256(content).hexdigest()
+
+
+def main():
+    set_device('cpu')
+    init_dist('pytorch')
+    for path in sys.argv[1:]:
+        train(Path(path))
+
+
+def train(path):
+    cfg = Config.fromfile(str(path))
+    rank, _ = get_dist_info()
+    torch.manual_seed(rank)  # the wrapper makes them equal
+    model = build_posenet(cfg.model)
+    seen = dict(averaged=[], evaluated=[], people=[[]])
+
+    average, test = apis_train.average_bn_stats, apis.multi_gpu_test
+
+    def averaging(wrapped):
+        before = digest(model.state_dict(), 'running_')
+        average(wrapped)
+        after = digest(model.state_dict(), 'running_')
+        seen['averaged'].append((before, after))
+
+    def testing(wrapped, *args, **kwargs):
+        seen['evaluated'].append(digest(model.state_dict(), 'running_'))
+        seen['people'].append([])
+        return test(wrapped, *args, **kwargs)
+
+    class Wrapper(MMDistributedDataParallel):
+        def __init__(self, *args, **kwargs):
+            seen['find_unused'] = kwargs['find_unused_parameters']
+            super().__init__(*args, **kwargs)
+
+    people = build_dataset(cfg.data.train)
+
+    class Recorder(torch.utils.data.Dataset):
+        def __len__(self):
+            return len(people)
+
+        def __getitem__(self, index):
+            seen['people'][-1].append(index)
+            return people[index]
+
+    with patch.object(apis_train, 'average_bn_stats', averaging), patch.object(
+        apis, 'multi_gpu_test', testing
+    ), patch.object(apis_train, 'MMDistributedDataParallel', Wrapper):
+        apis.train_model(
+            model, Recorder(), cfg, distributed=True, validate=True
+        )
+    seen['weights'] = digest(model.state_dict(), 'weight')
+    seen['saved'] = [
+        digest(
+            torch.load(f'{cfg.work_dir}/epoch_{epoch}.pth')['state_dict'],
+            'running_',
+        )
+        for epoch in range(1, 1 + cfg.total_epochs)
+        if rank == 0
+    ]
+    path.with_suffix(f'.rank{rank}.json').write_text(json.dumps(seen))
+
+
+if __name__ == '__main__':
+    main()
