@@ -8,7 +8,7 @@ opacity the score of the less certain of its two joints.
 
 import cv2
 import numpy as np
-from mpii import COLOURS, SIDES, SKELETON, limb_side
+from mpii import LIMBS, SIDE, SIDE_COLORS, limb_side
 
 EDGE_BGR = (24, 18, 14)
 EDGE_OPACITY = 0.75
@@ -58,8 +58,8 @@ def draw_heatmaps(picture, heatmaps, transforms, strength=0.75):
     height, width = picture.shape[:2]
     canvas = picture.astype(np.float32) * 0.7
     for maps, transform in zip(heatmaps, transforms):
-        for side, rgb in COLOURS.items():
-            joints = [k for k, name in enumerate(SIDES) if name == side]
+        for side, rgb in SIDE_COLORS.items():
+            joints = [k for k, name in enumerate(SIDE) if name == side]
             heat = np.clip(maps[joints].max(axis=0), 0, 1)
             x0, y0, x1, y1 = _footprint(transform, heat.shape, width, height)
             if x1 <= x0 or y1 <= y0:
@@ -101,10 +101,10 @@ def _draw_pose(canvas, pose, threshold, size):
         (
             pose[limb[0], :2],
             pose[limb[1], :2],
-            COLOURS[limb_side(limb)],
+            SIDE_COLORS[limb_side(limb)],
             opacity(min(pose[limb[0], 2], pose[limb[1], 2]), threshold),
         )
-        for limb in SKELETON
+        for limb in LIMBS
         if seen[limb[0]] and seen[limb[1]]
     ]
     for first, second, _, alpha in limbs:
@@ -123,7 +123,7 @@ def _draw_pose(canvas, pose, threshold, size):
         if not seen[joint]:
             continue
         alpha = opacity(score, threshold)
-        colour = COLOURS[SIDES[joint]][::-1]
+        colour = SIDE_COLORS[SIDE[joint]][::-1]
         spot = np.float32([x, y])
         _bar(canvas, spot, spot, 2 * (radius + edge), EDGE_BGR, alpha)
         _bar(canvas, spot, spot, 2 * radius, colour, alpha)

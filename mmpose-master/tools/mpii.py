@@ -1,10 +1,10 @@
-"""The MPII person: joint names, limbs, mirror pairs, sides and colours.
+"""Names, order and colours of MPII's joints: the one place that has them.
 
-Every picture and table of the project takes them from here. Order and
-numbering are those of the MPII annotations (and of the heatmaps).
+Everything that draws or tabulates people imports this. It needs nothing but
+the standard library, so that it serves without torch too.
 """
 
-JOINTS = (
+JOINT_NAMES = (
     'right_ankle',
     'right_knee',
     'right_hip',
@@ -22,61 +22,55 @@ JOINTS = (
     'left_elbow',
     'left_wrist',
 )
+"""The 16 joints in the order of annotations and heatmaps."""
 
-# Pairs of joints that are joined by a drawn limb, from the trunk outwards,
-# so that hands and feet come to lie over the trunk.
 SKELETON = (
-    (6, 7),
-    (7, 8),
-    (8, 9),
-    (6, 2),
-    (6, 3),
-    (7, 12),
-    (7, 13),
-    (2, 1),
-    (3, 4),
-    (12, 11),
-    (13, 14),
-    (1, 0),
-    (4, 5),
-    (11, 10),
-    (14, 15),
+    ('right_ankle', 'right_knee'),
+    ('right_knee', 'right_hip'),
+    ('right_hip', 'pelvis'),
+    ('left_hip', 'pelvis'),
+    ('left_knee', 'left_hip'),
+    ('left_ankle', 'left_knee'),
+    ('pelvis', 'thorax'),
+    ('thorax', 'upper_neck'),
+    ('upper_neck', 'head_top'),
+    ('right_wrist', 'right_elbow'),
+    ('right_elbow', 'right_shoulder'),
+    ('right_shoulder', 'thorax'),
+    ('left_shoulder', 'thorax'),
+    ('left_elbow', 'left_shoulder'),
+    ('left_wrist', 'left_elbow'),
 )
+"""Limbs, each from the outer joint to the inner one."""
 
-
-def _side(name):
-    side = name.split('_')[0]
-    return side if side in ('left', 'right') else 'centre'
-
-
-# 'left', 'right' (the person's own) or 'centre' of each joint.
-SIDES = tuple(_side(name) for name in JOINTS)
-
-# Joints that change places when a picture is mirrored.
-FLIP_PAIRS = tuple(
-    (index, JOINTS.index(name.replace('right', 'left')))
-    for index, name in enumerate(JOINTS)
-    if _side(name) == 'right'
+LIMBS = tuple(
+    (JOINT_NAMES.index(a), JOINT_NAMES.index(b)) for a, b in SKELETON
 )
+"""The limbs of SKELETON as pairs of joint indices."""
 
-# RGB. Blue against orange is told apart with every common form of colour
-# blindness (palette of Okabe and Ito, 2008); the three differ in lightness
-# too, so that they survive a grey print.
-COLOURS = {
-    'left': (86, 180, 233),
-    'right': (240, 120, 20),
-    'centre': (245, 240, 225),
+SIDE = tuple(
+    name.split('_')[0] if name.startswith(('left', 'right')) else 'centre'
+    for name in JOINT_NAMES
+)
+"""The person's own side for each joint: 'left', 'right' or 'centre'."""
+
+# Okabe and Ito's palette ("Color Universal Design", 2008): vermilion, blue
+# and yellow stay apart in every common kind of colour blindness.
+SIDE_COLORS = {
+    'left': (0, 114, 178),
+    'right': (213, 94, 0),
+    'centre': (240, 228, 66),
 }
+"""RGB, 0-255."""
 
 
 def limb_side(limb):
-    """Side of a limb: that of its first joint that is not in the middle.
+    """Side of a limb: that of its outer joint.
 
     Args:
-        limb (tuple[int]): Two joint numbers.
+        limb (tuple[int, int]): One of LIMBS.
 
     Returns:
         str: 'left', 'right' or 'centre'.
     """
-    sides = [SIDES[joint] for joint in limb if SIDES[joint] != 'centre']
-    return sides[0] if sides else 'centre'
+    return SIDE[limb[0]]

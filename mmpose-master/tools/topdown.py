@@ -50,7 +50,7 @@ Result.__doc__ = """Poses of N people.
 
 Attributes:
     keypoints (np.ndarray[N, K, 3]): x, y (picture) and score.
-    heatmaps (np.ndarray[N, K, h, w]): After the flip test.
+    heatmaps (np.ndarray[N, K, h, w] | None): After the flip test.
 """
 
 
@@ -275,17 +275,27 @@ def cut(picture, people, settings):
     return np.ascontiguousarray(np.stack(crops)[..., ::-1])
 
 
-def read(heatmaps, people, settings):
-    """Last third of :func:`estimate`: joints from heatmaps.
+def read(output, people, settings):
+    """Last third of :func:`estimate`: joints from what the network gives.
 
     Args:
-        heatmaps (np.ndarray[N, K, h, w]): Of the crops.
+        output (np.ndarray): Heatmaps [N, K, h, w], or joints [N, K, 3] of a
+            network that decodes them itself: x, y (crop) and score.
         people (Sequence): See :func:`estimate`.
         settings (Settings): Of the network.
 
     Returns:
-        Result: Joints and heatmaps.
+        Result: Joints, and heatmaps where there are any.
     """
+    if output.ndim == 3:
+        keypoints = output.astype(np.float32)
+        for joints, one in zip(keypoints, people):
+            matrix = affine(
+                one.center, one.scale, settings.image_size, inverse=True
+            )
+            joints[:, :2] = transform_points(joints[:, :2], matrix)
+        return Result(keypoints, None)
+    heatmaps = output
     keypoints = decode(
         heatmaps,
         [one.center for one in people],
