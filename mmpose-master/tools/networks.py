@@ -161,6 +161,9 @@ class TorchNetwork:
         device (str): Likewise.
 
     Attributes:
+        model (nn.Module): In evaluation mode.
+        cfg (mmcv.Config): The config.
+        meta (dict): Of the checkpoint.
         settings (Settings): Of the config.
         decodes (bool): False: it gives heatmaps.
         place (str): What it runs on, in words.
@@ -169,8 +172,10 @@ class TorchNetwork:
     decodes = False
 
     def __init__(self, config, checkpoint, device=None):
-        self.model, cfg, _ = load_model(config, checkpoint, device)
-        self.settings = settings_from_config(cfg)
+        self.model, self.cfg, self.meta = load_model(
+            config, checkpoint, device
+        )
+        self.settings = settings_from_config(self.cfg)
         self._device = next(self.model.parameters()).device
         self.place = f'torch on {self._device}'
 
