@@ -102,8 +102,8 @@ def main(argv=None):
         argv (list[str]): Arguments; those of the process by default.
 
     Returns:
-        int: Exit status: 0 done, 1 the file is not right and was not kept, 2 a mistake
-        in the request.
+        int: Exit status: 0 done, 1 the file was not right and is not kept,
+        2 a mistake in the request.
     """
     args = parse_args(argv)
     ensure_packages(

@@ -198,7 +198,7 @@ def _default_picture():
     if not os.path.isfile(DEMO_PICTURE):
         raise ValueError(
             f'{DEMO_PICTURE}: there is no such file; give --img, or make it '
-            'with `python3 mmpose-master/tools/make_sample_mpii.py`'
+            'with `python3 mmpose-master/tools/make_sample_mpii.py --demo`'
         )
     return DEMO_PICTURE
 

@@ -5,6 +5,7 @@ import copy
 import inspect
 import json
 import os
+import sys
 import warnings
 
 import numpy as np
@@ -143,7 +144,7 @@ def export(network, path, shape, opset=11, static=False):
         options['dynamo'] = False
     example = _example_input(network, shape)
     try:
-        with warnings.catch_warnings(), torch.no_grad():
+        with warnings.catch_warnings(), torch.no_grad(), _silence():
             # Of the tracer, about sizes that are meant to be constants, and
             # about its own age.
             warnings.simplefilter('ignore')
@@ -378,6 +379,25 @@ def training_result(checkpoint, meta):
                     ):
                         result['PCKh'] = entry['PCKh']
     return result
+
+
+@contextlib.contextmanager
+def _silence():
+    """Drops what is printed, by C++ too.
+
+    Some versions of torch print the whole graph before they raise.
+    """
+    sys.stdout.flush()
+    kept = os.dup(1)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 1)
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _example_input(network, shape):
