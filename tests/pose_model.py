@@ -1,4 +1,31 @@
-"""A Hourglass small enough to be made, run and exported in seconds."""
+"""A Hourglass small enough to be made, run and exported in seconds.
+
+Importing this also makes the modules of mmpose-master/tools, and the commands
+of the root, importable.
+"""
+
+import importlib
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+TOOLS = ROOT / 'mmpose-master' / 'tools'
+for folder in (TOOLS, ROOT):
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+
+
+def tool(name):
+    """Imports a module of mmpose-master/tools.
+
+    Args:
+        name (str): Of the module.
+
+    Returns:
+        module: The module.
+    """
+    return importlib.import_module(name)
+
 
 CONFIG = """
 data_cfg = dict(
@@ -62,7 +89,24 @@ def make(folder, seed=0):
             torch.nn.init.normal_(module.bias, 0, 0.2)
     checkpoint = folder / 'tiny_hourglass.pth'
     meta = dict(epoch=7, iter=70, mmpose_version='0.8.0')
-    torch.save(
-        dict(state_dict=model.state_dict(), meta=meta), str(checkpoint)
-    )
+    torch.save(dict(state_dict=model.state_dict(), meta=meta), str(checkpoint))
     return config, checkpoint
+
+
+def picture(height=240, width=320, seed=0):
+    """A soft pattern in which every place looks different.
+
+    Args:
+        height (int): Rows.
+        width (int): Columns.
+        seed (int): Of the random numbers.
+
+    Returns:
+        np.ndarray[height, width, 3]: 8-bit BGR.
+    """
+    import cv2
+    import numpy as np
+
+    random = np.random.RandomState(seed)
+    coarse = random.randint(0, 256, (12, 16, 3)).astype(np.uint8)
+    return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
