@@ -504,8 +504,10 @@ def test_two_ranks_load_or_fail_together(web, tmp_path, run, served):
 
     with ThreadPoolExecutor(2) as pool:
         results = list(pool.map(start, range(2)))
+    for result in results:
+        assert result.returncode == 0, result.stderr
     lines = [r.stdout.splitlines()[-2:] for r in results]
-    assert [line[-1] for line in lines] == ['done'] * 2, results
+    assert [line[-1] for line in lines] == ['done'] * 2
     # The second rank finds the file, or does not even try.
     assert web.requests == ['/c.pth']
     if served:
