@@ -1,0 +1,384 @@
+import os
+import sys
+import time
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+import _common
+import cv2
+import pytest
+import torch
+from mpii_data import CONFIGS
+
+LARGE = str(CONFIGS / 'hourglass52_mpii_384x384.py')
+
+
+def load(*overrides):
+    return _common.load_config(LARGE, [list(overrides)])
+
+
+# Config --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    'name, content, message',
+    [
+        ('b.py', None, 'there is no config file .*b.py'),
+        ('hourglas.py', None, 'did you mean .*hourglass.py'),
+        ('b.txt', '', 'must end in .py'),
+        ('b.py', 'model = dict(', 'SyntaxError'),
+        ('b.py', 'model = nothing', "NameError: name 'nothing'"),
+        ('b.json', '{', 'cannot be read: JSONDecodeError'),
+        ('b.py', "_base_ = ['c.py']", 'cannot be read: FileNotFoundError'),
+        ('b.py', 'model = dict()', "has no 'data'"),
+    ],
+)
+def test_a_file_that_is_no_config_is_named(tmp_path, name, content, message):
+    (tmp_path / 'hourglass.py').write_text('')
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    with pytest.raises(_common.UserError, match=message):
+        _common.load_config(str(tmp_path / name))
+
+
+@pytest.mark.parametrize(
+    'text, value',
+    [
+        ('3', 3),
+        ('-1e-3', -1e-3),
+        ('true', True),
+        ('False', False),
+        ('none', None),
+        ('1,2', [1, 2]),
+        ('[1, 2]', [1, 2]),
+        ('(1,2)', (1, 2)),
+        ('[a,b]', ['a', 'b']),
+        ("[('train', 1), ('val', 1)]", [('train', 1), ('val', 1)]),
+        ('a=b', 'a=b'),
+        ('some where/x.pth', 'some where/x.pth'),
+        ("{'max_norm': 35}", {'max_norm': 35}),
+        ('', ''),
+    ],
+)
+def test_values_of_overrides(text, value):
+    cfg = load(f'evaluation.rule={text}')
+    assert cfg.evaluation.rule == value
+    assert type(cfg.evaluation.rule) is type(value) or isinstance(value, dict)
+
+
+def test_overrides_may_be_given_several_times():
+    cfg = _common.load_config(
+        LARGE,
+        [['total_epochs=3', 'data.samples_per_gpu=2'], ['optimizer.lr=0.1']],
+    )
+    assert cfg.total_epochs == 3 and cfg.optimizer.lr == 0.1
+    assert cfg.data.samples_per_gpu == 2 and cfg.data.workers_per_gpu == 2
+    assert load('log_config.hooks.0.by_epoch=False').log_config.hooks == [
+        dict(type='TextLoggerHook', by_epoch=False)
+    ]
+
+
+@pytest.mark.parametrize(
+    'override, message',
+    [
+        ('total_epoch=3', 'did you mean total_epochs'),
+        ('zzz=3', 'no such key'),
+        ('optimizer.lrr=3', 'did you mean optimizer.lr'),
+        ('data.val.ann_fil=x', 'did you mean data.val.ann_file'),
+        ('data.train.pipeline.1.flip_prop=0', 'pipeline.1.flip_prob'),
+        ('data.train.pipeline.9.flip_prob=0', 'is a list of 8'),
+        ('total_epochs.x=1', 'total_epochs is 210'),
+        ('optimizer_config.grad_clip.max_norm=1', 'grad_clip is None'),
+        ('total_epochs', "KEY=VALUE, not 'total_epochs'"),
+        ('=3', 'KEY=VALUE'),
+        ('evaluation.rule=[a,(b]', 'brackets'),
+    ],
+)
+def test_wrong_overrides_are_refused_by_name(override, message):
+    with pytest.raises(_common.UserError, match=message):
+        load(override)
+
+
+@pytest.mark.parametrize(
+    'override',
+    [
+        'optimizer.betas=(0.5,0.9)',
+        'optimizer.weight_decay=0.1',
+        'data.val_dataloader.samples_per_gpu=1',
+        'data.train_dataloader.drop_last=False',
+        'checkpoint_config.max_keep_ckpts=3',
+        'find_unused_parameters=True',
+        'cudnn_benchmark=True',
+        'lr_config.min_lr=0',
+        'model.backbone.downsample_times=4',
+        'fp16.loss_scale=512',
+    ],
+)
+def test_keys_that_a_config_may_leave_out_are_taken(override):
+    key, value = override.split('=')
+    node = load(override)
+    for part in key.split('.'):
+        node = node[part]
+    assert str(node).replace(' ', '') == value
+
+
+def test_data_are_found_from_any_folder(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    root = _common.MMPOSE_ROOT
+    monkeypatch.delenv('MPII_ROOT', raising=False)
+    cfg = load()
+    assert cfg.data.train.ann_file == str(
+        root / 'data/mpii/annotations/mpii_train.json'
+    )
+    assert cfg.data.test.img_prefix == str(root / 'data/mpii/images/') + '/'
+
+    monkeypatch.setenv('MPII_ROOT', 'elsewhere')
+    cfg = load(
+        'data.val.ann_file=data/mpii_sample/x.json',
+        'data.test.ann_file=/abs/x.json',
+    )
+    assert cfg.data.train.ann_file == str(
+        tmp_path / 'elsewhere/annotations/mpii_train.json'
+    )
+    assert cfg.data.val.ann_file == str(root / 'data/mpii_sample/x.json')
+    assert cfg.data.val.img_prefix == f'{tmp_path}/elsewhere/images/'
+    assert cfg.data.test.ann_file == '/abs/x.json'
+
+
+def test_other_paths_of_a_config_start_from_mmpose_master():
+    cfg = load('load_from=a.pth', 'work_dir=w', 'resume_from=s3://b/c.pth')
+    assert cfg.load_from == str(_common.MMPOSE_ROOT / 'a.pth')
+    assert cfg.work_dir == str(_common.MMPOSE_ROOT / 'w')
+    assert cfg.resume_from == 's3://b/c.pth'
+
+
+def test_work_dir_is_option_then_config_then_name(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+
+    def chosen(option, *overrides):
+        cfg = load(*overrides)
+        _common.choose_work_dir(Namespace(work_dir=option, config=LARGE), cfg)
+        return cfg.work_dir
+
+    assert chosen(None) == str(
+        _common.MMPOSE_ROOT / 'work_dirs/hourglass52_mpii_384x384'
+    )
+    assert chosen(None, 'work_dir=w') == str(_common.MMPOSE_ROOT / 'w')
+    assert chosen('here', 'work_dir=w') == str(tmp_path / 'here')
+
+
+# Data ----------------------------------------------------------------------
+
+
+def test_missing_data_are_listed_with_their_source(monkeypatch, tmp_path):
+    monkeypatch.setenv('MPII_ROOT', str(tmp_path))
+    cfg = load()
+    with pytest.raises(_common.UserError) as caught:
+        _common.check_data(cfg, ['train', 'val'])
+    text = str(caught.value)
+    for name in (
+        'annotations/mpii_train.json',
+        'annotations/mpii_val.json',
+        'annotations/mpii_gt_val.mat',
+    ):
+        assert text.count(f'\n  {tmp_path}/{name}') == 1
+    assert text.count(f'\n  {tmp_path}/images/') == 1
+    for word in (
+        'human-pose.mpi-inf.mpg.de',
+        'mpii_annotations.tar',
+        'MPII_ROOT',
+        'train_1p.sh --sample',
+    ):
+        assert word in text
+
+    (tmp_path / 'images').mkdir()
+    (tmp_path / 'annotations').mkdir()
+    (tmp_path / 'annotations/mpii_train.json').write_text('[]')
+    _common.check_data(cfg, ['train'])  # needs no ground truth
+    with pytest.raises(_common.UserError, match="no 'trial'"):
+        _common.check_data(cfg, ['trial'])
+
+
+# Processes -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    'device, ranks, omp, asked, threads, workers',
+    [
+        ('cpu', 1, None, None, None, 2),
+        ('cpu', 4, None, None, 4, 2),
+        ('cpu', 8, None, None, 2, 1),
+        ('cpu', 16, None, None, 1, 0),
+        ('cpu', 99, None, None, 1, 0),
+        ('cpu', 8, '1', None, None, 1),
+        ('cpu', 16, None, 'data.workers_per_gpu=2', 1, 2),
+        ('cuda', 8, None, None, None, 2),
+        ('cuda', 16, None, None, None, 1),
+    ],
+)
+def test_cores_are_shared(
+    monkeypatch, device, ranks, omp, asked, threads, workers
+):
+    set_to = []
+    monkeypatch.setattr(torch, 'set_num_threads', set_to.append)
+    monkeypatch.setattr(os, 'sched_getaffinity', lambda pid: range(16))
+    monkeypatch.setenv('LOCAL_WORLD_SIZE', str(ranks))
+    if omp:
+        monkeypatch.setenv('OMP_NUM_THREADS', omp)
+    else:
+        monkeypatch.delenv('OMP_NUM_THREADS', raising=False)
+    cfg = load()
+    args = Namespace(cfg_options=[[asked]] if asked else None)
+    before = cv2.getNumThreads()
+    _common.share_cores(torch.device(device), args, cfg)
+    cv2.setNumThreads(before)
+    assert set_to == ([threads] if threads else [])
+    assert cfg.data.workers_per_gpu == workers
+
+
+def test_an_unknown_option_is_answered_by_the_nearest(capsys):
+    parser = ArgumentParser(allow_abbrev=False)
+    _common.add_options(parser)
+    with pytest.raises(SystemExit) as caught:
+        _common.parse_args(parser, ['--work_dirs=x'])
+    assert caught.value.code == 2
+    assert 'did you mean --work-dir?' in capsys.readouterr().err
+    args = _common.parse_args(parser, ['--local-rank=3', '--options', 'a=1'])
+    assert args.local_rank == 3 and args.cfg_options == [['a=1']]
+
+
+# Errors --------------------------------------------------------------------
+
+
+def error_of(function, *args):
+    try:
+        function(*args)
+    except Exception as error:
+        return error
+    raise AssertionError('no error')
+
+
+def test_a_users_mistake_is_told_from_a_failure():
+    from mmcv.runner import HOOKS, get_priority
+    from mmcv.utils import build_from_cfg
+    from mmpose.models import build_posenet
+
+    ours = error_of(get_priority, 200)
+    assert isinstance(ours, ValueError) and _common.is_users_mistake(ours)
+    unknown = error_of(build_posenet, dict(type='TopDawn'))
+    assert isinstance(unknown, KeyError) and _common.is_users_mistake(unknown)
+    hook = dict(type='DistSamplerSeedHook', speed=3)
+    extra = error_of(build_from_cfg, hook, HOOKS)
+    assert isinstance(extra, TypeError) and _common.is_users_mistake(extra)
+    theirs = error_of(torch.nn.functional.one_hot, torch.tensor([1.5]))
+    assert not _common.is_users_mistake(theirs)
+    assert not _common.is_users_mistake(error_of(int, 'x'))
+    assert not _common.is_users_mistake(ValueError('nowhere'))
+    assert _common.is_users_mistake(_common.UserError('x'))
+
+
+PROGRAM = """
+import sys
+sys.path.append({tools!r})
+import _common
+_common.OTHERS_SPEAK_AFTER = {wait}
+def main():
+    {body}
+_common.run(main)
+print('went on')
+"""
+
+
+def run_main(run, body, wait=0, **env):
+    tools = str(Path(_common.__file__).parent)
+    program = PROGRAM.format(tools=tools, body=body, wait=wait)
+    return run([sys.executable, '-c', program], env=env)
+
+
+@pytest.mark.parametrize(
+    'body, status, first',
+    [
+        ("raise _common.UserError('give more')", 2, 'error: give more'),
+        ("raise ValueError('mine')", 2, 'error: mine'),
+        ("open('/nowhere/x')", 2, 'error: [Errno 2]'),
+        ("raise KeyError('x')", 1, 'Traceback'),
+        ("int('x')", 2, 'error: invalid literal'),
+        ('1 / 0', 1, 'Traceback'),
+        ('raise KeyboardInterrupt', 130, 'interrupted'),
+    ],
+)
+def test_statuses(run, body, status, first):
+    done = run_main(run, body)
+    assert done.returncode == status and done.stdout == ''
+    assert done.stderr.startswith(first)
+    if status != 1:
+        assert len(done.stderr.splitlines()) == 1
+
+
+def test_success_goes_on(run):
+    done = run_main(run, 'pass')
+    assert (done.returncode, done.stdout) == (0, 'went on\n')
+
+
+@pytest.mark.parametrize(
+    'rank, body, waits',
+    [
+        (0, "raise _common.UserError('x')", False),
+        (1, "raise _common.UserError('x')", True),
+        (0, '1 / 0', False),
+        (0, "raise RuntimeError('[gloo] Connection closed by peer')", True),
+        (0, "raise RuntimeError('out of memory')", False),
+    ],
+)
+def test_the_rank_that_knows_most_speaks_first(run, rank, body, waits):
+    begun = time.time()
+    run_main(run, body, wait=0, RANK=str(rank), WORLD_SIZE='2')
+    quick = time.time() - begun
+    begun = time.time()
+    done = run_main(run, body, wait=3, RANK=str(rank), WORLD_SIZE='2')
+    assert (time.time() - begun - quick > 1.5) is waits
+    assert done.stderr
+
+
+# Weights -------------------------------------------------------------------
+
+
+@pytest.fixture
+def net():
+    return torch.nn.Sequential(
+        torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2), torch.nn.Linear(2, 1)
+    )
+
+
+def test_weights_come_with_or_without_a_wrappers_prefix(net, tmp_path):
+    path = str(tmp_path / 'a.pth')
+    wanted = {k: torch.ones_like(v) for k, v in net.state_dict().items()}
+    for content in (
+        wanted,
+        dict(state_dict=wanted, meta={}),
+        dict(state_dict={f'module.{k}': v for k, v in wanted.items()}),
+    ):
+        torch.save(content, path)
+        for parameter in net.parameters():
+            torch.nn.init.zeros_(parameter)
+        _common.load_weights(net, path)
+        assert all(bool((v == 1).all()) for v in net.state_dict().values())
+
+
+def test_another_models_checkpoint_is_refused_with_both_numbers(net, tmp_path):
+    path = str(tmp_path / 'a.pth')
+    other = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Tanh())
+    other.add_module('5', torch.nn.Linear(1, 1))
+    torch.save(dict(state_dict=other.state_dict()), path)
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    with pytest.raises(_common.UserError) as caught:
+        _common.load_weights(net, path)
+    text = str(caught.value)
+    assert 'holds 4 tensors, the model has 9' in text
+    assert '7 missing, such as 1.weight' in text
+    assert '2 unknown, such as 5.weight' in text
+    assert (
+        '2 of another shape, such as 0.weight: (3, 2) instead of (2, 2)'
+        in text
+    )
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
