@@ -29,7 +29,7 @@ def tool(name):
 
 CONFIG = """
 data_cfg = dict(
-    image_size=[128, 128], heatmap_size=[32, 32], num_joints=16,
+    image_size=[64, 64], heatmap_size=[16, 16], num_joints=16,
     num_output_channels=16, dataset_channel=list(range(16)),
     inference_channel=list(range(16)), use_gt_bbox=True, bbox_file=None)
 model = dict(

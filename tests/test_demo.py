@@ -111,7 +111,7 @@ def test_onnx_gives_the_same_without_torch(model, exported, image, tmp_path):
         env=dict(os.environ, PYTHONPATH=path),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        universal_newlines=True,
+        text=True,
         cwd=str(tmp_path),
     )
     assert done.returncode == 0, done.stdout
@@ -237,8 +237,9 @@ def test_a_large_picture_gives_the_joints_of_the_small_one(model, tmp_path):
         xy = joints(tmp_path / f'infer_{factor}.json')[0]
         xy[:, :2] = (xy[:, :2] + 0.5) / factor
         found.append(xy)
-    near = np.abs(found[0] - found[1]).max(axis=1) < 3
-    assert near.mean() > 0.8
+    # Flat heatmaps of random weights have rivals to some of their peaks.
+    away = np.abs(found[0] - found[1])[:, :2].max(axis=1)
+    assert np.median(away) < 2
 
 
 @pytest.mark.parametrize(

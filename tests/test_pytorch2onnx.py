@@ -1,6 +1,5 @@
 """pytorch2onnx.py: the file is what was asked for, and does the same."""
 
-import itertools
 import json
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from pose_model import picture, tool
 torch = pytest.importorskip('torch')
 onnx = pytest.importorskip('onnx')
 import onnxruntime  # noqa: E402
+
 import pytorch2onnx  # noqa: E402
 
 networks = tool('networks')
@@ -84,8 +84,8 @@ def test_the_default_file(convert, trained, crops, capsys):
     assert [(o.domain, o.version) for o in model.opset_import] == [('', 11)]
     (img,), (heatmap,) = model.graph.input, model.graph.output
     assert (img.name, heatmap.name) == ('img', 'heatmap')
-    assert shape_of(img) == ['batch', 3, 128, 128]
-    assert shape_of(heatmap) == ['batch', 16, 32, 32]
+    assert shape_of(img) == ['batch', 3, 64, 64]
+    assert shape_of(heatmap) == ['batch', 16, 16, 16]
     assert img.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
     operators = {node.op_type for node in model.graph.node}
     assert 'Conv' in operators and 'BatchNormalization' not in operators
@@ -123,7 +123,7 @@ def test_the_file_describes_itself(convert, model, trained):
         'PCKh': '42.5',
         'precision': 'fp32',
         'mean': '[0.485, 0.456, 0.406]',
-        'image_size': '[128, 128]',
+        'image_size': '[64, 64]',
     }.items():
         assert properties[name] == value
     assert json.loads(properties['joints'])[9] == 'head_top'
@@ -133,11 +133,10 @@ def test_the_file_describes_itself(convert, model, trained):
 
 
 OPTIONS = [
-    list(chosen)
-    for count in range(4)
-    for chosen in itertools.combinations(
-        ('--flip-test', '--preprocess', '--decode'), count
-    )
+    ['--flip-test'],
+    ['--preprocess'],
+    ['--decode'],
+    ['--flip-test', '--preprocess', '--decode'],
 ]
 
 
@@ -156,7 +155,7 @@ def test_what_is_folded_in_gives_the_joints_of_torch(
     assert network.settings.flip_test == (
         '--flip-test' in options or not decoded
     )
-    boxes = [people.from_box((9, 9, 99, 88), (128, 128))] * len(crops)
+    boxes = [people.from_box((9, 9, 99, 88), (64, 64))] * len(crops)
     settings = network.settings
     reference = networks.TorchNetwork.__new__(networks.TorchNetwork)
     reference.__dict__.update(trained.__dict__, settings=settings)
@@ -165,7 +164,7 @@ def test_what_is_folded_in_gives_the_joints_of_torch(
     np.testing.assert_allclose(found, expected, atol=1e-3)
 
 
-def test_half_precision(convert, crops, capsys):
+def test_half_precision(convert, trained, crops):
     status, path = convert('--flip-test', '--decode', '--fp16')
     assert status == 0
     half = path.stat().st_size
@@ -177,29 +176,28 @@ def test_half_precision(convert, crops, capsys):
     assert model.graph.input[0].type.tensor_type.elem_type == 1
     assert model.graph.output[0].type.tensor_type.elem_type == 1
     joints = networks.OnnxNetwork(str(path), 'cpu')(crops)
-    convert('--flip-test', '--decode')
-    assert half < 0.55 * path.stat().st_size
-    expected = networks.OnnxNetwork(str(path), 'cpu')(crops)
-    np.testing.assert_allclose(joints[..., 2], expected[..., 2], atol=5e-3)
-    away = np.abs(joints - expected)[..., :2].max(axis=2)
-    assert (away <= 2).mean() > 0.9
+    assert half < 0.55 * sum(4 * p.numel() for p in trained.model.parameters())
+    cells, scores = topdown.peaks(trained(crops))
+    np.testing.assert_allclose(joints[..., 2], scores, atol=5e-3)
+    away = np.abs(joints[..., :2] / 4 - cells).max(axis=2)
+    assert (away <= 1).mean() > 0.9
 
 
 def test_static_and_another_shape(convert, crops):
-    status, path = convert('--static', '--shape', '3', '3', '64', '96')
+    status, path = convert('--static', '--shape', '3', '3', '32', '48')
     assert status == 0
     graph = onnx.load(str(path)).graph
-    assert shape_of(graph.input[0]) == [3, 3, 64, 96]
-    assert shape_of(graph.output[0]) == [3, 16, 16, 24]
+    assert shape_of(graph.input[0]) == [3, 3, 32, 48]
+    assert shape_of(graph.output[0]) == [3, 16, 8, 12]
     network = networks.OnnxNetwork(str(path), 'cpu')
-    assert network.settings.image_size == (96, 64)
-    small = np.ascontiguousarray(crops[:, :64, :96])
+    assert network.settings.image_size == (48, 32)
+    small = np.ascontiguousarray(crops[:, :32, :48])
     together = network(small)  # five, where the file takes three at a time
-    assert together.shape == (5, 16, 16, 24)
+    assert together.shape == (5, 16, 8, 12)
     np.testing.assert_allclose(network(small[4:]), together[4:], atol=1e-6)
 
 
-@pytest.mark.parametrize('opset', [9, 12, 13])
+@pytest.mark.parametrize('opset', [9, 13])
 def test_other_operator_sets(convert, opset):
     status, path = convert('--decode', '--opset', str(opset))
     assert status == 0
@@ -256,10 +254,6 @@ def test_an_operator_set_that_was_not_written_is_refused(
 def test_batch_normalisation_left_over_is_refused(
     convert, monkeypatch, capsys
 ):
-    monkeypatch.setattr(onnx_export, 'fuse_conv_bn', lambda model: model)
-    monkeypatch.setattr(
-        onnx_export.DeployedNetwork, 'eval', lambda self: self, raising=False
-    )
 
     def export(network, path, shape, opset, static):
         module = torch.nn.BatchNorm2d(3).eval()

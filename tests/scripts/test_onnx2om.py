@@ -82,9 +82,8 @@ def host(tmp_path):
                     ATC_SUFFIX='.om',
                     **variables,
                 ),
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                universal_newlines=True,
+                capture_output=True,
+                text=True,
                 cwd=str(tmp_path),
             )
 

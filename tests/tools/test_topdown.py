@@ -125,7 +125,7 @@ def test_decoding_is_that_of_mmpose(random, theirs, ours):
 
 def test_a_large_picture_is_averaged_and_lands_in_the_same_place():
     small = picture(150, 200)
-    factor = 20
+    factor = 12
     large = cv2.resize(
         small, None, fx=factor, fy=factor, interpolation=cv2.INTER_NEAREST
     )
