@@ -72,7 +72,7 @@ def draw_heatmaps(picture, heatmaps, transforms, strength=0.75):
                 (x1 - x0, y1 - y0),
                 flags=cv2.INTER_LINEAR,
             )
-            alpha = (strength * np.sqrt(alpha))[..., None]
+            alpha = (strength * alpha)[..., None]
             part = canvas[y0:y1, x0:x1]
             part += alpha * (np.float32(rgb[::-1]) - part)
     return np.clip(canvas + 0.5, 0, 255).astype(np.uint8)
