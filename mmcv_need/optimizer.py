@@ -1480,35 +1480,47 @@ def _check_cpu(dtype, logger):
     Raises:
         ValueError: This torch lacks operators.
     """
+    name = str(dtype).split('.')[1]
     try:
-        image = torch.ones(2, 2, 4, 4, dtype=dtype, requires_grad=True)
-        kernel = torch.ones(2, 2, 3, 3, dtype=dtype, requires_grad=True)
-        ones = torch.ones(2)
-        maps = nn.functional.conv2d(image, kernel, padding=1)
-        maps = nn.functional.batch_norm(
-            maps, torch.zeros(2), ones, ones, ones, training=True
-        )
-        maps = nn.functional.max_pool2d(maps.relu(), 2)
-        maps = nn.functional.interpolate(maps, scale_factor=2) + maps.mean()
-        maps.float().sum().backward()
+        _try_operators(dtype)
     except RuntimeError as error:
         raise ValueError(
-            f'torch {torch.__version__} has no mixed precision in {dtype} on '
+            f'torch {torch.__version__} has no mixed precision in {name} on '
             f'a CPU ({error}): use a newer torch, or leave amp off'
         ) from None
-    # Linux only; elsewhere nothing is known, and nothing said.
+    units = dict(
+        bfloat16={'avx512_bf16', 'amx_bf16', 'bf16'},
+        float16={'avx512_fp16', 'amx_fp16', 'fphp'},
+    )
+    features = _cpu_features()
+    if features and not units[name] & features:
+        logger.warning(
+            f'This CPU has no native {name}: mixed precision will be slower '
+            'than fp32 here'
+        )
+
+
+def _try_operators(dtype):
+    """Run the operators of a network once, tiny, drawing no random number."""
+    image = torch.ones(2, 2, 4, 4, dtype=dtype, requires_grad=True)
+    kernel = torch.ones(2, 2, 3, 3, dtype=dtype, requires_grad=True)
+    ones = torch.ones(2)
+    maps = nn.functional.conv2d(image, kernel, padding=1)
+    maps = nn.functional.batch_norm(
+        maps, torch.zeros(2), ones.clone(), ones, ones, training=True
+    )
+    maps = nn.functional.max_pool2d(maps.relu(), 2)
+    maps = nn.functional.interpolate(maps, scale_factor=2) + maps.mean()
+    maps.float().sum().backward()
+
+
+def _cpu_features():
+    """Return the names of a CPU's features; none where Linux is not."""
     try:
         with open('/proc/cpuinfo') as file:
-            features = set(file.read().split())
+            return set(file.read().split())
     except OSError:
-        return
-    units = {torch.bfloat16: {'avx512_bf16', 'amx_bf16', 'bf16'}}
-    units = units.get(dtype, {'avx512_fp16', 'amx_fp16', 'fphp'})
-    if not units & features:
-        logger.warning(
-            f'This CPU has no native {str(dtype).split(".")[1]}: mixed '
-            'precision will be slower than fp32 here'
-        )
+        return set()
 
 
 @HOOKS.register_module()

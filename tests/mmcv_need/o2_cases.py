@@ -60,9 +60,7 @@ def make_case(
 OPTIMIZERS = dict(
     adam=lambda p: torch.optim.Adam(p, lr=1e-2),
     adamw=lambda p: torch.optim.AdamW(p, lr=1e-2, weight_decay=0.1),
-    sgd=lambda p: torch.optim.SGD(
-        p, lr=0.1, momentum=0.9, weight_decay=1e-3
-    ),
+    sgd=lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=1e-3),
 )
 CASES = OrderedDict(
     adam=make_case('adam'),
@@ -107,7 +105,10 @@ class BatchNorm(nn.BatchNorm2d):
         mean = wide.mean((0, 2, 3))
         var = wide.var((0, 2, 3), unbiased=False)
         with torch.no_grad():
-            for old, new in ((self.running_mean, mean), (self.running_var, var)):
+            for old, new in (
+                (self.running_mean, mean),
+                (self.running_var, var),
+            ):
                 kept = old.double() * (1 - self.momentum)
                 old.copy_(kept + new * self.momentum)
             self.num_batches_tracked.add_(1)
@@ -400,16 +401,12 @@ def run_case(case, make_driver, steps=STEPS):
 
 def _rounded(tensors):
     """Round to half and back, as the state dict of Apex is."""
-    return [
-        t.half().float() if t.is_floating_point() else t for t in tensors
-    ]
+    return [t.half().float() if t.is_floating_point() else t for t in tensors]
 
 
 def _weights(driver, model):
     masters = [p for p in driver.masters() if p.requires_grad]
-    return masters + [
-        b for b in model.buffers() if b.dtype == torch.float32
-    ]
+    return masters + [b for b in model.buffers() if b.dtype == torch.float32]
 
 
 def _hash(tensors):
