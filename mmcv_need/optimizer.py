@@ -1527,7 +1527,8 @@ def _cpu_features():
 class AmpOptimizerHook(OptimizerHook):
     """Backward pass and step in mixed precision O2, by either engine.
 
-    Works with an optimiser that has been through :func:`initialize`.
+    Works with an optimiser that has been through :func:`initialize`. Where
+    that left it in fp32, this is :class:`OptimizerHook` with accumulation.
 
     Args:
         grad_clip (dict | None): As for :class:`OptimizerHook`. The unscaled
@@ -1548,18 +1549,6 @@ class AmpOptimizerHook(OptimizerHook):
             )
         self.cumulative_iters = cumulative_iters
 
-    def before_run(self, runner):
-        """See that the optimiser has its engine.
-
-        Raises:
-            ValueError: It has none.
-        """
-        if engine_of(runner.optimizer) is None:
-            raise ValueError(
-                'AmpOptimizerHook needs an optimiser that has been through '
-                'mmcv.runner.hooks.optimizer.initialize'
-            )
-
     def after_train_iter(self, runner):
         """Compute scaled gradients, and step if this iteration completes one.
 
@@ -1573,18 +1562,24 @@ class AmpOptimizerHook(OptimizerHook):
         loss = runner.outputs['loss']
         if count > 1:
             loss = loss / count
-        try:
+        if engine is None:
+            loss.backward()
+            weights = runner.model.parameters()
+        else:
             with engine.scale_loss(loss) as scaled_loss:
                 scaled_loss.backward()
-            if last:
-                self._clip_and_log(runner, engine.master_params())
+            weights = engine.master_params()
+        if last:
+            self._clip_and_log(runner, weights)
+            with _naming_checkpoint(runner):
                 runner.optimizer.step()
-        except AmpOverflow as error:
-            raise AmpOverflow(f'{error}. {_last_good(runner)}') from None
 
     def after_run(self, runner):
         """Learn the outcome of the last step."""
-        engine_of(runner.optimizer).settle()
+        engine = engine_of(runner.optimizer)
+        if engine is not None:
+            with _naming_checkpoint(runner):
+                engine.settle()
 
     def _place(self, runner):
         """Find the iteration's place in its group.
@@ -1600,9 +1595,14 @@ class AmpOptimizerHook(OptimizerHook):
         return index == 0, count, index + 1 == count
 
 
-def _last_good(runner):
-    """Say where the last checkpoint is."""
-    path = os.path.join(runner.work_dir or '', 'latest.pth')
-    if os.path.exists(path):
-        return f'The last good checkpoint is {os.path.realpath(path)}'
-    return 'There is no checkpoint of this run yet'
+@contextmanager
+def _naming_checkpoint(runner):
+    """Add to an overflow error where the last good checkpoint is."""
+    try:
+        yield
+    except AmpOverflow as error:
+        latest = os.path.join(runner.work_dir or '', 'latest.pth')
+        where = 'There is no checkpoint of this run'
+        if os.path.exists(latest):
+            where = f'The last good checkpoint is {os.path.realpath(latest)}'
+        raise AmpOverflow(f'{error}. {where}') from None
