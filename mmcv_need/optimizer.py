@@ -11,6 +11,7 @@ import importlib.util
 import inspect
 import logging
 import os
+import time
 import types
 from collections import OrderedDict, defaultdict
 from collections.abc import Mapping
@@ -1488,15 +1489,17 @@ def _check_cpu(dtype, logger):
             f'torch {torch.__version__} has no mixed precision in {name} on '
             f'a CPU ({error}): use a newer torch, or leave amp off'
         ) from None
-    units = dict(
-        bfloat16={'avx512_bf16', 'amx_bf16', 'bf16'},
-        float16={'avx512_fp16', 'amx_fp16', 'fphp'},
-    )
-    features = _cpu_features()
-    if features and not units[name] & features:
+    gain = _cpu_gain(dtype)
+    if gain < 1:
         logger.warning(
-            f'This CPU has no native {name}: mixed precision will be slower '
-            'than fp32 here'
+            f'Convolutions in {name} take {1 / gain:.1f} times as long as in '
+            'fp32 on this CPU, which has no fast units for it: training '
+            'without mixed precision will be faster'
+        )
+    else:
+        logger.info(
+            f'Convolutions in {name} are {gain:.1f} times as fast as in fp32 '
+            'on this CPU'
         )
 
 
@@ -1514,13 +1517,25 @@ def _try_operators(dtype):
     maps.float().sum().backward()
 
 
-def _cpu_features():
-    """Return the names of a CPU's features; none where Linux is not."""
-    try:
-        with open('/proc/cpuinfo') as file:
-            return set(file.read().split())
-    except OSError:
-        return set()
+def _cpu_gain(dtype):
+    """Measure how much faster a convolution is than in fp32.
+
+    The names of a CPU's features do not tell: one and the same bfloat16 unit
+    gains twofold in one chip and loses in the next.
+
+    Returns:
+        float: Above 1 if it is faster. Takes some 0.1 s.
+    """
+    best = {}
+    for _ in range(4):  # in turn, and the best of it: others compute too
+        for kind in (torch.float32, dtype):
+            image = torch.ones(1, 128, 32, 32, dtype=kind)
+            kernel = torch.ones(128, 128, 3, 3, dtype=kind)
+            start = time.perf_counter()
+            nn.functional.conv2d(image, kernel, padding=1)
+            spent = time.perf_counter() - start
+            best[kind] = min(spent, best.get(kind, spent))
+    return best[torch.float32] / best[dtype]
 
 
 @HOOKS.register_module()

@@ -9,6 +9,7 @@ import copy
 import functools
 import logging
 import os
+import time
 from collections import OrderedDict, namedtuple
 from pathlib import Path
 from types import SimpleNamespace
@@ -867,21 +868,35 @@ def test_choice_of_engine(monkeypatch, there, backend, device, dtype, wanted):
         assert choose() is wanted
 
 
-def test_a_cpu_is_looked_at(monkeypatch):
-    """Old torch lacks operators; an old chip lacks units, and is slow."""
-    logger = logging.getLogger('o2')
-    messages = []
-    monkeypatch.setattr(logger, 'warning', messages.append)
-    with pytest.raises(ValueError, match='no mixed precision'):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(nn.functional, 'conv2d', _not_implemented)
-            ours._check_cpu(HALF, logger)
+def test_a_cpu_without_the_operators_is_told(monkeypatch):
+    monkeypatch.setattr(nn.functional, 'conv2d', _not_implemented)
+    with pytest.raises(ValueError, match='no mixed precision in float16'):
+        ours._check_cpu(HALF, logging.getLogger('o2'))
+
+
+@pytest.mark.parametrize(
+    'gain, level, words',
+    [
+        (0.5, 'WARNING', '2.0 times as long'),
+        (1.9, 'INFO', '1.9 times as fast'),
+    ],
+)
+def test_a_cpu_is_measured(monkeypatch, caplog, gain, level, words):
     monkeypatch.setattr(ours, '_try_operators', lambda dtype: None)
-    for features, warned in ({'avx2', 'fma'}, 1), ({'amx_bf16'}, 0):
-        monkeypatch.setattr(ours, '_cpu_features', features.copy)
-        messages.clear()
-        ours._check_cpu(torch.bfloat16, logger)
-        assert len(messages) == warned
+    monkeypatch.setattr(ours, '_cpu_gain', lambda dtype: gain)
+    with caplog.at_level(logging.INFO):
+        ours._check_cpu(torch.bfloat16, logging.getLogger('o2'))
+    (record,) = caplog.records
+    assert record.levelname == level and words in record.message
+
+
+def test_the_measurement_is_short_and_draws_nothing():
+    state = torch.get_rng_state()
+    started = time.perf_counter()
+    gain = ours._cpu_gain(torch.float32)
+    assert 0.1 < gain < 10
+    assert time.perf_counter() - started < 5
+    assert torch.equal(state, torch.get_rng_state())
 
 
 def _not_implemented(*args, **kwargs):
