@@ -33,6 +33,7 @@ DEFAULTS = dict(
 
 # Keys that need not stand in a config in order to be set by --cfg-options.
 OPTIONAL_KEYS = tuple(DEFAULTS) + (
+    'amp',
     'checkpoint_config',
     'cudnn_benchmark',
     'eval_config',

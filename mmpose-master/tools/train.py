@@ -90,6 +90,12 @@ def parse_args(argv=None):
         'unless given',
     )
     parser.add_argument(
+        '--amp',
+        action='store_true',
+        help='train in mixed precision, on a CPU too; elsewhere the config '
+        'decides',
+    )
+    parser.add_argument(
         '--autoscale-lr',
         action='store_true',
         help='scale the learning rate by number of devices / 8',
@@ -213,6 +219,8 @@ def main():
     rank, world_size = get_dist_info()
     _common.make_folder(cfg.work_dir)
     cfg.gpu_ids = args.gpu_ids or [0]
+    if args.amp:
+        cfg.amp = dict(cfg.get('amp') or {}, enabled=True)
     if args.autoscale_lr:
         cfg.optimizer['lr'] *= world_size / 8
     if cfg.get('cudnn_benchmark', False):

@@ -13,6 +13,7 @@ from mmcv.runner.dist_utils import (
     get_dist_info,
     set_device,
 )
+from mmcv.runner.hooks.optimizer import initialize
 from mmcv.utils import _BatchNorm
 from mmpose.core import (
     DistEvalHook,
@@ -132,8 +133,7 @@ def _training_device(cfg, distributed):
 
 
 def _wrap(model, cfg, device, distributed):
-    """Puts the model on its device, inside the wrapper that feeds it."""
-    model = model.to(device)
+    """Puts the model into the wrapper that feeds it."""
     if not distributed:
         return MMDataParallel(model, device_ids=[-1])  # where it is
     if cfg.get('use_adversarial_train', False):
@@ -154,14 +154,29 @@ def _wrap(model, cfg, device, distributed):
     )
 
 
-def _optimizer_hook(cfg, distributed):
+def _optimizer_hook(model, optimizer, cfg, distributed, logger):
     """What turns a loss into a step: a hook, its config, or None.
 
-    The one place that decides about the precision of training.
+    The one place that decides about the precision of training. Mixed
+    precision O2 casts the model, which must not be in its wrapper yet.
     """
     if cfg.get('use_adversarial_train', False):
         # The models of a GAN step their optimisers in their train_step.
         return None
+    if cfg.get('amp', None) is not None:
+        hook = dict(type='AmpOptimizerHook')
+        hook.update(cfg.optimizer_config or {})
+        if cfg.get('fp16', None) is not None:
+            raise ValueError(
+                "the config has both 'amp' and 'fp16': set one of them to None"
+            )
+        if hook['type'] != 'AmpOptimizerHook':
+            raise ValueError(
+                f'optimizer_config.type={hook["type"]!r} does not scale the '
+                "loss as 'amp' needs it: leave it out, or set amp to None"
+            )
+        initialize(model, optimizer, logger=logger, **cfg.amp)
+        return hook
     if cfg.get('fp16', None) is not None:
         return Fp16OptimizerHook(
             **cfg.optimizer_config, **cfg.fp16, distributed=distributed
@@ -220,6 +235,9 @@ def train_model(
 
     - ``frozen_parameters`` (list[str]): see :func:`freeze_parameters`. Where
       it is given, ``find_unused_parameters`` is False by default.
+    - ``amp`` (dict | None): mixed precision O2; the arguments of
+      ``mmcv.runner.hooks.optimizer.AmpOptions``. ``optimizer_config`` then
+      takes those of ``AmpOptimizerHook``.
 
     Args:
         model (nn.Module): The model, on any device.
@@ -254,12 +272,17 @@ def train_model(
     data_loaders = [_train_loader(d, cfg, loader_settings) for d in datasets]
 
     freeze_parameters(model, cfg.get('frozen_parameters', ()))
+    model = model.to(device)
+    optimizer = build_optimizers(model, cfg.optimizer)
+    optimizer_hook = _optimizer_hook(
+        model, optimizer, cfg, distributed, logger
+    )
     model = _wrap(model, cfg, device, distributed)
 
     train_dataloader = cfg.data.get('train_dataloader', {})
     runner = EpochBasedRunner(
         model,
-        optimizer=build_optimizers(model, cfg.optimizer),
+        optimizer=optimizer,
         work_dir=cfg.work_dir,
         logger=logger,
         meta=meta,
@@ -274,7 +297,7 @@ def train_model(
 
     runner.register_training_hooks(
         cfg.lr_config,
-        _optimizer_hook(cfg, distributed),
+        optimizer_hook,
         cfg.checkpoint_config,
         cfg.log_config,
         cfg.get('momentum_config', None),

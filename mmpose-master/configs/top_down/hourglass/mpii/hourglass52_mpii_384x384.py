@@ -113,6 +113,8 @@ data = dict(
 # Training --------------------------------------------------------------------
 optimizer = dict(type='Adam', lr=5e-4)
 optimizer_config = dict(grad_clip=None)
+# Mixed precision; on a CPU only where --amp asks for it.
+amp = dict(opt_level='O2', loss_scale=32768.0)
 lr_config = dict(
     policy='step',
     step=[170, 200],

@@ -11,6 +11,8 @@ evaluation = dict(interval=3, metric='PCKh', key_indicator='PCKh')
 
 optimizer = dict(type='Adam', lr=1e-3)
 optimizer_config = dict(grad_clip=None)
+# Mixed precision; on a CPU only where --amp asks for it.
+amp = dict(opt_level='O2', loss_scale=32768.0)
 lr_config = dict(
     policy='CosineAnnealing',
     by_epoch=False,
