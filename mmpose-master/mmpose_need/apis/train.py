@@ -96,9 +96,11 @@ class _ResumableEvaluation:
         """Takes over what :meth:`state_dict` returned."""
         self._restored = True
         self.evaluated = state['evaluated']
-        self.best_json = dict(state['best'])
-        for name, value in self.best_json.items():
-            setattr(self, name, value)
+        best = state['best']
+        # Scores of different measures cannot be compared.
+        if best.get('key_indicator') == self.key_indicator:
+            self.best_json = dict(best)
+            self.best_score = best['best_score']
 
     def before_run(self, runner):
         """Makes ``best.json`` that of this run, and evaluates if due."""
