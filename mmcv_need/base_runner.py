@@ -465,6 +465,9 @@ class BaseRunner(metaclass=ABCMeta):
                 this needs no memory there, and leaves Adam's step counters on
                 the host, where reading them waits for nothing.
 
+        Returns:
+            dict: The whole checkpoint.
+
         Raises:
             TypeError: There is an optimiser's state but no optimiser.
             ValueError: The checkpoint is not one of a training, or of one
@@ -484,6 +487,7 @@ class BaseRunner(metaclass=ABCMeta):
         if resume_optimizer and 'optimizer' in state:
             self._restore_optimizer(state['optimizer'], checkpoint)
         self.logger.info('resumed epoch %d, iter %d', self.epoch, self.iter)
+        return state
 
     def _restore_optimizer(self, state, checkpoint):
         """Give the optimiser, or each of several, its state back."""

@@ -1089,7 +1089,7 @@ def _to_cpu(state):
     return state
 
 
-def save_checkpoint(model, filename, optimizer=None, meta=None):
+def save_checkpoint(model, filename, optimizer=None, meta=None, resume=None):
     """Save weights, and what goes with them, to a file.
 
     The checkpoint holds ``meta``, ``state_dict`` and, where there is an
@@ -1102,6 +1102,8 @@ def save_checkpoint(model, filename, optimizer=None, meta=None):
         filename (str): Where to: a path or a ``pavi://`` name.
         optimizer (Optimizer | dict[str, Optimizer] | None): The optimiser.
         meta (dict | None): More to save. Not changed.
+        resume (dict | None): What an exact resume needs beyond that; saved
+            under this name. Plain data and tensors.
 
     Raises:
         TypeError: ``meta`` is no dict.
@@ -1126,6 +1128,8 @@ def save_checkpoint(model, filename, optimizer=None, meta=None):
             name: _to_cpu(single.state_dict())
             for name, single in optimizer.items()
         }
+    if resume is not None:
+        checkpoint['resume'] = resume
 
     def write(sink):
         torch.save(checkpoint, sink)
