@@ -19,6 +19,7 @@ from ..parallel import is_module_wrapper
 from .checkpoint import load_checkpoint
 from .dist_utils import get_dist_info
 from .hooks import HOOKS, Hook
+from .hooks.optimizer import engine_of
 from .log_buffer import LogBuffer
 from .priority import get_priority
 from .utils import get_time_str
@@ -486,6 +487,9 @@ class BaseRunner(metaclass=ABCMeta):
         self._iter = meta['iter']
         if resume_optimizer and 'optimizer' in state:
             self._restore_optimizer(state['optimizer'], checkpoint)
+            engine = engine_of(self.optimizer)
+            if engine is not None and 'amp' in state:
+                engine.load_state_dict(state['amp'])
         self.logger.info('resumed epoch %d, iter %d', self.epoch, self.iter)
         return state
 

@@ -28,6 +28,7 @@ from .dist_utils import (
     synchronize,
 )
 from .hooks import IterTimerHook
+from .hooks.optimizer import engine_of
 from .utils import get_host_info
 
 _POINT_KEYS = {'batches_done', 'setup', 'random', 'hooks'}
@@ -270,6 +271,7 @@ class EpochBasedRunner(BaseRunner):
         """Describe what must not change if a resume shall be exact."""
         device = next((p.device for p in self.model.parameters()), None)
         on_cpu = device is None or device.type == 'cpu'
+        engine = engine_of(self.optimizer)
         return dict(
             ranks=self.world_size,
             samples_per_gpu=getattr(data_loader, 'batch_size', None),
@@ -277,6 +279,7 @@ class EpochBasedRunner(BaseRunner):
             workers=getattr(data_loader, 'num_workers', None),
             seed=(self.meta or {}).get('seed'),
             device='cpu' if on_cpu else device.type,
+            precision=str(engine.dtype if engine else torch.float32),
             # How a sum is split over threads shows in its last bit.
             threads=torch.get_num_threads() if on_cpu else None,
             torch=str(torch.__version__),

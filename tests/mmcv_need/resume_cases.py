@@ -19,6 +19,8 @@ from mmcv.runner import (
     OptimizerHook,
 )
 from mmcv.runner.dist_utils import get_dist_info, init_dist, set_device
+from mmcv.runner.hooks.optimizer import AmpOptimizerHook, engine_of
+from o2_cases import DYNAMIC, BatchNorm, Conv, NativeDriver, make_case
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
@@ -46,6 +48,20 @@ class Net(nn.Module):
         )
 
     val_step = train_step
+
+
+class LowNet(Net):
+    """The same for mixed precision O2, on any torch's CPU."""
+
+    def __init__(self):
+        nn.Module.__init__(self)
+        self.conv, self.bn = Conv(1, 3, 3), BatchNorm(3)
+        self.head = Conv(3, 1, 3)
+
+    def forward(self, x):
+        x = self.bn(self.conv(x))
+        x = nn.functional.dropout(x.double(), 0.3, self.training).to(x.dtype)
+        return self.head(x).mean((2, 3))
 
 
 class Noise(Dataset):
@@ -87,30 +103,49 @@ def scramble():
     np.random.seed(987)
 
 
-def make_runner(work_dir, epochs=3, model=None, **kwargs):
+def make_runner(work_dir, epochs=3, model=None, amp=None, **kwargs):
+    """Make a runner, with all generators in their first state.
+
+    Args:
+        work_dir (Path): Its folder.
+        epochs (int): To train.
+        model (nn.Module | None): Default: a Net.
+        amp (dict | None): Arguments of AmpOptimizerHook: train in mixed
+            precision with a scale that has to go down at first.
+        **kwargs: For the runner.
+    """
     kwargs.setdefault('logger', logging.getLogger('resume'))
     torch.manual_seed(0)
     random.seed(0)
     np.random.seed(0)
-    model = model or Net()
+    hook = OptimizerHook(grad_clip=dict(max_norm=0.5))
+    model = model or (Net() if amp is None else LowNet())
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    if amp is not None:
+        case = make_case('adam', scale=DYNAMIC)
+        NativeDriver(model, optimizer, case)
+        # As high as it gets: the first steps overflow.
+        engine_of(optimizer).scaler.loss_scale = 2.0**24
+        hook = AmpOptimizerHook(grad_clip=dict(max_norm=0.5), **amp)
     runner = EpochBasedRunner(
         model,
-        optimizer=torch.optim.Adam(model.parameters(), lr=0.01),
+        optimizer=optimizer,
         work_dir=str(work_dir),
         max_epochs=epochs,
         **kwargs,
     )
     runner.register_training_hooks(
-        dict(policy='step', step=[1], warmup='linear', warmup_iters=9),
-        OptimizerHook(grad_clip=dict(max_norm=0.5)),
+        dict(policy='step', step=[1], warmup='linear', warmup_iters=9), hook
     )
     return runner
 
 
 def outcome(runner):
     """Everything that a stop must not change."""
+    engine = engine_of(runner.optimizer)
     return (
         runner.iter,
+        engine and engine.state_dict(),
         runner.model.state_dict(),
         runner.optimizer.state_dict(),
         random.random(),
@@ -176,12 +211,12 @@ def main():
         again = train_rank(folder, f'{work_dir}/whole/{name}.pth')
         try:
             # Buffers are each rank's own here: nobody averages them.
-            trained = dict(again[1]), dict(whole[1])
+            trained = dict(again[2]), dict(whole[2])
             for state in trained:
                 for key in [k for k in state if 'running' in k]:
                     del state[key]
             assert_same(trained[0], trained[1])
-            assert_same(again[2:], whole[2:])
+            assert_same(again[3:], whole[3:])
             assert again[0] == whole[0]
         except AssertionError as error:
             failed[name] = str(error)

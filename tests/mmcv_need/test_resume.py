@@ -65,6 +65,20 @@ def test_from_any_iteration_and_any_epoch(tmp_path, workers):
             assert_same(*[saved[part] for saved in last] or (0, 0))
 
 
+def test_mixed_precision(tmp_path):
+    whole = train(tmp_path / 'whole', amp={})
+    scaler = whole[1]['loss_scaler0']
+    assert scaler['skipped_steps'] > 3 and scaler['unskipped'] > 3
+    assert any(
+        not torch.equal(value, value.half().float())
+        for value in whole[2].values()
+        if value.is_floating_point()
+    )
+    for name in ('iter_2', 'iter_10', 'epoch_2', 'iter_20'):
+        path = tmp_path / 'whole' / f'{name}.pth'
+        assert_same(train(tmp_path / name, path, amp={}), whole, name)
+
+
 def test_a_resume_of_a_resume(tmp_path):
     whole = train(tmp_path / 'a')
     train(tmp_path / 'b', tmp_path / 'a' / 'iter_2.pth', epochs=1)

@@ -361,7 +361,7 @@ def train_model(
             data do not fill a batch, or if several devices are asked of one
             process.
     """
-    logger = get_root_logger(cfg.log_level)
+    logger = get_root_logger(log_level=cfg.log_level)
     device = _training_device(cfg, distributed)
     num_devices = get_dist_info()[1] if distributed else len(cfg.gpu_ids)
 
