@@ -842,6 +842,7 @@ class O2Engine:
             raise ValueError('mixed precision O2 steps without a closure')
         self.pairs()
         self._close_step()
+        self._stop_if_hopeless()
         flags, self._flags = self._flags, []
         ready = all(
             id(param) in self._stepped
@@ -862,6 +863,7 @@ class O2Engine:
             )
             self._make_step()
         self._count(overflow)
+        self._stop_if_hopeless()
 
     def _step_by_device(self, flags):
         """Step, then take back on the device what must not have been.
@@ -934,11 +936,17 @@ class O2Engine:
         """Learn all that the host does not know yet, waiting for it.
 
         Called before something depends on it, such as a checkpoint.
+        """
+        self._close_step()
+
+    def finish(self):
+        """Learn the outcome of the last step of a run.
 
         Raises:
             AmpOverflow: It was one skipped step too many.
         """
-        self._close_step()
+        self.settle()
+        self._stop_if_hopeless()
 
     def _close_step(self):
         """Learn the outcome of a step that the device decided upon.
@@ -974,6 +982,8 @@ class O2Engine:
             f'{self.consecutive_overflows} in a row), loss scale '
             f'{self.loss_scale:g}'
         )
+
+    def _stop_if_hopeless(self):
         limit = self.options.max_consecutive_overflows
         if limit and self.consecutive_overflows >= limit:
             remedy = 'Look at the learning rate and the data'
@@ -1099,7 +1109,7 @@ class NativeO2(O2Engine):
     Low-precision gradients are converted to fp32 *and then* multiplied by
     the inverse of the scale; those of several backward passes are added in
     the masters. Weights that are in fp32 already (batch norm) have no
-    masters: their gradients are unscaled in place.
+    masters.
     """
 
     name = 'native'
@@ -1176,7 +1186,8 @@ class NativeO2(O2Engine):
                 if set_to_none:
                     param.grad = None
                 else:
-                    param.grad.detach_()
+                    # Not detach_(): it may be a view of DDP's bucket.
+                    param.grad.requires_grad_(False)
                     param.grad.zero_()
             self._drop_grads()
 
@@ -1203,9 +1214,7 @@ class NativeO2(O2Engine):
             self._learn(list(self._unread))
         for param in self._low:
             param.grad = None
-        stash = [param.grad for param in self._full]
-        for param in self._full:
-            param.grad = None
+        stash = self._take_full_grads()
         if self._saturation is not None:
             self._saturation[0]()
         yield loss.float() * self.scaler.loss_scale
@@ -1217,6 +1226,19 @@ class NativeO2(O2Engine):
         if not self.selects_on_device:
             self._learn(list(self._unread))
 
+    def _take_full_grads(self):
+        """Take away what the fp32 weights have gathered in earlier passes.
+
+        Returns:
+            list[Tensor | None]: Copies, since DistributedDataParallel may
+            have moved them into its buckets, which are written over.
+        """
+        taken = [param for param in self._full if param.grad is not None]
+        copies = dict(zip(taken, _to_fp32([p.grad for p in taken])))
+        for param in taken:
+            param.grad = None
+        return [copies.get(param) for param in self._full]
+
     def _unscale_grads(self, stash):
         """Bring gradients into the masters, unscaled.
 
@@ -1227,14 +1249,12 @@ class NativeO2(O2Engine):
             Tensor | None: 1.0 or 0.0: whether there was an overflow, a
             scalar on the device; None if there was no gradient.
         """
-        low = [
-            (param, master)
-            for param, master in zip(self._low, self._masters)
-            if param.grad is not None
-        ]
-        fresh = _to_fp32([param.grad for param, _ in low])
-        owners = [master for _, master in low]
-        before = [master.grad for master in owners]
+        fresh, owners, before = [], [], []
+        for param, master in zip(self._low, self._masters):
+            if param.grad is not None:
+                fresh.append(param.grad)
+                owners.append(master)
+                before.append(master.grad)
         for param, earlier in zip(self._full, stash):
             if param.grad is None:
                 param.grad = earlier
@@ -1244,6 +1264,7 @@ class NativeO2(O2Engine):
                 before.append(earlier)
         if not fresh:
             return None
+        fresh = _to_fp32(fresh)
         with torch.no_grad():
             found = _unscale(fresh, 1.0 / self.scaler.loss_scale)
             sums = [(f, b) for f, b in zip(fresh, before) if b is not None]
@@ -1349,9 +1370,18 @@ class ApexO2(O2Engine):
     @contextmanager
     def scale_loss(self, loss):
         """Scale a loss; afterwards look at what its backward pass left."""
+        # DistributedDataParallel may have moved them into its buckets, which
+        # are written over while Apex keeps them.
+        self.pairs()
+        for weight in self._stash().all_fp32_from_fp32_params:
+            if weight.grad is not None:
+                weight.grad = weight.grad.clone()
         before = self.loss_scale
         with self._amp.scale_loss(loss, self.optimizer) as scaled_loss:
             yield scaled_loss
+        # In a bucket they could not be detached in place, as Apex does.
+        for param in self.pairs()[0]:
+            param.grad = None
         if self.options.loss_scale == 'dynamic':
             # Apex has looked, and has put a step that does nothing in the
             # place of ours.
@@ -1433,6 +1463,7 @@ def initialize(model, optimizer, logger=None, **amp):
                 'model in fp32'
             )
 
+    _share_weights(model)
     dtype = options.dtype or default_dtype(device)
     engine_class = _choose_engine(options, device, dtype)
     if device.type == 'cpu':
@@ -1446,6 +1477,23 @@ def initialize(model, optimizer, logger=None, **amp):
         f'{options.describe_scale()}, loss {loss}'
     )
     return engine
+
+
+def _share_weights(model):
+    """Give every process the weights and buffers of rank 0.
+
+    DistributedDataParallel does so too, but in torch 1.8 by way of the state
+    dict, which under O2 holds copies.
+
+    Args:
+        model (nn.Module): In fp32; changed in place.
+    """
+    if get_dist_info()[1] == 1:
+        return
+    tensors = [p.data for p in model.parameters()] + list(model.buffers())
+    for group, flat in _flatten(tensors):
+        torch.distributed.broadcast(flat, 0)
+        _copy_all(group, _unflatten_dense_tensors(flat, group))
 
 
 def _choose_engine(options, device, dtype):
@@ -1594,7 +1642,7 @@ class AmpOptimizerHook(OptimizerHook):
         engine = engine_of(runner.optimizer)
         if engine is not None:
             with _naming_checkpoint(runner):
-                engine.settle()
+                engine.finish()
 
     def _place(self, runner):
         """Find the iteration's place in its group.

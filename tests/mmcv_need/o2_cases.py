@@ -173,7 +173,14 @@ def _numbers(seed, shape):
     return torch.from_numpy(drawn).float() / 64
 
 
-def _batch(index):
+def run_batch(model, index):
+    """Return the loss of one batch."""
+    image, target = batch(index)
+    return loss_of(model(image), target)
+
+
+def batch(index):
+    """Return images and targets; the same ones everywhere."""
     return _numbers(100 + index, (4, 3, 6, 6)), _numbers(
         200 + index, (4, 2, 6, 6)
     )
@@ -367,7 +374,7 @@ def run_case(case, make_driver, steps=STEPS):
             optimizer.add_param_group(dict(params=more, lr=5e-3))
         optimizer.zero_grad()
         for k in range(case.passes):
-            image, target = _batch(step * case.passes + k)
+            image, target = batch(step * case.passes + k)
             if case.loss_inside:
                 loss = model(image, target)['loss']
             else:

@@ -197,8 +197,7 @@ def prepare(model=None, optimizer='sgd', **amp):
 
 
 def one_pass(model, engine, index=0, factor=1.0):
-    image, target = o2_cases._batch(index)
-    loss = o2_cases.loss_of(model(image), target) * factor
+    loss = o2_cases.run_batch(model, index) * factor
     with engine.scale_loss(loss) as scaled:
         scaled.backward()
 
@@ -667,8 +666,7 @@ def test_the_flag_of_a_saturating_chip_skips_a_step(monkeypatch):
     train(model, optimizer, engine, 1)
     before = bits(engine.master_params())
     optimizer.zero_grad()
-    image, target = o2_cases._batch(0)
-    loss = o2_cases.loss_of(model(image), target)
+    loss = o2_cases.run_batch(model, 0)
     with engine.scale_loss(loss) as scaled:
         scaled.backward()
         flag['up'] = True  # no inf shows in any gradient
@@ -706,7 +704,7 @@ class Loss(nn.Module):
 def detector(loss_in_half):
     model = Detector()
     _, _, engine = prepare(model, loss_in_half=loss_in_half)
-    image, target = o2_cases._batch(0)
+    image, target = o2_cases.batch(0)
     target = target / 3  # not a number of half precision
     loss = model(image, target)['loss']
     assert loss.dtype == torch.float32
@@ -720,7 +718,7 @@ def test_the_loss_sees_fp32_outputs_and_unrounded_targets():
     assert model.loss.seen == model.seen == [torch.float32] * 2
     alone = Toy()
     _, _, engine = prepare(alone)
-    wanted = o2_cases.loss_of(alone(o2_cases._batch(0)[0]), target)
+    wanted = o2_cases.loss_of(alone(o2_cases.batch(0)[0]), target)
     assert torch.equal(loss, wanted)
     with engine.scale_loss(wanted) as scaled:
         scaled.backward()
