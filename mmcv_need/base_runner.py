@@ -19,6 +19,7 @@ from ..parallel import is_module_wrapper
 from .checkpoint import load_checkpoint
 from .dist_utils import get_dist_info
 from .hooks import HOOKS, Hook
+from .hooks.optimizer import engine_of
 from .log_buffer import LogBuffer
 from .priority import get_priority
 from .utils import get_time_str
@@ -465,6 +466,9 @@ class BaseRunner(metaclass=ABCMeta):
                 this needs no memory there, and leaves Adam's step counters on
                 the host, where reading them waits for nothing.
 
+        Returns:
+            dict: The whole checkpoint.
+
         Raises:
             TypeError: There is an optimiser's state but no optimiser.
             ValueError: The checkpoint is not one of a training, or of one
@@ -483,7 +487,11 @@ class BaseRunner(metaclass=ABCMeta):
         self._iter = meta['iter']
         if resume_optimizer and 'optimizer' in state:
             self._restore_optimizer(state['optimizer'], checkpoint)
+            engine = engine_of(self.optimizer)
+            if engine is not None and 'amp' in state:
+                engine.load_state_dict(state['amp'])
         self.logger.info('resumed epoch %d, iter %d', self.epoch, self.iter)
+        return state
 
     def _restore_optimizer(self, state, checkpoint):
         """Give the optimiser, or each of several, its state back."""

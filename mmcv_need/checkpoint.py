@@ -41,6 +41,7 @@ from ..fileio import load as load_file
 from ..parallel import is_module_wrapper
 from ..utils import mkdir_or_exist
 from .dist_utils import _get_host_group, get_dist_info
+from .hooks.optimizer import engine_of
 
 ENV_MMCV_HOME = 'MMCV_HOME'
 ENV_XDG_CACHE_HOME = 'XDG_CACHE_HOME'
@@ -1089,19 +1090,22 @@ def _to_cpu(state):
     return state
 
 
-def save_checkpoint(model, filename, optimizer=None, meta=None):
+def save_checkpoint(model, filename, optimizer=None, meta=None, resume=None):
     """Save weights, and what goes with them, to a file.
 
     The checkpoint holds ``meta``, ``state_dict`` and, where there is an
-    optimiser, ``optimizer``. To ``meta`` come mmcv's version, the time and
-    the model's ``CLASSES``. Weights are saved in the dtype that the model
-    has.
+    optimiser, ``optimizer``; in mixed precision O2 also ``amp``, the state
+    of the loss scale. To ``meta`` come mmcv's version, the time and the
+    model's ``CLASSES``. Weights are saved in the dtype that the model has; in
+    O2 they are the fp32 masters.
 
     Args:
         model (nn.Module): The model; parallel wrappers are left out.
         filename (str): Where to: a path or a ``pavi://`` name.
         optimizer (Optimizer | dict[str, Optimizer] | None): The optimiser.
         meta (dict | None): More to save. Not changed.
+        resume (dict | None): What an exact resume needs beyond that; saved
+            under this name. Plain data and tensors.
 
     Raises:
         TypeError: ``meta`` is no dict.
@@ -1121,11 +1125,15 @@ def save_checkpoint(model, filename, optimizer=None, meta=None):
     )
     if isinstance(optimizer, Optimizer):
         checkpoint['optimizer'] = _to_cpu(optimizer.state_dict())
+        if engine_of(optimizer) is not None:
+            checkpoint['amp'] = engine_of(optimizer).state_dict()
     elif isinstance(optimizer, dict):
         checkpoint['optimizer'] = {
             name: _to_cpu(single.state_dict())
             for name, single in optimizer.items()
         }
+    if resume is not None:
+        checkpoint['resume'] = resume
 
     def write(sink):
         torch.save(checkpoint, sink)

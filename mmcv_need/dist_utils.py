@@ -21,11 +21,13 @@ Environment:
 
 import functools
 import os
+import random
 import re
 import socket
 import subprocess
 from collections import OrderedDict
 
+import numpy as np
 import torch
 import torch.multiprocessing as mp
 from torch import distributed as dist
@@ -303,6 +305,80 @@ def synchronize():
     accelerator = getattr(torch, kind)
     if accelerator.is_initialized():
         accelerator.synchronize()
+
+
+# --------------------------------------------------------------------------
+# Random generators
+# --------------------------------------------------------------------------
+
+
+def _device_generator():
+    """Return the module that holds the device's generator, and its kind.
+
+    Returns:
+        tuple: ``(None, 'cpu')`` where the CPU's is the only one, or where the
+        device has not been used yet.
+    """
+    kind = _current_kind()
+    if kind != 'cpu':
+        accelerator = getattr(torch, kind)
+        if hasattr(accelerator, 'get_rng_state'):
+            if accelerator.is_initialized():
+                return accelerator, kind
+    return None, 'cpu'
+
+
+def get_random_state():
+    """Return the state of every random generator of this process.
+
+    Returns:
+        dict: ``python``, ``numpy``, ``torch`` (the CPU's) and, by its kind,
+        the current device's. Only numbers and tensors on the CPU, so that a
+        checkpoint can hold it.
+    """
+    version, words, gauss = random.getstate()
+    name, keys, position, has_gauss, cached = np.random.get_state()
+    assert name == 'MT19937'
+    state = dict(
+        python=dict(version=version, words=torch.tensor(words), gauss=gauss),
+        numpy=dict(
+            keys=torch.from_numpy(keys.astype(np.int64)),
+            position=position,
+            has_gauss=has_gauss,
+            cached_gaussian=cached,
+        ),
+        torch=torch.get_rng_state(),
+    )
+    accelerator, kind = _device_generator()
+    if accelerator is not None:
+        state[kind] = accelerator.get_rng_state()
+    return state
+
+
+def set_random_state(state):
+    """Give the random generators of this process their state back.
+
+    Args:
+        state (dict): From :func:`get_random_state`. A device's part counts
+            only where the current device is of the same kind.
+    """
+    python, numpy = state['python'], state['numpy']
+    random.setstate(
+        (python['version'], tuple(python['words'].tolist()), python['gauss'])
+    )
+    np.random.set_state(
+        (
+            'MT19937',
+            numpy['keys'].numpy().astype(np.uint32),
+            numpy['position'],
+            numpy['has_gauss'],
+            numpy['cached_gaussian'],
+        )
+    )
+    torch.set_rng_state(state['torch'])
+    accelerator, kind = _device_generator()
+    if kind in state:
+        accelerator.set_rng_state(state[kind])
 
 
 # --------------------------------------------------------------------------

@@ -6,10 +6,14 @@ before each epoch for fear of a dead-lock between the data-loader workers of
 two epochs, and 1 s at the end for loggers. In every torch that we support an
 exhausted loader joins its workers before it says that it is exhausted, so
 those of the next epoch never meet them; and loggers finish in ``after_run``.)
+
+A run that was stopped and resumed goes on as if it had not been stopped, to
+the bit: see :meth:`EpochBasedRunner.save_checkpoint`.
 """
 
 import os.path as osp
 import warnings
+from itertools import islice
 
 import mmcv
 import torch
@@ -17,14 +21,32 @@ import torch
 from .base_runner import BaseRunner
 from .builder import RUNNERS
 from .checkpoint import link_checkpoint, save_checkpoint
-from .dist_utils import synchronize
+from .dist_utils import (
+    gather_objects,
+    get_random_state,
+    set_random_state,
+    synchronize,
+)
 from .hooks import IterTimerHook
+from .hooks.optimizer import engine_of
 from .utils import get_host_info
+
+_POINT_KEYS = {'batches_done', 'setup', 'random', 'hooks'}
 
 
 @RUNNERS.register_module()
 class EpochBasedRunner(BaseRunner):
     """Trains and validates in turns of whole epochs."""
+
+    # Of the training epoch that runs: batches that are done (None between
+    # epochs), number of its first iteration, random state it started with.
+    _batches_done = None
+    _first_iter = 0
+    _epoch_start = None
+    # Random states of all ranks, gathered for the next checkpoint (rank 0).
+    _rank_states = None
+    # Section ``resume`` of a checkpoint, until all of it has been used.
+    _point = None
 
     def run_iter(self, data_batch, train_mode, **kwargs):
         """Put one batch through the model.
@@ -65,16 +87,54 @@ class EpochBasedRunner(BaseRunner):
         self.data_loader = data_loader
         self._max_iters = self._max_epochs * len(data_loader)
         self.call_hook('before_train_epoch')
-        for i, data_batch in enumerate(data_loader):
+        for i, data_batch in self._batches(data_loader):
             self._inner_iter = i
             self.call_hook('before_train_iter')
             self.run_iter(data_batch, train_mode=True)
+            self._batches_done = i + 1
             self.call_hook('after_train_iter')
             self._iter += 1
+        self._batches_done = None
         # Here, because hooks may evaluate and save after the epoch.
         self._log_speed()
         self.call_hook('after_train_epoch')
         self._epoch += 1
+
+    def _batches(self, data_loader):
+        """Return the batches of a training epoch with their numbers, from 0.
+
+        In an epoch that a resume has to go on with, those that were trained
+        on are left out. They are loaded all the same: only so samplers,
+        workers and augmentations draw what they have drawn.
+        """
+        point, self._point = self._point, None
+        states = point['random'] if point else None
+        done = min(point['batches_done'], len(data_loader)) if point else 0
+        if done and states:
+            set_random_state(states['epoch_start'])
+        self._epoch_start = get_random_state()
+        self._batches_done, self._first_iter = done, self._iter - done
+        if not done:
+            return enumerate(data_loader)
+
+        self.logger.info(
+            'Going on inside of epoch %d: its first %d of %d batches are '
+            'loaded again, but not trained on',
+            self.epoch + 1,
+            done,
+            len(data_loader),
+        )
+        batches = iter(())
+        if done < len(data_loader):
+            batches = enumerate(data_loader)
+            for _ in islice(batches, done):
+                pass
+        if states:
+            set_random_state(states['now'])
+        for hook in self.hooks:
+            if isinstance(hook, IterTimerHook):
+                hook.before_epoch(self)
+        return batches
 
     @torch.no_grad()
     def val(self, data_loader, **kwargs):
@@ -107,6 +167,8 @@ class EpochBasedRunner(BaseRunner):
         if self.rank != 0 or not timers:
             return
         timer = timers[0]
+        if not timer.counted_iters and len(self.data_loader):
+            return  # resumed behind the last iteration
         if timer.counted_samples is not None:
             images = timer.counted_samples * self.world_size
         elif self.samples_per_gpu is not None:
@@ -150,6 +212,7 @@ class EpochBasedRunner(BaseRunner):
         for (mode, _), data_loader in zip(workflow, data_loaders):
             if mode == 'train':
                 self._max_iters = self._max_epochs * len(data_loader)
+                self._fit_point(data_loader)
                 break
 
         self.logger.info(
@@ -161,13 +224,18 @@ class EpochBasedRunner(BaseRunner):
             'workflow: %s, max: %d epochs', workflow, self._max_epochs
         )
         self.call_hook('before_run')
+        cycle = [
+            (mode, data_loader)
+            for (mode, epochs), data_loader in zip(workflow, data_loaders)
+            for _ in range(epochs)
+        ]
+        steps = cycle[self._place_in(cycle) :]
         while self.epoch < self._max_epochs:
-            for (mode, epochs), data_loader in zip(workflow, data_loaders):
+            for mode, data_loader in steps:
                 run_epoch = self._epoch_method(mode)
-                for _ in range(epochs):
-                    if mode == 'train' and self.epoch >= self._max_epochs:
-                        break
+                if mode != 'train' or self.epoch < self._max_epochs:
                     run_epoch(data_loader, **kwargs)
+            steps = cycle
         self.call_hook('after_run')
 
     def _epoch_method(self, mode):
@@ -183,6 +251,147 @@ class EpochBasedRunner(BaseRunner):
             )
         return getattr(self, mode)
 
+    # ------------------------------------------------------- exact resuming
+
+    def gather_random_states(self):
+        """Bring the random states of all ranks to rank 0, for a checkpoint.
+
+        To be called by every rank, just before rank 0 saves. A single process
+        can do without.
+        """
+        self._rank_states = gather_objects(self._random_states())
+
+    def _random_states(self):
+        states = dict(now=get_random_state())
+        if self._batches_done:
+            states['epoch_start'] = self._epoch_start
+        return states
+
+    def _setup(self, data_loader):
+        """Describe what must not change if a resume shall be exact."""
+        device = next((p.device for p in self.model.parameters()), None)
+        on_cpu = device is None or device.type == 'cpu'
+        engine = engine_of(self.optimizer)
+        return dict(
+            ranks=self.world_size,
+            samples_per_gpu=getattr(data_loader, 'batch_size', None),
+            iterations_per_epoch=len(data_loader),
+            workers=getattr(data_loader, 'num_workers', None),
+            seed=(self.meta or {}).get('seed'),
+            device='cpu' if on_cpu else device.type,
+            precision=str(engine.dtype if engine else torch.float32),
+            # How a sum is split over threads shows in its last bit.
+            threads=torch.get_num_threads() if on_cpu else None,
+            torch=str(torch.__version__),
+        )
+
+    def _point_to_save(self):
+        """Return section ``resume``, or None if there was no training yet."""
+        states, self._rank_states = self._rank_states, None
+        if self._epoch_start is None:
+            return None
+        if states is None and self.world_size == 1:
+            states = [self._random_states()]
+        return dict(
+            batches_done=self._batches_done or 0,
+            setup=self._setup(self.data_loader),
+            random=states,
+            hooks={
+                type(hook).__name__: hook.state_dict()
+                for hook in self.hooks
+                if hasattr(hook, 'state_dict')
+            },
+        )
+
+    def resume(
+        self, checkpoint, resume_optimizer=True, map_location='default'
+    ):
+        """Go on from where a checkpoint was saved, see :class:`BaseRunner`.
+
+        Section ``resume`` of the checkpoint is taken up when the run starts.
+        """
+        state = super().resume(checkpoint, resume_optimizer, map_location)
+        point = state.get('resume')
+        self._point = None
+        if isinstance(point, dict) and _POINT_KEYS <= set(point):
+            self._point = dict(point)
+        else:
+            self.logger.warning(
+                '%s holds no random states: weights, optimizer and counters '
+                'go on, but not to the bit as without a stop',
+                checkpoint,
+            )
+        return state
+
+    def _fit_point(self, data_loader):
+        """See how well the checkpoint fits this run, and say so if not.
+
+        With other batches as many iterations are counted as the same samples
+        make now, which keeps schedules in place.
+        """
+        point = self._point
+        if point is None:
+            return
+        before, now = point['setup'], self._setup(data_loader)
+        changes = [
+            f'{name} {before.get(name)} -> {value}'
+            for name, value in now.items()
+            if before.get(name) != value
+        ]
+        states = point['random']
+        if states is None:
+            changes.append('random states of the ranks were not saved')
+        elif before['ranks'] != now['ranks']:
+            changes.append('random states of other ranks are not used')
+            states = None
+        point['random'] = states and states[self.rank]
+        if changes:
+            self.logger.warning(
+                'From here on data order, random draws or rounding differ '
+                'from those of a run without a stop: %s',
+                ', '.join(changes),
+            )
+        old_size, new_size = (
+            setup['ranks'] * (setup['samples_per_gpu'] or 0)
+            for setup in (before, now)
+        )
+        if old_size and new_size and old_size != new_size:
+            point['batches_done'] = (
+                point['batches_done'] * old_size // new_size
+            )
+            self._iter = self._iter * old_size // new_size
+            self.logger.warning(
+                'An iteration is %d samples now, it was %d: going on with '
+                'iter %d',
+                new_size,
+                old_size,
+                self._iter,
+            )
+        for hook in self.hooks:
+            state = point['hooks'].get(type(hook).__name__)
+            if state is not None and hasattr(hook, 'load_state_dict'):
+                hook.load_state_dict(state)
+
+    def _place_in(self, cycle):
+        """Return where a cycle of the workflow starts, and be ready there.
+
+        A resumed run goes on with the step that comes next, once
+        ``before_run`` has drawn what it likes. mmcv 1.2.7 begins the workflow
+        anew, as is done here for a checkpoint without section ``resume``.
+        """
+        point = self._point
+        trains = [i for i, (mode, _) in enumerate(cycle) if mode == 'train']
+        if point is None or not trains:
+            return 0
+        if point['batches_done']:
+            return trains[self.epoch % len(trains)]
+        self._point = None
+        if point['random']:
+            set_random_state(point['random']['now'])
+        if not self.epoch:
+            return 0
+        return trains[(self.epoch - 1) % len(trains)] + 1
+
     def save_checkpoint(
         self,
         out_dir,
@@ -191,15 +400,29 @@ class EpochBasedRunner(BaseRunner):
         meta=None,
         create_symlink=True,
     ):
-        """Save model, optimiser and counters.
+        """Save model, optimiser, counters, and where exactly the run stands.
 
-        ``epoch`` in the checkpoint is the number of epochs done when this one
-        is over, as is the number in the file's name.
+        After an epoch the file has its number, and ``epoch`` in the
+        checkpoint is that number. Inside of an epoch ``epoch`` and ``iter``
+        are what is done, and so is the number in the file's name: of
+        iterations, as ``CheckpointHook`` has it when it removes old files.
+        (mmcv 1.2.7 gives all files of an epoch the name that it will have
+        when it is over, and resumes from them with the epoch after.)
+
+        Section ``resume`` holds what an exact resume needs beside that:
+
+        - ``batches_done``: of the epoch that runs, 0 between epochs;
+        - ``random``: by rank, the random states ``now`` and, inside of an
+          epoch, ``epoch_start``; None if there are several ranks and they
+          did not call :meth:`gather_random_states`;
+        - ``setup``: what must be the same when the run goes on;
+        - ``hooks``: by class, ``state_dict()`` of hooks that have one; it is
+          given to their ``load_state_dict`` before ``before_run``.
 
         Args:
             out_dir (str): Folder.
-            filename_tmpl (str): Name with a place for the number of the
-                epoch.
+            filename_tmpl (str): Name with a place for the number. Inside of
+                an epoch the default stands for ``iter_{}.pth``.
             save_optimizer (bool): Whether to save the optimiser's state.
             meta (dict | None): More to save; the runner's own ``meta`` goes
                 over it.
@@ -213,12 +436,25 @@ class EpochBasedRunner(BaseRunner):
         """
         if meta is not None and not isinstance(meta, dict):
             raise TypeError(f'meta must be a dict or None, not {type(meta)}')
-        meta = dict(meta or {}, epoch=self.epoch + 1, iter=self.iter)
+        if self._batches_done is None:
+            number = self.epoch + 1
+            done = dict(epoch=number, iter=self.iter)
+        else:
+            number = self._first_iter + self._batches_done
+            done = dict(epoch=self.epoch, iter=number)
+            if filename_tmpl == 'epoch_{}.pth':
+                filename_tmpl = 'iter_{}.pth'
+        meta = dict(meta or {}, **done)
         meta.update(self.meta or {})
 
-        path = osp.join(out_dir, filename_tmpl.format(self.epoch + 1))
-        optimizer = self.optimizer if save_optimizer else None
-        save_checkpoint(self.model, path, optimizer=optimizer, meta=meta)
+        path = osp.join(out_dir, filename_tmpl.format(number))
+        save_checkpoint(
+            self.model,
+            path,
+            optimizer=self.optimizer if save_optimizer else None,
+            meta=meta,
+            resume=self._point_to_save(),
+        )
         if create_symlink:
             link_checkpoint(path, osp.join(out_dir, 'latest.pth'))
 

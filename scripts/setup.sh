@@ -24,7 +24,7 @@ for option; do
       show_help
       exit
       ;;
-    --with-ops) with_ops=yes ;;
+    --with-ops) with_ops=ops ;;
     --if-needed) if_needed=yes ;;
     *) refuse "unknown option $option; --help lists all" ;;
   esac
@@ -80,6 +80,8 @@ has_packages() {
 # find_steps: sets todo to the steps that are left.
 find_steps() {
   todo=''
+  # Whoever has had the operators built once keeps them.
+  [ "$(noted mmcv)" != ops ] || with_ops=ops
   if ! has_packages; then
     todo='environment packages mmcv patches'
   elif [ "$(noted packages)" != "$packages_hash" ]; then
@@ -190,7 +192,7 @@ install_mmcv() {
       --no-build-isolation --no-binary mmcv mmcv==1.2.7
   fi
   "$py" -m pip install --no-deps --no-build-isolation -r "$source_requirements"
-  note mmcv "${with_ops:+ops}${with_ops:-plain}"
+  note mmcv "${with_ops:-plain}"
 }
 
 # The operators need an edit of their source before they compile.

@@ -231,7 +231,7 @@ def _kill_group(process):
         pass
 
 
-@pytest.fixture
+@pytest.fixture(scope='session')
 def run():
     """Run a command as a user would, and leave no process behind.
 

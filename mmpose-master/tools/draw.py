@@ -16,6 +16,9 @@ EDGE_OPACITY = 0.75
 # of a trained model seldom pass it.
 FULL_SCORE = 0.8
 MIN_OPACITY = 0.35
+# Rows that are worked on at a time: what is drawn into a picture of 100
+# million pixels must not need many times its memory.
+STRIP = 256
 
 
 def draw_people(picture, poses, threshold=0.3, sizes=None):
@@ -56,26 +59,17 @@ def draw_heatmaps(picture, heatmaps, transforms, strength=0.75):
         of it is dimmed a little.
     """
     height, width = picture.shape[:2]
-    canvas = picture.astype(np.float32) * 0.7
-    for maps, transform in zip(heatmaps, transforms):
-        for side, rgb in SIDE_COLORS.items():
-            joints = [k for k, name in enumerate(SIDE) if name == side]
-            heat = np.clip(maps[joints].max(axis=0), 0, 1)
-            x0, y0, x1, y1 = _footprint(transform, heat.shape, width, height)
-            if x1 <= x0 or y1 <= y0:
-                continue
-            shifted = transform.copy()
-            shifted[:, 2] -= (x0, y0)
-            alpha = cv2.warpAffine(
-                heat.astype(np.float32),
-                shifted,
-                (x1 - x0, y1 - y0),
-                flags=cv2.INTER_LINEAR,
-            )
-            alpha = (strength * np.sqrt(alpha))[..., None]
-            part = canvas[y0:y1, x0:x1]
-            part += alpha * (np.float32(rgb[::-1]) - part)
-    return np.clip(canvas + 0.5, 0, 255).astype(np.uint8)
+    canvas = np.empty_like(picture)
+    for top in range(0, height, STRIP):
+        part = picture[top : top + STRIP].astype(np.float32) * 0.7
+        for maps, transform in zip(heatmaps, transforms):
+            shifted = transform - np.float64([[0, 0, 0], [0, 0, top]])
+            for side, rgb in SIDE_COLORS.items():
+                joints = [k for k, name in enumerate(SIDE) if name == side]
+                heat = np.clip(maps[joints].max(axis=0), 0, 1)
+                _lay_heat(part, heat, shifted, rgb[::-1], strength)
+        canvas[top : top + STRIP] = np.clip(part + 0.5, 0, 255)
+    return canvas
 
 
 def opacity(score, threshold):
@@ -141,10 +135,22 @@ def _bar(canvas, first, second, width, bgr, alpha):
     right, bottom = min(x1, canvas_width), min(y1, height)
     if right <= left or bottom <= top:
         return
-    # Distance of every pixel centre to the segment gives an exact coverage,
-    # with widths that need not be whole pixels (cv2.line rounds them).
-    xs = np.arange(left, right, dtype=np.float32)[None, :] - ends[0, 0]
-    ys = np.arange(top, bottom, dtype=np.float32)[:, None] - ends[0, 1]
+    for strip in range(top, bottom, STRIP):
+        rows = (strip, min(strip + STRIP, bottom))
+        near = _columns_near(ends, rows, margin)
+        columns = (max(near[0], left), min(near[1], right))
+        if columns[0] < columns[1]:
+            _blend_bar(canvas, ends, width, bgr, alpha, rows, columns)
+
+
+def _blend_bar(canvas, ends, width, bgr, alpha, rows, columns):
+    """Blends the part of a bar that lies in a rectangle of the picture.
+
+    The distance of every pixel centre to the segment gives an exact coverage,
+    with widths that need not be whole pixels (cv2.line rounds them).
+    """
+    xs = np.arange(*columns, dtype=np.float32)[None, :] - ends[0, 0]
+    ys = np.arange(*rows, dtype=np.float32)[:, None] - ends[0, 1]
     dx, dy = ends[1] - ends[0]
     length2 = dx * dx + dy * dy
     along = 0.0
@@ -152,9 +158,37 @@ def _bar(canvas, first, second, width, bgr, alpha):
         along = np.clip((xs * dx + ys * dy) / length2, 0, 1)
     distance = np.sqrt((xs - along * dx) ** 2 + (ys - along * dy) ** 2)
     cover = np.clip(width / 2 + 0.5 - distance, 0, 1) * alpha
-    part = canvas[top:bottom, left:right]
-    mixed = part + cover[..., None] * (np.float32(bgr) - part)
-    canvas[top:bottom, left:right] = (mixed + 0.5).astype(np.uint8)
+    part = canvas[rows[0] : rows[1], columns[0] : columns[1]]
+    part[:] = part + cover[..., None] * (np.float32(bgr) - part) + 0.5
+
+
+def _columns_near(ends, rows, margin):
+    """Columns of some rows that a segment comes close to."""
+    first, second = sorted(ends.tolist(), key=lambda end: end[1])
+    slope = second[1] - first[1]
+    xs = []
+    for y in (rows[0] - margin, rows[1] + margin):
+        part = (y - first[1]) / slope if slope > 0 else float(y > first[1])
+        part = min(max(part, 0.0), 1.0)
+        xs.append(first[0] + part * (second[0] - first[0]))
+    return int(min(xs) - margin), int(max(xs) + margin) + 2
+
+
+def _lay_heat(part, heat, transform, bgr, strength):
+    """Blends one heatmap into a part of a picture, in place."""
+    height, width = part.shape[:2]
+    x0, y0, x1, y1 = _footprint(transform, heat.shape, width, height)
+    if x1 <= x0 or y1 <= y0:
+        return
+    shifted = transform - np.float64([[0, 0, x0], [0, 0, y0]])
+    alpha = cv2.warpAffine(
+        heat.astype(np.float32),
+        shifted,
+        (int(x1 - x0), int(y1 - y0)),
+        flags=cv2.INTER_LINEAR,
+    )
+    under = part[y0:y1, x0:x1]
+    under += (strength * alpha)[..., None] * (np.float32(bgr) - under)
 
 
 def _extent(joints):

@@ -255,6 +255,7 @@ def verify(path, reference, batches, static=False):
         network = OnnxNetwork(path, 'cpu')
     except ValueError as error:
         raise WrongFile(str(error)) from error
+    network.settings = reference.settings
     differences = {}
     peak = 0.0
     for name, crops in batches.items():

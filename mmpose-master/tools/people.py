@@ -237,19 +237,28 @@ def _entries(content, image_size):
         }
         content = content['annotations']
     for entry in content:
-        if 'bbox' in entry:
-            key = entry.get('file_name')
-            if key is None:
-                number = entry['image_id']
-                key = names.get(number, str(number))
-            box = [float(v) for v in entry['bbox'][:4]]
-            if box[2] <= 0 or box[3] <= 0:
-                raise ValueError(f'the box {entry["bbox"]} has no area')
-            score = float(entry.get('score', 1.0))
-            yield os.path.basename(key), from_box(box, image_size, score)
-        else:
-            key = os.path.basename(entry['image'])
-            yield key, _from_mpii(entry['center'], entry['scale'])
+        if 'center' in entry:
+            # Preferred to a box, as the crop that evaluation takes.
+            person = _from_mpii(entry['center'], entry['scale'])
+            if 'bbox' in entry:
+                person = person._replace(box=_checked_box(entry['bbox']))
+            yield os.path.basename(entry['image']), person
+            continue
+        key = entry.get('file_name')
+        if key is None:
+            number = entry['image_id']
+            key = names.get(number, str(number))
+        box = _checked_box(entry['bbox'])
+        score = float(entry.get('score', 1.0))
+        yield os.path.basename(key), from_box(box, image_size, score)
+
+
+def _checked_box(box):
+    """Four numbers of a file, as a box."""
+    x, y, width, height = (float(v) for v in box[:4])
+    if not (width > 0 and height > 0):
+        raise ValueError(f'the box {box} has no area')
+    return x, y, width, height
 
 
 def _from_mpii(center, scale):

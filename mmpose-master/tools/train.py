@@ -209,11 +209,12 @@ def main():
     # Loading torch takes seconds; whoever mistyped an option waits less.
     import torch
     from mmcv.runner.dist_utils import get_dist_info
+    from mmcv.utils import collect_env
     from mmpose import __version__
     from mmpose.apis import train_model
     from mmpose.datasets import build_dataset
     from mmpose.models import build_posenet
-    from mmpose.utils import collect_env, get_root_logger
+    from mmpose.utils import get_root_logger
 
     device, distributed = _common.start(args, cfg)
     rank, world_size = get_dist_info()
@@ -231,7 +232,12 @@ def main():
         log_file=os.path.join(cfg.work_dir, f'{timestamp}.log'),
         log_level=cfg.log_level,
     )
-    environment = '\n'.join(f'{k}: {v}' for k, v in collect_env().items())
+    if distributed:
+        # torch 1.8 logs to the root logger when a group is formed, which
+        # gives that a handler, and our lines would come twice.
+        logger.propagate = False
+    facts = dict(collect_env(), MMPose=__version__)
+    environment = '\n'.join(f'{key}: {fact}' for key, fact in facts.items())
     logger.info(f'Environment:\n{environment}')
     logger.info(f'Config:\n{cfg.pretty_text}')
     logger.info(

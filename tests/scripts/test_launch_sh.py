@@ -227,6 +227,26 @@ def test_config_is_named(bundle, form):
     assert bundle.read_notes()[0]['argv'] == ['x.py', '--seed', '1']
 
 
+@pytest.mark.parametrize('changed', [True, False])
+def test_what_was_installed_by_hand_serves_too(bundle, changed):
+    for name in ('torch', 'mmcv', 'mmpose'):
+        (bundle.root / 'site' / name).mkdir(parents=True)
+        (bundle.root / 'site' / name / '__init__.py').touch()
+    if changed:
+        (bundle.root / 'site/mmpose/.originals').mkdir()
+    python = bundle.root / 'python'
+    (bundle.root / '.venv/bin/python').rename(python)
+    shutil.rmtree(str(bundle.root / '.venv'))
+    (bundle.root / 'scripts/setup.sh').write_text('exit 3\n')
+    run = bundle.run(
+        'scripts/train_1p.sh',
+        PYTHON=str(python),
+        PYTHONPATH=str(bundle.root / 'site'),
+    )
+    assert run.returncode == (0 if changed else 3), run.err
+    assert len(bundle.read_notes()) == changed
+
+
 # Mistakes ----------------------------------------------------------------
 
 

@@ -47,6 +47,8 @@ def main(tool, monkeypatch):
 
     def execute(name, *arguments):
         module = tool(name)
+        # mmcv notes the seed there.
+        monkeypatch.setenv('PYTHONHASHSEED', '0')
         monkeypatch.setattr(sys, 'argv', [name, *map(str, arguments)])
         return module.main()
 

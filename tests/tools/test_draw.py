@@ -115,3 +115,25 @@ def test_heat_lies_where_the_peak_is_and_has_the_colour_of_its_side():
         atol=1.5,
     )
     assert not heat[:30].any()
+
+
+def test_working_in_strips_leaves_no_seams(monkeypatch):
+    canvas = np.full((300, 260, 3), 128, np.uint8)
+    poses = [person(seed=seed, size=320) - [30, 10, 0] for seed in range(3)]
+    flat = person()
+    flat[:, 1] = 100  # limbs along a row
+    heatmaps = np.random.RandomState(0).rand(2, 16, 9, 9).astype(np.float32)
+    maps = [np.float64([[20, 3, 30], [-3, 20, 40]])] * 2
+    results = []
+    for strip in (10**6, 64, 7):
+        monkeypatch.setattr(draw, 'STRIP', strip)
+        results.append(
+            (
+                draw.draw_people(canvas, poses + [flat]),
+                draw.draw_heatmaps(canvas, heatmaps, maps).astype(int),
+            )
+        )
+    for bars, heat in results[1:]:
+        np.testing.assert_array_equal(bars, results[0][0])
+        # cv2.warpAffine rounds its places to 1/32 of a cell.
+        np.testing.assert_allclose(heat, results[0][1], atol=3)

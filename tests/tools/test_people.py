@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from pose_model import picture, tool
+from pose_model import ROOT, picture, tool
 
 people = tool('people')
 topdown = tool('topdown')
@@ -39,6 +39,20 @@ def test_mpii_people_are_cropped_as_by_the_data_set(tmp_path):
     np.testing.assert_allclose(person.center, [299, 229])
     np.testing.assert_allclose(person.scale, [2.5, 2.5])
     assert person.box == (99, -1, 400, 400)
+    entry['bbox'] = [150, 60, 90, 300]
+    (boxed,) = box_file(tmp_path, [entry]).of('a.jpg')
+    assert boxed.box == (150, 60, 90, 300)
+    np.testing.assert_array_equal(boxed.center, person.center)
+
+
+def test_the_demo_picture_has_its_people():
+    folder = ROOT / 'mmpose-master' / 'demo' / 'mpii_demo_img'
+    picture_file = folder / 'demo_mpii.jpg'
+    boxes = people.BoxFile(str(folder / 'demo_mpii.json'), SIZE)
+    found = boxes.of(str(picture_file))
+    assert len(found) >= 2
+    shape = tool('pictures').read_picture(str(picture_file)).shape
+    people.check_inside(found, shape, 'demo')
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,15 @@
 """Training of a pose model: from a config to a running runner."""
 
+import os
+import os.path as osp
+import random
+
+import mmcv
+import numpy as np
+import torch
 from mmcv.parallel import MMDataParallel, MMDistributedDataParallel
 from mmcv.runner import (
+    CheckpointHook,
     DistSamplerSeedHook,
     EpochBasedRunner,
     Hook,
@@ -9,9 +17,12 @@ from mmcv.runner import (
 )
 from mmcv.runner.dist_utils import (
     allreduce_params,
+    barrier,
     get_device,
     get_dist_info,
+    get_random_state,
     set_device,
+    set_random_state,
 )
 from mmcv.runner.hooks.optimizer import initialize
 from mmcv.utils import _BatchNorm
@@ -54,6 +65,80 @@ class AverageBNStatsHook(Hook):
         """Averages where a checkpoint of this iteration is due."""
         if self.every_n_iters(runner, self.iter_interval):
             average_bn_stats(runner.model)
+
+
+class ResumableCheckpointHook(CheckpointHook):
+    """Saves checkpoints that hold the random states of all ranks."""
+
+    def _save_checkpoint(self, runner):
+        # All ranks come here; what is overridden sends on rank 0 only.
+        runner.gather_random_states()
+        super()._save_checkpoint(runner)
+
+
+class _ResumableEvaluation:
+    """What evaluation needs for a resumed run to end like one never stopped.
+
+    The training's random draws are the same with and without it. The best
+    score so far is part of the checkpoint. As that is saved before it is
+    evaluated, a run that goes on from the end of an epoch begins with that
+    epoch's evaluation. ``best.json`` follows the checkpoint, so it never
+    names scores of another run, or of a future that was given up.
+    """
+
+    evaluated = 0
+    _restored = False
+
+    def state_dict(self):
+        """Returns the best evaluation, and the last epoch evaluated."""
+        return dict(best=dict(self.best_json), evaluated=self.evaluated)
+
+    def load_state_dict(self, state):
+        """Takes over what :meth:`state_dict` returned."""
+        self._restored = True
+        self.evaluated = state['evaluated']
+        best = state['best']
+        # Scores of different measures cannot be compared.
+        if best.get('key_indicator') == self.key_indicator:
+            self.best_json = dict(best)
+            self.best_score = best['best_score']
+
+    def before_run(self, runner):
+        """Makes ``best.json`` that of this run, and evaluates if due."""
+        if runner.iter and not self._restored:
+            return  # from a checkpoint of mmpose, which leaves it to the file
+        path = osp.join(runner.work_dir, 'best.json')
+        if runner.rank == 0:
+            if self.best_json:
+                mmcv.dump(self.best_json, path)
+            elif osp.exists(path):
+                os.remove(path)
+        barrier()
+        if runner.epoch > self.evaluated:
+            # The hook means the epoch that is about to end.
+            runner._epoch -= 1
+            self.after_train_epoch(runner)
+            runner._epoch += 1
+
+    def after_train_epoch(self, runner):
+        """Evaluates if due, and draws no random number of the training's."""
+        if not self.every_n_epochs(runner, self.interval):
+            return
+        state = get_random_state()
+        super().after_train_epoch(runner)
+        set_random_state(state)
+        self.evaluated = runner.epoch + 1
+        if 'best_score' in self.best_json:
+            # Not numpy's: it goes into checkpoints.
+            self.best_json['best_score'] = float(self.best_json['best_score'])
+
+
+class ResumableEvalHook(_ResumableEvaluation, EvalHook):
+    """mmpose's evaluation in one process, fit for an exact resume."""
+
+
+class ResumableDistEvalHook(_ResumableEvaluation, DistEvalHook):
+    """mmpose's evaluation on all ranks, fit for an exact resume."""
 
 
 def average_bn_stats(model):
@@ -197,7 +282,27 @@ def _train_loader(dataset, cfg, settings):
             f'{settings["samples_per_gpu"]} for each of {world_size} '
             'process(es): lower data.samples_per_gpu'
         )
+    if loader.worker_init_fn is None:
+        loader.worker_init_fn = _seed_worker
     return loader
+
+
+def _seed_worker(worker_id):
+    """Seeds a worker's generators from the training's own, for no ``seed``.
+
+    torch before 1.9 leaves numpy's alone: it is then that of the parent in
+    each worker, or, in a spawned one, cannot be had again.
+    """
+    seed = torch.initial_seed() % 2**32
+    random.seed(seed)
+    np.random.seed(seed)
+
+
+def _checkpoint_hook(config):
+    """What saves checkpoints: a hook, the config of another one, or None."""
+    if config is None or 'type' in config:
+        return config
+    return ResumableCheckpointHook(**config)
 
 
 def _eval_hook(cfg, distributed, settings):
@@ -215,7 +320,7 @@ def _eval_hook(cfg, distributed, settings):
     loader = build_dataloader(
         dataset, **dict(settings, **cfg.data.get('val_dataloader', {}))
     )
-    hook = DistEvalHook if distributed else EvalHook
+    hook = ResumableDistEvalHook if distributed else ResumableEvalHook
     return hook(loader, **cfg.get('evaluation', {}))
 
 
@@ -256,7 +361,7 @@ def train_model(
             data do not fill a batch, or if several devices are asked of one
             process.
     """
-    logger = get_root_logger(cfg.log_level)
+    logger = get_root_logger(log_level=cfg.log_level)
     device = _training_device(cfg, distributed)
     num_devices = get_dist_info()[1] if distributed else len(cfg.gpu_ids)
 
@@ -298,7 +403,7 @@ def train_model(
     runner.register_training_hooks(
         cfg.lr_config,
         optimizer_hook,
-        cfg.checkpoint_config,
+        _checkpoint_hook(cfg.checkpoint_config),
         cfg.log_config,
         cfg.get('momentum_config', None),
     )

@@ -19,7 +19,7 @@ _SKIN = (
     (107, 147, 204),
     (78, 114, 170),
     (54, 80, 128),
-    (40, 58, 96),
+    (46, 66, 108),
 )
 _HAIR = (
     (28, 26, 30),
@@ -253,7 +253,9 @@ class Outfit:
 
     def __init__(self, rng):
         self.skin = _SKIN[rng.randint(len(_SKIN))]
-        self.hair = _HAIR[rng.randint(len(_HAIR))]
+        # Hair that one can tell from the skin: a head shows where it looks.
+        tones = [c for c in _HAIR if abs(sum(c) - sum(self.skin)) > 100]
+        self.hair = tones[rng.randint(len(tones))]
         self.haircut = rng.choice(
             ('short', 'bob', 'long', 'tail', 'cap'),
             p=(0.4, 0.17, 0.15, 0.14, 0.14),
@@ -274,11 +276,11 @@ class Outfit:
         self.odd_sleeve = rng.choice(
             ('left', 'right', ''), p=(0.1, 0.05, 0.85)
         )
-        self.backpack = rng.rand() < 0.15
+        self.backpack = rng.rand() < 0.3
         self.girth = rng.uniform(0.88, 1.14)
 
     def torso_paint(self, frame):
-        """Paint for the torso: buttons in front, a broad yoke behind.
+        """Paint for the torso: buttons in front, a dark panel behind.
 
         Args:
             frame (np.ndarray): 3 x 3, from the torso's frame to the camera's.
@@ -307,7 +309,7 @@ class Outfit:
                 colour[front & (np.abs(aside) < 0.28)] = trim
             if self.pattern != 'print':
                 colour[front & (np.abs(aside) < 0.05)] = dark
-            colour[~front & (t > 0.72)] = dark
+            colour[~front & (t > 0.3)] = dark
             colour[front & (np.abs(aside) < (t - 0.88) * 1.5)] = skin
             return colour
 

@@ -202,7 +202,7 @@ class Body:
 
 def _facing(rng):
     """Draws the yaw: to the viewer, half turned, in profile or away."""
-    kind = rng.choice(4, p=(0.5, 0.22, 0.1, 0.18))
+    kind = rng.choice(4, p=(0.54, 0.22, 0.09, 0.15))
     side = rng.choice((-1, 1))
     if kind == 0:
         return rng.uniform(-25, 25)
@@ -210,7 +210,7 @@ def _facing(rng):
         return side * rng.uniform(25, 60)
     if kind == 2:
         return side * rng.uniform(60, 110)
-    return 180 + rng.uniform(-45, 45)
+    return 180 + rng.uniform(-40, 40)
 
 
 def _limb(rng, ranges, side, lengths, knee):

@@ -75,12 +75,14 @@ def train(path):
             model, Recorder(), cfg, distributed=True, validate=True
         )
     seen['weights'] = digest(model.state_dict(), 'weight')
+    by_epoch = cfg.checkpoint_config.get('by_epoch', True)
+    names = ('epoch_1', 'epoch_2') if by_epoch else ('iter_3', 'iter_6')
     seen['saved'] = [
         digest(
-            torch.load(f'{cfg.work_dir}/epoch_{epoch}.pth')['state_dict'],
+            torch.load(f'{cfg.work_dir}/{name}.pth')['state_dict'],
             'running_',
         )
-        for epoch in range(1, 1 + cfg.total_epochs)
+        for name in names[: cfg.total_epochs]
         if rank == 0
     ]
     path.with_suffix(f'.rank{rank}.json').write_text(json.dumps(seen))

@@ -1,0 +1,227 @@
+"""A small training in which everything draws random numbers.
+
+Also one rank of test_resume.py: ``resume_cases.py WORK_DIR CHECKPOINT ...``.
+"""
+
+import json
+import logging
+import random
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmcv.parallel import MMDistributedDataParallel
+from mmcv.runner import (
+    CheckpointHook,
+    DistSamplerSeedHook,
+    EpochBasedRunner,
+    OptimizerHook,
+)
+from mmcv.runner.dist_utils import get_dist_info, init_dist, set_device
+from mmcv.runner.hooks.optimizer import AmpOptimizerHook, engine_of
+from o2_cases import DYNAMIC, BatchNorm, Conv, NativeDriver, make_case
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
+
+SAMPLES = 14
+
+
+class Net(nn.Module):
+    """Convolution, batch normalisation and dropout, as real models have."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Dropout(0.3)
+        )
+        self.head = nn.Linear(3, 1)
+
+    def forward(self, x):
+        return self.head(self.body(x).mean((2, 3)))
+
+    def train_step(self, data, optimizer, **kwargs):
+        data = data + random.random() + np.random.rand()
+        loss = (self(data.float()) - 1).pow(2).mean()
+        return dict(
+            loss=loss, log_vars=dict(loss=loss.item()), num_samples=len(data)
+        )
+
+    val_step = train_step
+
+
+class LowNet(Net):
+    """The same for mixed precision O2, on any torch's CPU."""
+
+    def __init__(self):
+        nn.Module.__init__(self)
+        self.conv, self.bn = Conv(1, 3, 3), BatchNorm(3)
+        self.head = Conv(3, 1, 3)
+
+    def forward(self, x):
+        x = self.bn(self.conv(x))
+        x = nn.functional.dropout(x.double(), 0.3, self.training).to(x.dtype)
+        return self.head(x).mean((2, 3))
+
+
+class Noise(Dataset):
+    """Samples that hold their number, and noise from every generator."""
+
+    def __init__(self, loaded=None):
+        self.loaded = loaded
+
+    def __len__(self):
+        return SAMPLES
+
+    def __getitem__(self, index):
+        if self.loaded is not None:
+            self.loaded.append(index)
+        noise = torch.randn(1, 4, 4) + random.random() + np.random.rand()
+        return noise + index / SAMPLES
+
+
+def seed_worker(worker_id):
+    """Seeds numpy, which torch before 1.9 leaves alone in workers."""
+    np.random.seed(torch.initial_seed() % 2**32)
+
+
+def make_loader(workers=0, loaded=None, batch_size=2, **kwargs):
+    return DataLoader(
+        Noise(loaded),
+        batch_size=batch_size,
+        shuffle='sampler' not in kwargs,
+        num_workers=workers,
+        worker_init_fn=seed_worker,
+        **kwargs,
+    )
+
+
+def scramble():
+    """Puts all generators where no run of the tests has them."""
+    torch.manual_seed(987)
+    random.seed(987)
+    np.random.seed(987)
+
+
+def make_runner(work_dir, epochs=3, model=None, amp=None, **kwargs):
+    """Make a runner, with all generators in their first state.
+
+    Args:
+        work_dir (Path): Its folder.
+        epochs (int): To train.
+        model (nn.Module | None): Default: a Net.
+        amp (dict | None): Arguments of AmpOptimizerHook: train in mixed
+            precision with a scale that has to go down at first.
+        **kwargs: For the runner.
+    """
+    kwargs.setdefault('logger', logging.getLogger('resume'))
+    torch.manual_seed(0)
+    random.seed(0)
+    np.random.seed(0)
+    hook = OptimizerHook(grad_clip=dict(max_norm=0.5))
+    model = model or (Net() if amp is None else LowNet())
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    if amp is not None:
+        case = make_case('adam', scale=DYNAMIC)
+        NativeDriver(model, optimizer, case)
+        # As high as it gets: the first steps overflow.
+        engine_of(optimizer).scaler.loss_scale = 2.0**24
+        hook = AmpOptimizerHook(grad_clip=dict(max_norm=0.5), **amp)
+    runner = EpochBasedRunner(
+        model,
+        optimizer=optimizer,
+        work_dir=str(work_dir),
+        max_epochs=epochs,
+        **kwargs,
+    )
+    runner.register_training_hooks(
+        dict(policy='step', step=[1], warmup='linear', warmup_iters=9), hook
+    )
+    return runner
+
+
+def outcome(runner):
+    """Everything that a stop must not change."""
+    engine = engine_of(runner.optimizer)
+    return (
+        runner.iter,
+        engine and engine.state_dict(),
+        runner.model.state_dict(),
+        runner.optimizer.state_dict(),
+        random.random(),
+        np.random.rand(),
+        torch.rand(1),
+    )
+
+
+def assert_same(one, other, path=''):
+    assert type(one) is type(other), path
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), path
+    elif isinstance(one, dict):
+        assert list(one) == list(other), path
+        for key in one:
+            assert_same(one[key], other[key], f'{path}.{key}')
+    elif isinstance(one, (list, tuple)):
+        assert len(one) == len(other), path
+        for i, (mine, its) in enumerate(zip(one, other)):
+            assert_same(mine, its, f'{path}[{i}]')
+    else:
+        assert one == other, path
+
+
+class Saving(CheckpointHook):
+    """Checkpoints of a run of several processes."""
+
+    def _save_checkpoint(self, runner):
+        runner.gather_random_states()
+        super()._save_checkpoint(runner)
+
+
+def train_rank(work_dir, checkpoint=None):
+    """Train as one rank of several, from a checkpoint if one is given."""
+    rank, _ = get_dist_info()
+    torch.manual_seed(0)
+    model = MMDistributedDataParallel(Net(), broadcast_buffers=False)
+    runner = make_runner(work_dir, model=model, epochs=2)
+    runner.register_hook(Saving(interval=1, by_epoch=False))
+    runner.register_hook(Saving(interval=1))
+    runner.register_hook(DistSamplerSeedHook())
+    torch.manual_seed(rank)
+    random.seed(rank)
+    np.random.seed(rank)
+    if checkpoint:
+        scramble()
+        runner.resume(checkpoint)
+    # Workers are spawned here, which takes seconds for each epoch.
+    loader = make_loader(sampler=DistributedSampler(Noise()))
+    runner.run([loader], [('train', 1)])
+    return outcome(runner)
+
+
+def main():
+    set_device('cpu')
+    init_dist('pytorch')
+    work_dir, *names = sys.argv[1:]
+    rank, _ = get_dist_info()
+    whole = train_rank(work_dir + '/whole')
+    failed = {}
+    for name in names:
+        folder = f'{work_dir}/{name}'
+        again = train_rank(folder, f'{work_dir}/whole/{name}.pth')
+        try:
+            # Buffers are each rank's own here: nobody averages them.
+            trained = dict(again[2]), dict(whole[2])
+            for state in trained:
+                for key in [k for k in state if 'running' in k]:
+                    del state[key]
+            assert_same(trained[0], trained[1])
+            assert_same(again[3:], whole[3:])
+            assert again[0] == whole[0]
+        except AssertionError as error:
+            failed[name] = str(error)
+    Path(f'{work_dir}/rank{rank}.json').write_text(json.dumps(failed))
+
+
+if __name__ == '__main__':
+    main()
