@@ -1358,7 +1358,9 @@ class ApexO2(O2Engine):
         return self.optimizer._amp_stash
 
     def _has_masters(self):
-        return self._stash().lazy_init_called
+        # Not its lazy_init_called: that is late for the load_state_dict by
+        # which Apex itself ends the making of masters.
+        return hasattr(self._stash(), 'all_fp32_from_fp32_grad_stash')
 
     def pairs(self):
         """Return the trained low-precision weights and their masters."""

@@ -179,6 +179,120 @@ def test_the_dynamic_scale_grows_as_apex(apex, monkeypatch):
         assert mine.unskipped == theirs._unskipped
 
 
+class RealLayers(nn.Module):
+    """What an Hourglass is made of, by torch's own half operators."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, 16, 7, stride=2, padding=3),
+            nn.BatchNorm2d(16),
+            nn.ReLU(inplace=True),
+        )
+        self.down = nn.Sequential(
+            nn.MaxPool2d(2), nn.Conv2d(16, 16, 3, padding=1)
+        )
+        self.bn = nn.BatchNorm2d(16)
+        self.out = nn.Conv2d(16, 2, 1)
+
+    def forward(self, x):
+        x = self.stem(x)
+        low = nn.functional.interpolate(self.down(x), scale_factor=2)
+        return self.out(self.bn(x + low).relu())
+
+
+def train_real(make_driver, name):
+    model = RealLayers()
+    optimizer = o2_cases.OPTIMIZERS[name](list(model.parameters()))
+    driver = make_driver(model, optimizer, make_case(name))
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(5):
+        optimizer.zero_grad()
+        for _ in range(2):
+            image = torch.randn(2, 3, 16, 16, generator=generator)
+            loss = model(image).pow(2).mean()
+            with driver.scale_loss(loss) as scaled:
+                scaled.backward()
+        nn.utils.clip_grad_norm_(
+            [p for p in driver.masters() if p.grad is not None], 0.5
+        )
+        optimizer.step()
+    return bits(driver.masters()) + bits(model.buffers()) + [loss]
+
+
+@pytest.mark.parametrize('name', o2_cases.OPTIMIZERS)
+def test_same_bits_as_apex_with_half_operators(apex, name):
+    try:
+        ours._try_operators(HALF)
+    except RuntimeError:
+        pytest.skip('this torch has no half operators on a CPU')
+    driver = functools.partial(o2_cases.ApexDriver, amp=apex)
+    assert equal(train_real(NativeDriver, name), train_real(driver, name))
+
+
+class ApexBehindTheEngine(o2_cases.PlainDriver):
+    """The engine that has Apex do it."""
+
+    def __init__(self, model, optimizer, case, on_device=False, **amp):
+        super().__init__(model, optimizer, case)
+        amp.setdefault('loss_in_half', True)
+        options = ours.AmpOptions(loss_scale=case.scale, **amp)
+        self.engine = ours.ApexO2(model, optimizer, options, HALF)
+        self.engine.selects_on_device = on_device
+
+    scale_loss = NativeDriver.scale_loss
+    masters = NativeDriver.masters
+    state = NativeDriver.state
+
+
+@pytest.mark.parametrize('on_device', [False, True])
+@pytest.mark.parametrize('name', CASES)
+def test_apex_behind_the_engine_is_apex(apex, name, on_device):
+    driver = functools.partial(ApexBehindTheEngine, on_device=on_device)
+    wanted = run_case(CASES[name], NativeDriver)
+    assert run_case(CASES[name], driver) == wanted
+
+
+@pytest.mark.parametrize('on_device', [False, True])
+def test_apex_behind_the_engine_survives_an_overflow(apex, on_device):
+    def run(spoil):
+        model = Toy()
+        optimizer = o2_cases.OPTIMIZERS['adam'](list(model.parameters()))
+        driver = ApexBehindTheEngine(
+            model, optimizer, make_case('adam'), on_device
+        )
+        train(model, optimizer, driver.engine, 4, spoil)
+        return model, optimizer, driver.engine
+
+    model, optimizer, engine = run(spoil=(2,))
+    engine.finish()
+    assert engine.skipped_steps == 1
+    assert all(torch.isfinite(p).all() for p in engine.master_params())
+    low, masters = engine.pairs()
+    assert equal(low, [m.half() for m in masters])
+    # Masters, not their rounded copies, are saved; and loaded.
+    state = copy.deepcopy(model.state_dict())
+    assert torch.equal(state['first.weight'], masters[0])
+    fresh, _, its_engine = run(spoil=())
+    fresh.load_state_dict(state)
+    assert equal(its_engine.pairs()[1], masters)
+    with pytest.raises(ours.AmpOverflow):
+        train(model, optimizer, engine, 30, range(30))
+
+
+def test_apex_behind_the_engine_computes_the_loss_in_fp32(apex):
+    losses = []
+    for driver in (ApexBehindTheEngine, NativeDriver):
+        model = Detector()
+        optimizer = o2_cases.OPTIMIZERS['sgd'](list(model.parameters()))
+        driver(model, optimizer, make_case('sgd'), loss_in_half=False)
+        image, target = o2_cases.batch(0)
+        losses.append(model(image, target / 3)['loss'])
+        assert model.loss.seen == [torch.float32] * 2
+    assert torch.equal(*losses)
+
+
 # --------------------------------------------------------------------------
 # Row by row
 # --------------------------------------------------------------------------
