@@ -466,7 +466,7 @@ def test_sample_is_drawn_once_trained_and_evaluated(bundle):
     assert (bundle.notes / 'sample').read_text() == 'x'
     config = str(
         bundle.mmpose
-        / 'configs/top_down/hourglass/mpii/hourglass_mpii_sample_128x128.py'
+        / 'configs/top_down/hourglass/mpii/hourglass_mpii_sample_96x96.py'
     )
     assert bundle.read_notes('train')[0]['argv'][0] == config
     tests = bundle.read_notes('test')
