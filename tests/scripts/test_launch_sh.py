@@ -124,6 +124,7 @@ class Bundle:
             stderr=subprocess.PIPE,
             text=True,
             cwd=str(self.root / 'notes'),
+            start_new_session=True,
             # Ctrl-C is not ignored, as it is for what a shell has put in the
             # background.
             preexec_fn=lambda: signal.signal(
