@@ -268,9 +268,9 @@ class Outfit:
         self.pattern = rng.choice(
             ('plain', 'stripes', 'print', 'open'), p=(0.35, 0.2, 0.25, 0.2)
         )
-        self.sleeve = rng.choice((0.08, 0.6, 2.1), p=(0.12, 0.45, 0.43))
+        self.sleeve = rng.choice((0.08, 0.6, 2.1), p=(0.15, 0.6, 0.25))
         self.trousers = _cloth(rng, 45, 190)
-        self.leg = rng.choice((0.75, 1.3, 2.1), p=(0.25, 0.1, 0.65))
+        self.leg = rng.choice((0.75, 1.3, 2.1), p=(0.42, 0.18, 0.4))
         self.shoes = _SHOES[rng.randint(len(_SHOES))]
         self.watch = rng.choice(('left', 'right', ''), p=(0.3, 0.1, 0.6))
         self.odd_sleeve = rng.choice(

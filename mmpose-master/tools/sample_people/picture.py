@@ -120,12 +120,12 @@ def _place(rng, body, size, ground, taken, cut):
     for _ in range(12):
         x = rng.uniform(-left - room, WIDTH - right + room)
         box = np.array([x + left, y + top, x + right, y + bottom])
-        if _overlap(box, taken) < 0.22:
+        if _overlap(box, taken) < 0.15:
             return np.array([x, y])
     return None
 
 
-def _paint(picture, rng, people, clutter=0.16, coarse=420):
+def _paint(picture, rng, people, clutter=0.12, coarse=420):
     """Draws people, the farthest first; from `coarse` pixels on quickly."""
     for person in sorted(people, key=lambda who: who.box[3]):
         left, _, right, bottom = person.box

@@ -63,7 +63,7 @@ _POSES = {
         ((4, 14), (0, 14), (-20, 0), (0, 25)),
     ),
     'folded_arms': (1, (-4, 6), _FOLDED, _FOLDED, _STANDING, _STANDING),
-    'wave': (2, (-6, 6), _WAVING, _HANGING, _STANDING, _STANDING),
+    'wave': (3, (-6, 6), _WAVING, _HANGING, _STANDING, _STANDING),
     'wave_on_hip': (1, (-6, 6), _WAVING, _ON_HIP, _STANDING, _STANDING),
     'reach': (
         2,
@@ -73,10 +73,10 @@ _POSES = {
         _STANDING,
         ((2, 10), (-22, 0), (-10, 5), (0, 25)),
     ),
-    'arms_up': (2, (-10, 6), _RAISED, _RAISED, _STANDING, _STANDING),
-    'spread': (1, (-6, 8), _SPREAD, _SPREAD, _STANDING, _STANDING),
+    'arms_up': (3, (-10, 6), _RAISED, _RAISED, _STANDING, _STANDING),
+    'spread': (2, (-6, 8), _SPREAD, _SPREAD, _STANDING, _STANDING),
     'star': (
-        2,
+        3,
         (-8, 8),
         ((85, 150), (-15, 15), (-60, 30), (0, 40)),
         ((85, 150), (-15, 15), (-60, 30), (0, 40)),
@@ -84,7 +84,7 @@ _POSES = {
         ((16, 36), (-10, 15), (-15, 5), (0, 20)),
     ),
     'walk': (
-        3,
+        4,
         (0, 8),
         ((4, 14), (-36, -12), (0, 30), (10, 35)),
         ((4, 14), (14, 42), (5, 35), (15, 50)),
@@ -116,7 +116,7 @@ _POSES = {
         ((2, 12), (-30, -12), (-8, 4), (15, 45)),
     ),
     'sit': (
-        3,
+        2,
         (-8, 12),
         _ON_LAP,
         _ON_LAP,
@@ -202,12 +202,12 @@ class Body:
 
 def _facing(rng):
     """Draws the yaw: to the viewer, half turned, in profile or away."""
-    kind = rng.choice(4, p=(0.54, 0.22, 0.09, 0.15))
+    kind = rng.choice(4, p=(0.58, 0.22, 0.07, 0.13))
     side = rng.choice((-1, 1))
     if kind == 0:
         return rng.uniform(-25, 25)
     if kind == 1:
-        return side * rng.uniform(25, 60)
+        return side * rng.uniform(25, 55)
     if kind == 2:
         return side * rng.uniform(60, 110)
     return 180 + rng.uniform(-40, 40)

@@ -10,6 +10,7 @@ from mmpose.apis import train_model
 from mmpose.apis.train import freeze_parameters
 from mmpose.datasets import build_dataset
 from mmpose.models import build_posenet
+from mmpose.utils import get_root_logger
 from mpii_data import CONFIGS, write_mpii, write_tiny_config
 
 WORKER = Path(__file__).with_name('train_worker.py')
@@ -33,6 +34,8 @@ def train(cfg, function=train_model, **kwargs):
     """Trains from a fixed start; returns the bare model."""
     import numpy as np
 
+    # The released function would log to a file that is named by the level.
+    get_root_logger()
     cfg = copy.deepcopy(cfg)
     torch.manual_seed(0)
     np.random.seed(0)
