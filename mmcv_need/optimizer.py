@@ -1334,6 +1334,7 @@ class ApexO2(O2Engine):
         from apex import amp
 
         self._amp = amp
+        self._before_skip = None  # the step that Apex will put back
         options = self.options
         amp.initialize(
             self.model,
@@ -1372,23 +1373,38 @@ class ApexO2(O2Engine):
     @contextmanager
     def scale_loss(self, loss):
         """Scale a loss; afterwards look at what its backward pass left."""
-        # DistributedDataParallel may have moved them into its buckets, which
-        # are written over while Apex keeps them.
+        step = vars(self.optimizer)['step']
+        if self._before_skip is step:
+            self._before_skip = None  # the step that does nothing was made
+        if get_dist_info()[1] > 1:
+            self._leave_buckets()
+        with self._amp.scale_loss(loss, self.optimizer) as scaled_loss:
+            yield scaled_loss
+        if get_dist_info()[1] > 1:
+            # In a bucket they cannot be detached in place, as Apex does.
+            for param in self.pairs()[0]:
+                param.grad = None
+        if vars(self.optimizer)['step'] is not step:
+            # Apex has seen an overflow, and has replaced the next step.
+            self._before_skip, self._flags = step, []
+            self._count(True)
+            self._stop_if_hopeless()
+        elif self._before_skip is None:
+            self._check_static_scale()
+
+    def _leave_buckets(self):
+        """Copy fp32 gradients that DistributedDataParallel may have moved.
+
+        Its buckets are written over while Apex keeps what lies in them.
+        """
         self.pairs()
         for weight in self._stash().all_fp32_from_fp32_params:
             if weight.grad is not None:
                 weight.grad = weight.grad.clone()
-        before = self.loss_scale
-        with self._amp.scale_loss(loss, self.optimizer) as scaled_loss:
-            yield scaled_loss
-        # In a bucket they could not be detached in place, as Apex does.
-        for param in self.pairs()[0]:
-            param.grad = None
+
+    def _check_static_scale(self):
+        """Look for the overflow that Apex looks for in a dynamic one only."""
         if self.options.loss_scale == 'dynamic':
-            # Apex has looked, and has put a step that does nothing in the
-            # place of ours.
-            if self.loss_scale < before:
-                self._count(True)
             return
         grads = [w.grad for w in self.master_params() if w.grad is not None]
         if grads:
@@ -1467,7 +1483,7 @@ def initialize(model, optimizer, logger=None, **amp):
 
     _share_weights(model)
     dtype = options.dtype or default_dtype(device)
-    engine_class = _choose_engine(options, device, dtype)
+    engine_class = _choose_engine(options, optimizer, device, dtype)
     if device.type == 'cpu':
         _check_cpu(dtype, logger)
     engine = engine_class(model, optimizer, options, dtype, logger)
@@ -1498,14 +1514,14 @@ def _share_weights(model):
         _copy_all(group, _unflatten_dense_tensors(flat, group))
 
 
-def _choose_engine(options, device, dtype):
+def _choose_engine(options, optimizer, device, dtype):
     """Decide between Apex and the native engine.
 
     Raises:
-        ValueError: Apex was asked for and cannot do it.
+        ValueError: The engine that was asked for cannot do it.
     """
     if options.backend == 'native':
-        return NativeO2
+        return _native_for(optimizer)
     there, reason = find_apex()
     if there and device.type == 'cpu':
         there, reason = False, 'Apex does not run on a CPU'
@@ -1517,6 +1533,21 @@ def _choose_engine(options, device, dtype):
         raise ValueError(
             f"amp.backend='apex', but {reason}. Use 'native' or 'auto', or "
             "install Ascend's Apex, or NVIDIA's up to 25.05"
+        )
+    return _native_for(optimizer)
+
+
+def _native_for(optimizer):
+    """Return the native engine, if the optimiser is one that it can serve.
+
+    torch_npu's fused ones gather weights and gradients in one block at their
+    first step, and never look at the gradients of later iterations.
+    """
+    if getattr(optimizer, 'is_fused_optimizer', False):
+        raise ValueError(
+            f"{type(optimizer).__name__} works with Ascend's Apex only "
+            "(amp.backend='apex'); without it use torch's own optimiser of "
+            'that kind'
         )
     return NativeO2
 

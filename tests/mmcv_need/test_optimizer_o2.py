@@ -281,6 +281,25 @@ def test_apex_behind_the_engine_survives_an_overflow(apex, on_device):
         train(model, optimizer, engine, 30, range(30))
 
 
+def test_apex_behind_the_engine_stops_at_the_floor_of_a_scale(apex):
+    """There the scale stays, but Apex goes on skipping."""
+    model = Toy()
+    optimizer = o2_cases.OPTIMIZERS['sgd'](list(model.parameters()))
+    driver = ApexBehindTheEngine(
+        model,
+        optimizer,
+        make_case('sgd', scale='dynamic'),
+        min_loss_scale=16384.0,
+        max_consecutive_overflows=5,
+    )
+    train(model, optimizer, driver.engine, 6, spoil=(0, 1, 2, 3))
+    assert driver.engine.skipped_steps == 4
+    assert driver.engine.consecutive_overflows == 0
+    assert driver.engine.loss_scale == 16384.0
+    with pytest.raises(ours.AmpOverflow, match='5 steps in a row'):
+        train(model, optimizer, driver.engine, 9, spoil=range(9))
+
+
 def test_apex_behind_the_engine_computes_the_loss_in_fp32(apex):
     losses = []
     for driver in (ApexBehindTheEngine, NativeDriver):
@@ -971,13 +990,28 @@ def test_choice_of_engine(monkeypatch, there, backend, device, dtype, wanted):
     monkeypatch.setattr(ours, 'find_apex', lambda: (there, 'web toolkit'))
     options = ours.AmpOptions(backend=backend)
     choose = functools.partial(
-        ours._choose_engine, options, torch.device(device), dtype
+        ours._choose_engine, options, None, torch.device(device), dtype
     )
     if isinstance(wanted, str):
         with pytest.raises(ValueError, match=wanted):
             choose()
     else:
         assert choose() is wanted
+
+
+def test_fused_optimizers_of_torch_npu_are_left_to_apex(monkeypatch):
+    monkeypatch.setattr(ours, 'find_apex', lambda: (True, ''))
+    device, fused = (
+        torch.device('cuda'),
+        SimpleNamespace(is_fused_optimizer=True),
+    )
+    options = ours.AmpOptions()
+    assert ours._choose_engine(options, fused, device, HALF) is ours.ApexO2
+    monkeypatch.setattr(ours, 'find_apex', lambda: (False, 'none'))
+    for backend in ('auto', 'native'):
+        options = ours.AmpOptions(backend=backend)
+        with pytest.raises(ValueError, match="Ascend's Apex only"):
+            ours._choose_engine(options, fused, device, HALF)
 
 
 def test_a_cpu_without_the_operators_is_told(monkeypatch):
