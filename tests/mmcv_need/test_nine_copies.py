@@ -5,9 +5,10 @@ import shutil
 import sys
 from pathlib import Path
 
+import pytest
+
 import patch_engine
 import patches
-import pytest
 
 WORKER = Path(__file__).with_name('nine_copies_worker.py')
 

@@ -34,9 +34,8 @@ def deal(size, ranks, batch, epoch, seed=0):
     )
     dealt = []
     for rank in range(ranks):
-        with patch(
-            'mmpose.datasets.builder.get_dist_info', lambda: (rank, ranks)
-        ):
+        place = 'mmpose.datasets.builder.get_dist_info'
+        with patch(place, return_value=(rank, ranks)):
             loader = _train_loader(Numbers(size), cfg, settings)
         runner = SimpleNamespace(data_loader=loader, epoch=epoch)
         DistSamplerSeedHook().before_epoch(runner)
