@@ -7,7 +7,7 @@ resume_from = None
 dist_params = dict(backend='nccl')
 workflow = [('train', 1)]
 checkpoint_config = dict(interval=1)
-evaluation = dict(interval=5, metric='PCKh', key_indicator='PCKh')
+evaluation = dict(interval=4, metric='PCKh', key_indicator='PCKh')
 
 optimizer = dict(type='Adam', lr=2e-3)
 optimizer_config = dict(grad_clip=None)
@@ -21,7 +21,7 @@ lr_config = dict(
     warmup_iters=50,
     warmup_ratio=0.01,
 )
-total_epochs = 5
+total_epochs = 4
 log_config = dict(interval=20, hooks=[dict(type='TextLoggerHook')])
 
 # With one stack nothing follows these layers: they never get a gradient.
