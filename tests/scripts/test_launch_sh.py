@@ -191,6 +191,7 @@ def test_one_process_is_the_program_itself(bundle):
     assert note['argv'] == ['c.py', '--seed', '1 2']
     assert note['pid'] == run.pid
     assert note['cwd'] == str(bundle.notes)
+    assert note['OMP_WAIT_POLICY'] == 'PASSIVE'
     assert 'RANK' not in note
 
 
