@@ -999,19 +999,31 @@ def test_choice_of_engine(monkeypatch, there, backend, device, dtype, wanted):
         assert choose() is wanted
 
 
-def test_fused_optimizers_of_torch_npu_are_left_to_apex(monkeypatch):
+@pytest.mark.parametrize('backend', ['auto', 'native', 'apex'])
+def test_fused_optimizers_of_torch_npu_are_refused(monkeypatch, backend):
     monkeypatch.setattr(ours, 'find_apex', lambda: (True, ''))
-    device, fused = (
-        torch.device('cuda'),
-        SimpleNamespace(is_fused_optimizer=True),
-    )
+    fused = SimpleNamespace(is_fused_optimizer=True)
+    with pytest.raises(ValueError, match='cannot serve'):
+        ours._choose_engine(
+            ours.AmpOptions(backend=backend),
+            fused,
+            torch.device('cuda'),
+            HALF,
+        )
+
+
+def test_fused_optimizers_of_apex_are_left_to_apex(monkeypatch):
+    monkeypatch.setattr(ours, 'find_apex', lambda: (True, ''))
+    device = torch.device('cuda')
+    fused = SimpleNamespace(is_npu_fused_optimizer=True)
     options = ours.AmpOptions()
     assert ours._choose_engine(options, fused, device, HALF) is ours.ApexO2
+    options = ours.AmpOptions(backend='native')
+    with pytest.raises(ValueError, match="Ascend's Apex"):
+        ours._choose_engine(options, fused, device, HALF)
     monkeypatch.setattr(ours, 'find_apex', lambda: (False, 'none'))
-    for backend in ('auto', 'native'):
-        options = ours.AmpOptions(backend=backend)
-        with pytest.raises(ValueError, match="Ascend's Apex only"):
-            ours._choose_engine(options, fused, device, HALF)
+    with pytest.raises(ValueError, match="Ascend's Apex"):
+        ours._choose_engine(ours.AmpOptions(), fused, device, HALF)
 
 
 def test_a_cpu_without_the_operators_is_told(monkeypatch):
