@@ -9,6 +9,7 @@ import copy
 import functools
 import logging
 import os
+import re
 import time
 from collections import OrderedDict, namedtuple
 from pathlib import Path
@@ -451,8 +452,9 @@ def test_scale_loss_scales_in_fp32_and_clears_the_way():
         assert all(p.grad is None for p in model.parameters())
 
 
-def test_accumulation_adds_in_the_masters():
-    model, optimizer, engine = prepare()
+@pytest.mark.parametrize('scale', [32768.0, 1.0])
+def test_accumulation_adds_in_the_masters(scale):
+    model, optimizer, engine = prepare(loss_scale=scale)
     grads = []
     for index in (0, 1):
         optimizer.zero_grad()
@@ -1059,3 +1061,19 @@ def test_the_measurement_is_short_and_draws_nothing():
 
 def _not_implemented(*args, **kwargs):
     raise RuntimeError('"conv" not implemented for Half')
+
+
+def test_the_table_names_tests_that_exist():
+    """Of this file, of the hook's, and whole files."""
+    here = Path(__file__)
+    root = here.parents[2]
+    table = (root / 'docs' / 'O2.md').read_text()
+    known = ''.join(
+        path.read_text()
+        for path in (here, here.with_name('test_optimizer_o2_hook.py'))
+    )
+    names = set(re.findall(r'`(test_\w+)[`\[]', table))
+    assert len(names) > 30
+    assert not [n for n in names if f'def {n}(' not in known]
+    files = re.findall(r'`((?:tests|mmcv_need)/[\w/]+\.\w+)', table)
+    assert files and all((root / name).is_file() for name in files)

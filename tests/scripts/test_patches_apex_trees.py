@@ -12,7 +12,6 @@ import os
 import subprocess
 import tarfile
 from io import BytesIO
-from pathlib import Path
 
 import pytest
 
@@ -77,7 +76,7 @@ def unpack(repository, revision, folder):
 @pytest.mark.parametrize(
     'repository, revision',
     trees(),
-    ids=lambda value: Path(value).name,
+    ids=str,
 )
 def test_a_real_tree(call, tmp_path, repository, revision):
     root = unpack(repository, revision, tmp_path)
