@@ -151,7 +151,7 @@ read_job() {
     shift
   done
   name=hourglass52_mpii_384x384
-  [ -z "$sample" ] || name=hourglass_mpii_sample_128x128
+  [ -z "$sample" ] || name=hourglass_mpii_sample_96x96
   config=${config:-$ROOT/mmpose-master/configs/top_down/hourglass/mpii/$name.py}
 }
 

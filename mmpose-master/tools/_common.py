@@ -9,6 +9,7 @@ import ast
 import difflib
 import multiprocessing
 import os
+import signal
 import sys
 import time
 import traceback
@@ -68,15 +69,19 @@ def run(main):
         main (Callable[[], None]): The command.
     """
     try:
-        main()
+        try:
+            main()
+        except Exception as error:
+            _wait_for_rank_0(error)
+            if is_users_mistake(error):
+                _leave(2, f'error: {_text(error)}')
+            traceback.print_exc()
+            _leave(1)
     except KeyboardInterrupt:
-        _leave(130, 'interrupted')
-    except Exception as error:
-        _wait_for_rank_0(error)
-        if is_users_mistake(error):
-            _leave(2, f'error: {_text(error)}')
-        traceback.print_exc()
-        _leave(1)
+        # Ctrl-C reaches every rank, from the terminal and the launcher, and
+        # this place out of an error's report too.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        _leave(130, 'interrupted' if _rank() == 0 else None)
     _leave_group()
 
 
@@ -116,13 +121,16 @@ def _wait_for_rank_0(error):
     has died see a broken connection, which explains nothing. Both wait for
     the launcher to end them, and speak only if it does not.
     """
-    rank = int(os.environ.get('RANK', 0))
     lost_peer = isinstance(error, RuntimeError) and any(
         word in str(error).lower()
         for word in ('gloo', 'nccl', 'hccl', 'connection', 'peer')
     )
-    if int(os.environ.get('WORLD_SIZE', 1)) > 1 and (rank or lost_peer):
+    if int(os.environ.get('WORLD_SIZE', 1)) > 1 and (_rank() or lost_peer):
         time.sleep(OTHERS_SPEAK_AFTER)
+
+
+def _rank():
+    return int(os.environ.get('RANK', 0))
 
 
 def _leave(status, message=None):

@@ -16,7 +16,7 @@ from topdown import Settings, merge_flipped, normalise
 MMPOSE_MASTER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 CONFIGS = os.path.join(MMPOSE_MASTER, 'configs/top_down/hourglass/mpii')
 DEFAULT_CONFIG = os.path.join(CONFIGS, 'hourglass52_mpii_384x384.py')
-SAMPLE_CONFIG = os.path.join(CONFIGS, 'hourglass_mpii_sample_128x128.py')
+SAMPLE_CONFIG = os.path.join(CONFIGS, 'hourglass_mpii_sample_96x96.py')
 
 # People per pass through the network; bounds the memory that a picture with
 # a crowd takes.

@@ -124,6 +124,7 @@ class Bundle:
             stderr=subprocess.PIPE,
             text=True,
             cwd=str(self.root / 'notes'),
+            start_new_session=True,
             # Ctrl-C is not ignored, as it is for what a shell has put in the
             # background.
             preexec_fn=lambda: signal.signal(
@@ -190,6 +191,7 @@ def test_one_process_is_the_program_itself(bundle):
     assert note['argv'] == ['c.py', '--seed', '1 2']
     assert note['pid'] == run.pid
     assert note['cwd'] == str(bundle.notes)
+    assert note['OMP_WAIT_POLICY'] == 'PASSIVE'
     assert 'RANK' not in note
 
 
@@ -466,7 +468,7 @@ def test_sample_is_drawn_once_trained_and_evaluated(bundle):
     assert (bundle.notes / 'sample').read_text() == 'x'
     config = str(
         bundle.mmpose
-        / 'configs/top_down/hourglass/mpii/hourglass_mpii_sample_128x128.py'
+        / 'configs/top_down/hourglass/mpii/hourglass_mpii_sample_96x96.py'
     )
     assert bundle.read_notes('train')[0]['argv'][0] == config
     tests = bundle.read_notes('test')

@@ -340,6 +340,23 @@ def test_the_rank_that_knows_most_speaks_first(run, rank, body, waits):
     assert done.stderr
 
 
+# Ctrl-C comes twice: from the terminal, and once more from the launcher.
+INTERRUPTED = """
+    import os, signal, threading
+    for seconds in (0.3, 0.31):
+        interrupt = os.kill, (os.getpid(), signal.SIGINT)
+        threading.Timer(seconds, *interrupt).start()
+    raise RuntimeError('[gloo] Connection closed by peer')
+"""
+
+
+@pytest.mark.parametrize('rank, message', [(0, 'interrupted\n'), (1, '')])
+def test_ctrl_c_while_an_error_waits_is_said_by_one(run, rank, message):
+    env = dict(RANK=str(rank), WORLD_SIZE='2')
+    done = run_main(run, INTERRUPTED, wait=20, **env)
+    assert (done.returncode, done.stderr) == (130, message)
+
+
 # Weights -------------------------------------------------------------------
 
 

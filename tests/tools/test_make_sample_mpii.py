@@ -390,7 +390,7 @@ def test_sample_config_reads_the_sample():
     Config = pytest.importorskip('mmcv').Config
     path = ROOT / (
         'mmpose-master/configs/top_down/hourglass/mpii/'
-        'hourglass_mpii_sample_128x128.py'
+        'hourglass_mpii_sample_96x96.py'
     )
     cfg = Config.fromfile(str(path))
     root = 'data/mpii_sample/annotations/mpii_%s.json'

@@ -202,7 +202,7 @@ class Body:
 
 def _facing(rng):
     """Draws the yaw: to the viewer, half turned, in profile or away."""
-    kind = rng.choice(4, p=(0.58, 0.22, 0.07, 0.13))
+    kind = rng.choice(4, p=(0.44, 0.2, 0.06, 0.3))
     side = rng.choice((-1, 1))
     if kind == 0:
         return rng.uniform(-25, 25)

@@ -202,6 +202,9 @@ def test_ranks_save_the_model_that_they_evaluated(launch, cfg, tmp_path):
     for mine, other in zip(first['people'][:2], second['people']):
         assert sorted(mine + other) == list(range(6))
     assert first['people'][0] != first['people'][1]
+    # The same seed gives the same order.
+    for mine, again in zip((first, second), read('by_iter')):
+        assert mine['people'] == again['people']
     # Only what names its idle layers spares itself the search for them.
     assert not first['find_unused'] and read('loose')[0]['find_unused']
 

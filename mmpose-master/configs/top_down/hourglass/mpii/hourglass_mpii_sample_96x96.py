@@ -7,9 +7,9 @@ resume_from = None
 dist_params = dict(backend='nccl')
 workflow = [('train', 1)]
 checkpoint_config = dict(interval=1)
-evaluation = dict(interval=3, metric='PCKh', key_indicator='PCKh')
+evaluation = dict(interval=4, metric='PCKh', key_indicator='PCKh')
 
-optimizer = dict(type='Adam', lr=1e-3)
+optimizer = dict(type='Adam', lr=2e-3)
 optimizer_config = dict(grad_clip=None)
 # Mixed precision; on a CPU only where --amp asks for it.
 amp = dict(opt_level='O2', loss_scale=32768.0)
@@ -18,10 +18,10 @@ lr_config = dict(
     by_epoch=False,
     min_lr_ratio=0.01,
     warmup='linear',
-    warmup_iters=20,
+    warmup_iters=50,
     warmup_ratio=0.01,
 )
-total_epochs = 3
+total_epochs = 4
 log_config = dict(interval=20, hooks=[dict(type='TextLoggerHook')])
 
 # With one stack nothing follows these layers: they never get a gradient.
@@ -40,10 +40,10 @@ model = dict(
     backbone=dict(
         type='HourglassNet',
         num_stacks=1,
-        downsample_times=4,
+        downsample_times=3,
         # The stem ends in 256 channels, so the first of these is 256.
-        stage_channels=(256, 64, 64, 96, 96),
-        stage_blocks=(1, 1, 1, 1, 1),
+        stage_channels=(256, 64, 96, 128),
+        stage_blocks=(1, 1, 1, 1),
         feat_channel=64,
     ),
     keypoint_head=dict(
@@ -66,8 +66,8 @@ model = dict(
 )
 
 data_cfg = dict(
-    image_size=[128, 128],
-    heatmap_size=[32, 32],
+    image_size=[96, 96],
+    heatmap_size=[24, 24],
     num_output_channels=channel_cfg['num_output_channels'],
     num_joints=channel_cfg['dataset_joints'],
     dataset_channel=channel_cfg['dataset_channel'],
@@ -120,7 +120,7 @@ test_pipeline = val_pipeline
 
 data_root = 'data/mpii_sample'
 data = dict(
-    samples_per_gpu=8,
+    samples_per_gpu=4,
     workers_per_gpu=1,
     train=dict(
         type='TopDownMpiiDataset',
