@@ -744,6 +744,7 @@ class O2Engine:
         self.consecutive_overflows = 0
         self.device = next(model.parameters()).device
         self.selects_on_device = self.device.type != 'cpu'
+        self._saturation = _saturation_flag(self.device)
         self._flags = []  # of the passes since the last step
         self._open_step = None  # taken, outcome not read yet
         self._stepped = set()  # ids of weights whose state exists
@@ -962,6 +963,22 @@ class O2Engine:
                 place[key] = old
         self._count(overflow)
 
+    def _with_saturation(self, found):
+        """Join what a saturating chip knows to what the gradients show.
+
+        There the flag is one process's own, while an inf would have come to
+        all of them with the averaged gradients.
+        """
+        if self._saturation is None:
+            return found
+        if self._saturation[1]():
+            found = torch.ones_like(found)
+        if get_dist_info()[1] > 1:
+            torch.distributed.all_reduce(
+                found, op=torch.distributed.ReduceOp.MAX
+            )
+        return found
+
     def _learn(self, flags):
         """Read flags in the order of their passes.
 
@@ -1123,7 +1140,6 @@ class NativeO2(O2Engine):
             keep = _split_loss(self.model)[1]
         cast_model(self.model, self.dtype, keep)
         _wrap_forward(self.model, self.dtype, self.options.loss_in_half)
-        self._saturation = _saturation_flag(self.device)
         self._unread = []  # flags that the scaler does not know yet
 
     @property
@@ -1276,22 +1292,6 @@ class NativeO2(O2Engine):
             owner.grad = grad
         return found
 
-    def _with_saturation(self, found):
-        """Join what a saturating chip knows to what the gradients show.
-
-        There the flag is one process's own, while an inf would have come to
-        all of them with the averaged gradients.
-        """
-        if self._saturation is None:
-            return found
-        if self._saturation[1]():
-            found = torch.ones_like(found)
-        if get_dist_info()[1] > 1:
-            torch.distributed.all_reduce(
-                found, op=torch.distributed.ReduceOp.MAX
-            )
-        return found
-
     def _learn(self, flags):
         """Read flags, and let the scale follow those that are new to it."""
         for flag in flags:
@@ -1335,6 +1335,12 @@ class ApexO2(O2Engine):
 
         self._amp = amp
         self._before_skip = None  # the step that Apex will put back
+        # The fused optimisers of Ascend's Apex hold gradients in one block
+        # for good, and count steps where only the host can take them back.
+        self._gathers = getattr(
+            self.optimizer, 'is_npu_fused_optimizer', False
+        )
+        self.selects_on_device &= not self._gathers
         options = self.options
         amp.initialize(
             self.model,
@@ -1376,39 +1382,49 @@ class ApexO2(O2Engine):
         step = vars(self.optimizer)['step']
         if self._before_skip is step:
             self._before_skip = None  # the step that does nothing was made
-        if get_dist_info()[1] > 1:
-            self._leave_buckets()
+        static = self.options.loss_scale != 'dynamic'
+        if static and self._saturation is not None:
+            self._saturation[0]()
+        self._leave_buckets()
         with self._amp.scale_loss(loss, self.optimizer) as scaled_loss:
             yield scaled_loss
-        if get_dist_info()[1] > 1:
-            # In a bucket they cannot be detached in place, as Apex does.
-            for param in self.pairs()[0]:
-                param.grad = None
+        self._leave_buckets(forget=True)
         if vars(self.optimizer)['step'] is not step:
             # Apex has seen an overflow, and has replaced the next step.
             self._before_skip, self._flags = step, []
             self._count(True)
             self._stop_if_hopeless()
-        elif self._before_skip is None:
+        elif static and self._before_skip is None:
             self._check_static_scale()
 
-    def _leave_buckets(self):
-        """Copy fp32 gradients that DistributedDataParallel may have moved.
+    def _leave_buckets(self, forget=False):
+        """Take gradients out of the buckets of DistributedDataParallel.
 
-        Its buckets are written over while Apex keeps what lies in them.
+        These are written over while Apex keeps what lies in them; and Apex
+        detaches gradients in place, which views of a bucket refuse.
+
+        Args:
+            forget (bool): Drop the half gradients, after they were used;
+                else copy the fp32 ones, before they are kept.
         """
-        self.pairs()
-        for weight in self._stash().all_fp32_from_fp32_params:
-            if weight.grad is not None:
-                weight.grad = weight.grad.clone()
+        if get_dist_info()[1] == 1 or self._gathers:
+            return
+        low = self.pairs()[0]
+        full = self._stash().all_fp32_from_fp32_params
+        for param in low if forget else full:
+            if param.grad is not None:
+                param.grad = None if forget else param.grad.clone()
 
     def _check_static_scale(self):
         """Look for the overflow that Apex looks for in a dynamic one only."""
-        if self.options.loss_scale == 'dynamic':
-            return
         grads = [w.grad for w in self.master_params() if w.grad is not None]
         if grads:
-            self._flags.append(_OverflowFlag(_any_not_finite(grads)))
+            found = self._with_saturation(_any_not_finite(grads))
+            self._flags.append(_OverflowFlag(found))
+
+    def _drop_grads(self):
+        if not self._gathers:
+            super()._drop_grads()
 
     def _make_step(self):
         self._plain_step()
@@ -1520,9 +1536,17 @@ def _choose_engine(options, optimizer, device, dtype):
     Raises:
         ValueError: The engine that was asked for cannot do it.
     """
-    if options.backend == 'native':
-        return _native_for(optimizer)
+    kind = type(optimizer).__name__
+    if getattr(optimizer, 'is_fused_optimizer', False):
+        # It gathers weights and gradients in one block at its first step, and
+        # never looks at gradients that are made later.
+        raise ValueError(
+            f'{kind} of torch_npu cannot serve mixed precision O2: use the '
+            'optimiser of torch of that kind, or set amp to None'
+        )
     there, reason = find_apex()
+    if options.backend == 'native':
+        there = False
     if there and device.type == 'cpu':
         there, reason = False, 'Apex does not run on a CPU'
     if there and dtype != torch.float16:
@@ -1534,20 +1558,10 @@ def _choose_engine(options, optimizer, device, dtype):
             f"amp.backend='apex', but {reason}. Use 'native' or 'auto', or "
             "install Ascend's Apex, or NVIDIA's up to 25.05"
         )
-    return _native_for(optimizer)
-
-
-def _native_for(optimizer):
-    """Return the native engine, if the optimiser is one that it can serve.
-
-    torch_npu's fused ones gather weights and gradients in one block at their
-    first step, and never look at the gradients of later iterations.
-    """
-    if getattr(optimizer, 'is_fused_optimizer', False):
+    if getattr(optimizer, 'is_npu_fused_optimizer', False):
         raise ValueError(
-            f"{type(optimizer).__name__} works with Ascend's Apex only "
-            "(amp.backend='apex'); without it use torch's own optimiser of "
-            'that kind'
+            f"{kind} works with Ascend's Apex only, and amp.backend='apex': "
+            'use the optimiser of torch of that kind'
         )
     return NativeO2
 

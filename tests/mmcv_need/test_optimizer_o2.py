@@ -9,6 +9,7 @@ import copy
 import functools
 import logging
 import os
+import re
 import time
 from collections import OrderedDict, namedtuple
 from pathlib import Path
@@ -451,8 +452,9 @@ def test_scale_loss_scales_in_fp32_and_clears_the_way():
         assert all(p.grad is None for p in model.parameters())
 
 
-def test_accumulation_adds_in_the_masters():
-    model, optimizer, engine = prepare()
+@pytest.mark.parametrize('scale', [32768.0, 1.0])
+def test_accumulation_adds_in_the_masters(scale):
+    model, optimizer, engine = prepare(loss_scale=scale)
     grads = []
     for index in (0, 1):
         optimizer.zero_grad()
@@ -999,19 +1001,31 @@ def test_choice_of_engine(monkeypatch, there, backend, device, dtype, wanted):
         assert choose() is wanted
 
 
-def test_fused_optimizers_of_torch_npu_are_left_to_apex(monkeypatch):
+@pytest.mark.parametrize('backend', ['auto', 'native', 'apex'])
+def test_fused_optimizers_of_torch_npu_are_refused(monkeypatch, backend):
     monkeypatch.setattr(ours, 'find_apex', lambda: (True, ''))
-    device, fused = (
-        torch.device('cuda'),
-        SimpleNamespace(is_fused_optimizer=True),
-    )
+    fused = SimpleNamespace(is_fused_optimizer=True)
+    with pytest.raises(ValueError, match='cannot serve'):
+        ours._choose_engine(
+            ours.AmpOptions(backend=backend),
+            fused,
+            torch.device('cuda'),
+            HALF,
+        )
+
+
+def test_fused_optimizers_of_apex_are_left_to_apex(monkeypatch):
+    monkeypatch.setattr(ours, 'find_apex', lambda: (True, ''))
+    device = torch.device('cuda')
+    fused = SimpleNamespace(is_npu_fused_optimizer=True)
     options = ours.AmpOptions()
     assert ours._choose_engine(options, fused, device, HALF) is ours.ApexO2
+    options = ours.AmpOptions(backend='native')
+    with pytest.raises(ValueError, match="Ascend's Apex"):
+        ours._choose_engine(options, fused, device, HALF)
     monkeypatch.setattr(ours, 'find_apex', lambda: (False, 'none'))
-    for backend in ('auto', 'native'):
-        options = ours.AmpOptions(backend=backend)
-        with pytest.raises(ValueError, match="Ascend's Apex only"):
-            ours._choose_engine(options, fused, device, HALF)
+    with pytest.raises(ValueError, match="Ascend's Apex"):
+        ours._choose_engine(ours.AmpOptions(), fused, device, HALF)
 
 
 def test_a_cpu_without_the_operators_is_told(monkeypatch):
@@ -1047,3 +1061,19 @@ def test_the_measurement_is_short_and_draws_nothing():
 
 def _not_implemented(*args, **kwargs):
     raise RuntimeError('"conv" not implemented for Half')
+
+
+def test_the_table_names_tests_that_exist():
+    """Of this file, of the hook's, and whole files."""
+    here = Path(__file__)
+    root = here.parents[2]
+    table = (root / 'docs' / 'O2.md').read_text()
+    known = ''.join(
+        path.read_text()
+        for path in (here, here.with_name('test_optimizer_o2_hook.py'))
+    )
+    names = set(re.findall(r'`(test_\w+)[`\[]', table))
+    assert len(names) > 30
+    assert not [n for n in names if f'def {n}(' not in known]
+    files = re.findall(r'`((?:tests|mmcv_need)/[\w/]+\.\w+)', table)
+    assert files and all((root / name).is_file() for name in files)
