@@ -134,7 +134,11 @@ def _outputs(model, data_loader):
 
     torch.set_num_threads(1)
     try:
-        with ThreadPoolExecutor(threads) as pool:
+        # OpenMP keeps the number for each thread, and torch 1.8 does not
+        # carry it over to new ones.
+        with ThreadPoolExecutor(
+            threads, initializer=torch.set_num_threads, initargs=(1,)
+        ) as pool:
             waiting = deque()
             for batch in data_loader:
                 waiting.append((batch, pool.submit(call, batch)))
