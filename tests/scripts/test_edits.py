@@ -12,6 +12,8 @@ import torch
 from mmcv import Config, ConfigDict
 from mmcv.cnn import build_norm_layer
 from mmcv.cnn.bricks import GeneralizedAttention
+from mmcv.runner import IterBasedRunner
+from mmcv.utils import get_logger
 
 import patch_engine
 
@@ -50,6 +52,25 @@ def test_a_sync_bn_layer_is_built():
     name, layer = build_norm_layer(dict(type='SyncBN'), 4)
     assert name == 'bn' and isinstance(layer, torch.nn.SyncBatchNorm)
     layer._specify_ddp_gpu_num(1)
+
+
+def test_counting_iterations_resumes_without_cuda(tmp_path):
+    def runner():
+        model = torch.nn.Linear(1, 1)
+        model.train_step = model.val_step = None
+        return IterBasedRunner(
+            model,
+            optimizer=torch.optim.SGD(model.parameters(), 0.1),
+            logger=get_logger('resume'),
+            max_iters=5,
+        )
+
+    first, second = runner(), runner()
+    first._iter = 3
+    first.save_checkpoint(str(tmp_path), meta=dict(epoch=1))
+    second.resume(str(tmp_path / 'latest.pth'))
+    assert second.iter == 4
+    assert torch.equal(second.model.weight, first.model.weight)
 
 
 def test_copy_streams_are_made_once_for_each_device():

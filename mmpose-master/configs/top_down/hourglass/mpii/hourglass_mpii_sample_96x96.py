@@ -4,6 +4,7 @@
 log_level = 'INFO'
 load_from = None
 resume_from = None
+seed = 0
 dist_params = dict(backend='nccl')
 workflow = [('train', 1)]
 checkpoint_config = dict(interval=1)
