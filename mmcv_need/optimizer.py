@@ -13,13 +13,17 @@ import logging
 import os
 import time
 import types
-from collections import OrderedDict, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping
 from contextlib import contextmanager
 
 import torch
 from torch import nn
-from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
+from torch._utils import (
+    _flatten_dense_tensors,
+    _take_tensors,
+    _unflatten_dense_tensors,
+)
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import clip_grad
 
@@ -589,13 +593,23 @@ def _has_unscale_kernel(device):
 
 
 def _flatten(tensors):
-    """Return one flat copy for each dtype among tensors."""
-    by_dtype = OrderedDict()
-    for tensor in tensors:
-        by_dtype.setdefault(tensor.dtype, []).append(tensor)
-    return [
-        (group, _flatten_dense_tensors(group)) for group in by_dtype.values()
-    ]
+    """Copy tensors into flat ones, block by block.
+
+    Args:
+        tensors (Iterable[Tensor]): Of any shapes and dtypes.
+
+    Yields:
+        tuple[list[Tensor], Tensor]: Tensors of one dtype, together 64 MiB at
+        most unless one alone is larger, and their flat copy.
+    """
+    for block in _take_tensors(tensors, 2**26):
+        yield block, _flatten_dense_tensors(block)
+
+
+def _unflatten(blocks):
+    """Copy flat tensors back to where :func:`_flatten` has them from."""
+    for block, flat in blocks:
+        _copy_all(block, _unflatten_dense_tensors(flat, block))
 
 
 # --------------------------------------------------------------------------
@@ -875,7 +889,8 @@ class O2Engine:
         found = flags[0].found
         for flag in flags[1:]:
             found = torch.max(found, flag.found)
-        numbers = self._numbers()
+        scalars, numbers = self._on_host()
+        scalars = list(_flatten(scalars))
         if getattr(self.optimizer, '_step_supports_amp_scaling', False):
             # torch's fused optimisers do nothing where this is 1.
             self.optimizer.grad_scale = None
@@ -886,21 +901,18 @@ class O2Engine:
                 del self.optimizer.grad_scale, self.optimizer.found_inf
         else:
             overflow = found != 0
-            kept = _flatten(self._values())
+            kept = list(_flatten(self._values()))
             self._make_step()
-            for (_, old), (tensors, new) in zip(
-                kept, _flatten(self._values())
-            ):
-                right = torch.where(overflow, old, new)
-                _copy_all(tensors, _unflatten_dense_tensors(right, tensors))
-        # Numbers on the host have gone on; should the step turn out not to
-        # have been, those that changed are set back.
-        changed = [
+            for (_, old), (block, new) in zip(kept, _flatten(self._values())):
+                _unflatten([(block, torch.where(overflow, old, new))])
+        # What lies on the host has gone on. Should the step turn out not to
+        # have been, what has changed is set back.
+        numbers = [
             (place, key, old)
             for place, key, old in numbers
-            if bool(place[key] != old)
+            if place[key] != old
         ]
-        self._open_step = (flags, changed)
+        self._open_step = (flags, scalars, numbers)
 
     def _values(self):
         """Return all tensors on the device that a step changes."""
@@ -915,23 +927,28 @@ class O2Engine:
             ]
         return values
 
-    def _numbers(self):
-        """Return place, key and value of all numbers that a step changes."""
+    def _on_host(self):
+        """Return what a step changes on the host, such as its number.
+
+        Returns:
+            tuple[list, list]: Scalar tensors; and place, key and value of
+            plain numbers.
+        """
         places = list(self.optimizer.param_groups)
         places += [
             self.optimizer.state[weight]
             for weight in _weights_of(self.optimizer)
             if weight in self.optimizer.state
         ]
-        numbers = []
+        scalars, numbers = [], []
         for place in places:
             for key, value in place.items():
-                if isinstance(value, torch.Tensor):
-                    if value.dim() == 0 and not _is_on(value, self.device):
-                        numbers.append((place, key, value.clone()))
-                elif isinstance(value, (int, float)):
+                if isinstance(value, (int, float)):
                     numbers.append((place, key, value))
-        return numbers
+                elif isinstance(value, torch.Tensor):
+                    if not _is_on(value, self.device):
+                        scalars.append(value)
+        return scalars, numbers
 
     def settle(self):
         """Learn all that the host does not know yet, waiting for it.
@@ -956,9 +973,10 @@ class O2Engine:
         """
         if self._open_step is None:
             return
-        (flags, numbers), self._open_step = self._open_step, None
+        (flags, scalars, numbers), self._open_step = self._open_step, None
         overflow = self._learn(flags)
         if overflow:
+            _unflatten(scalars)
             for place, key, old in numbers:
                 place[key] = old
         self._count(overflow)
@@ -1018,11 +1036,12 @@ class O2Engine:
     # State.
 
     def state_dict(self):
-        """Return the scaler's state in Apex's form, and the counts.
+        """Return the scaler's state in Apex's form, and more.
 
         Returns:
             dict: ``loss_scaler0`` with ``loss_scale``, ``unskipped`` (all
-            that Apex reads), ``skipped_steps``, ``consecutive_overflows``.
+            that Apex reads), ``skipped_steps``, ``consecutive_overflows`` and
+            ``configured``, the scale that the config asks for.
         """
         self.settle()
         return {
@@ -1030,11 +1049,15 @@ class O2Engine:
                 self._scaler_state(),
                 skipped_steps=self.skipped_steps,
                 consecutive_overflows=self.consecutive_overflows,
+                configured=self.options.loss_scale,
             )
         }
 
     def load_state_dict(self, state_dict):
-        """Take over a state, Apex's own too. A static scale is overwritten.
+        """Take over a state, Apex's own too.
+
+        As in Apex, even a static scale is overwritten; but not if the config
+        asks for another scale than it did when the state was saved.
 
         Args:
             state_dict (dict): As from :meth:`state_dict` or ``apex.amp``.
@@ -1051,10 +1074,22 @@ class O2Engine:
             )
         self.settle()
         self._flags = []
+        self.skipped_steps = state.get('skipped_steps', 0)
+        if state.get('configured', self.options.loss_scale) != (
+            self.options.loss_scale
+        ):
+            self.consecutive_overflows = 0
+            self.logger.info(
+                f'Loss scale {self.options.describe_scale()} as the config '
+                f'asks now, not {state["loss_scale"]:g} of the checkpoint'
+            )
+            return
         before = self.loss_scale
         self._load_scaler_state(state)
-        self.skipped_steps = state.get('skipped_steps', 0)
-        self.consecutive_overflows = state.get('consecutive_overflows', 0)
+        # A run that has stopped for them may go on with one more try.
+        count = state.get('consecutive_overflows', 0)
+        limit = self.options.max_consecutive_overflows
+        self.consecutive_overflows = min(count, limit - 1) if limit else count
         if self.loss_scale != before:
             self.logger.info(
                 f'Loss scale {self.loss_scale:g} from the checkpoint instead '
@@ -1525,9 +1560,9 @@ def _share_weights(model):
     if get_dist_info()[1] == 1:
         return
     tensors = [p.data for p in model.parameters()] + list(model.buffers())
-    for group, flat in _flatten(tensors):
+    for block, flat in _flatten(tensors):
         torch.distributed.broadcast(flat, 0)
-        _copy_all(group, _unflatten_dense_tensors(flat, group))
+        _unflatten([(block, flat)])
 
 
 def _choose_engine(options, optimizer, device, dtype):

@@ -564,6 +564,24 @@ def test_scaler_state_has_the_form_of_apex():
         engine.load_state_dict(dict(step=3))
 
 
+@pytest.mark.parametrize('scale', [1024.0, 'dynamic'])
+def test_a_changed_config_wins_over_the_saved_scale(scale, caplog):
+    """Else nobody could lower a scale that overflows, and go on."""
+    model, optimizer, engine = prepare(max_consecutive_overflows=2)
+    with pytest.raises(ours.AmpOverflow):
+        train(model, optimizer, engine, 2, spoil=(0, 1))
+    state = engine.state_dict()
+    model, optimizer, engine = prepare(
+        loss_scale=scale, max_consecutive_overflows=2
+    )
+    with caplog.at_level(logging.INFO):
+        engine.load_state_dict(state)
+    assert engine.loss_scale == (65536.0 if scale == 'dynamic' else scale)
+    assert 'not 32768 of the checkpoint' in caplog.text
+    train(model, optimizer, engine, 2, spoil=(0,))
+    assert engine.skipped_steps == 3
+
+
 def test_an_optimizer_goes_through_initialize_once():
     model, optimizer, _ = prepare()
     with pytest.raises(ValueError, match='before'):
