@@ -19,12 +19,15 @@ Environment:
         asked for.
 """
 
+import atexit
 import functools
+import gc
 import os
 import random
 import re
 import socket
 import subprocess
+import sys
 from collections import OrderedDict
 
 import numpy as np
@@ -544,6 +547,28 @@ def _join(backend, kwargs):
         backend=_choose_backend(device.type, backend), **kwargs
     )
     _Process.timeout = kwargs.get('timeout')
+    atexit.register(_leave_group)
+
+
+def _leave_group():
+    """Take leave of all groups while Python is still there.
+
+    A thread of gloo that has done its collective lets go of Python's tensors
+    a moment after the caller goes on. If the interpreter is coming down by
+    then, the thread dies of it and takes the process along ("terminate called
+    without an active exception", status -6), though all work is done. A group
+    that nobody holds on to waits for its threads.
+
+    After an uncaught error the other ranks may be gone or waiting, and taking
+    leave of them could hang: then the process just ends, as it would without
+    us.
+    """
+    if hasattr(sys, 'last_type') or not dist.is_initialized():
+        return
+    _Process.host_group = (None, None)
+    # Wrapped models hold on to their group, often in cycles.
+    gc.collect()
+    dist.destroy_process_group()
 
 
 def _take_device():

@@ -82,7 +82,6 @@ def run(main):
         # this place out of an error's report too.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         _leave(130, 'interrupted' if _rank() == 0 else None)
-    _leave_group()
 
 
 def is_users_mistake(error):
@@ -143,13 +142,6 @@ def _leave(status, message=None):
     # Not sys.exit(): the threads of a process group whose other half is gone
     # can keep the process from ending.
     os._exit(status)
-
-
-def _leave_group():
-    """Takes leave of the process group, so that no rank sees it break."""
-    dist = sys.modules.get('torch.distributed')
-    if dist and dist.is_available() and dist.is_initialized():
-        dist.destroy_process_group()
 
 
 # Options ------------------------------------------------------------------

@@ -80,7 +80,6 @@ def main(out, launcher, stock):
         'theirs': average(theirs, rank),
     }
     torch.save(results, os.path.join(out, f'{rank}.pt'))
-    dist.destroy_process_group()
 
 
 if __name__ == '__main__':

@@ -98,7 +98,6 @@ def main(out):
     rank, _ = get_dist_info()
     found = train(MMDistributedDataParallel(Model()))
     Path(out, f'{rank}.json').write_text(json.dumps(found))
-    torch.distributed.destroy_process_group()
 
 
 if __name__ == '__main__':

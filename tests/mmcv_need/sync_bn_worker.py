@@ -159,7 +159,6 @@ def main(out):
             wrapped = MMDistributedDataParallel(model, broadcast_buffers=False)
             results[norm] = train(model, wrapped, wrapper_worker.my_batches())
     torch.save(results, f'{out}/{rank}.pt')
-    torch.distributed.destroy_process_group()
 
 
 if __name__ == '__main__':

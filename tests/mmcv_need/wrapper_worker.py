@@ -244,7 +244,6 @@ def main(out, stock):
         if name.startswith('case_') and name != 'case_stock':
             results[name[len('case_') :]] = case()
     torch.save(results, f'{out}/{rank}.pt')
-    torch.distributed.destroy_process_group()
 
 
 if __name__ == '__main__':

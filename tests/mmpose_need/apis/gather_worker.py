@@ -45,6 +45,3 @@ def main():
 if __name__ == '__main__':
     warnings.simplefilter('ignore')
     main()
-    # Left to the interpreter's end, gloo's threads can abort the process.
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()

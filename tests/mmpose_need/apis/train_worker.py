@@ -90,6 +90,3 @@ def train(path):
 
 if __name__ == '__main__':
     main()
-    # Left to the interpreter's end, gloo's threads can abort the process.
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
