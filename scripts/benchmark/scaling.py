@@ -5,6 +5,7 @@ network is throttled by the kernel, and whose device is replaced by a clock,
 so that two cores serve for eight ranks. docs/SCALING.md explains both.
 """
 
+import itertools
 import json
 import os
 import subprocess
@@ -81,7 +82,7 @@ def exposed_seconds(buckets, backward, reduce_seconds):
         float: Seconds between the end of the backward pass and the end of
         the last reduction.
     """
-    total = sum(buckets)
+    total = sum(buckets) or 1.0  # nothing to reduce takes no time
     filled, done = 0.0, 0.0
     for size in buckets:
         filled += size
@@ -181,6 +182,7 @@ class Network:
     """
 
     PREFIX = ('unshare', '--net')
+    numbers = itertools.count()
 
     def __init__(self, megabits):
         self.megabits, self.count = megabits, 0
@@ -208,7 +210,8 @@ class Network:
             time.sleep(0.01)
         self.count += 1
         address = f'10.0.0.{self.count}'
-        end = f'link{self.count}'
+        # Never a name twice: the kernel takes links away when it has time.
+        end = f'link{next(self.numbers)}'
         peer = ('peer', 'name', 'eth0', 'netns', pid)
         _run('ip', 'link', 'add', end, 'type', 'veth', *peer)
         _run('ip', 'link', 'set', end, 'master', 'switch', 'up')
@@ -246,8 +249,9 @@ def why_not():
         str: Empty if they can.
     """
     script = (
-        'ip link add switch type bridge && ip link add a type veth peer b && '
-        'tc qdisc add dev a root tbf rate 1mbit burst 16kb latency 1ms'
+        'ip link add switch type bridge && '
+        'ip link add link0 type veth peer name link1 && '
+        'tc qdisc add dev link0 root tbf rate 1mbit burst 16kb latency 1ms'
     )
     try:
         done = subprocess.run(
