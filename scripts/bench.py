@@ -22,6 +22,7 @@ Examples:
 
 import argparse
 import contextlib
+import functools
 import json
 import os
 import subprocess
@@ -146,6 +147,20 @@ def has_cuda():
     return torch.cuda.is_available()
 
 
+@functools.lru_cache(maxsize=None)
+def make_stock(folder, device):
+    """Make the baseline for a kind of device, once for all areas.
+
+    Returns:
+        tuple[Path, list[str]]: Its folder, and what was changed in it.
+    """
+    from benchmark import stock
+
+    site = folder / f'stock-{device}'
+    site.mkdir()
+    return site, stock.make(site, device)
+
+
 def measure_area(name, args, data, folder):
     """Measure one area.
 
@@ -160,14 +175,18 @@ def measure_area(name, args, data, folder):
     if workers is None:
         cores = len(os.sched_getaffinity(0))
         workers = min(16, cores) if on_gpu and not tried else 1
+    device = 'cuda' if on_gpu and not tried else 'cpu'
+    site, fixes = None, []
+    if args.stock or name == 'cuda':
+        site, fixes = make_stock(folder, device)
     place = folder / name
     place.mkdir()
     bench = areas.Bench(
         place,
         data,
         small=args.small or tried,
-        with_stock=args.stock or name == 'cuda',
-        device='cuda' if on_gpu and not tried else 'cpu',
+        site=site,
+        device=device,
         workers=workers,
     )
     rounds = args.rounds or areas.ROUNDS.get(name, 7)
@@ -194,7 +213,7 @@ def measure_area(name, args, data, folder):
             dict(what=row['what'], variant=row['variant'], why=why)
             for row in rows
         ]
-    return rows, bench.fixes
+    return rows, fixes
 
 
 def measure_scaling(args):

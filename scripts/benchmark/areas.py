@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from benchmark import measure, stock
+from benchmark import measure
 from benchmark.measure import Subject, Worker
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,16 +24,14 @@ class Bench:
     """What the areas share: sizes, data, the baseline and the workers.
 
     Args:
-        folder (Path): An empty one, for the baseline and for logs.
+        folder (Path): An empty one, for logs.
         data (Path): A data set in MPII's form.
         small (bool): Small sizes, to see that everything runs.
-        with_stock (bool): Whether the baseline is measured, too.
+        site (Path | None): What :func:`.stock.make` has made, if the
+            baseline is measured, too.
         device (str): ``cpu`` or ``cuda``.
         workers (int): Data workers of each training process.
         config (Path): In place of the large network's.
-
-    Attributes:
-        fixes (list[str]): What was changed in the baseline to let it run.
     """
 
     def __init__(
@@ -41,7 +39,7 @@ class Bench:
         folder,
         data,
         small=False,
-        with_stock=True,
+        site=None,
         device='cpu',
         workers=1,
         config=None,
@@ -49,11 +47,7 @@ class Bench:
         self.folder, self.data, self.small = folder, data, small
         self.device, self.workers = device, workers
         self.config = config or (SMALL if small else LARGE)
-        self.site, self.fixes = None, []
-        if with_stock:
-            self.site = folder / 'stock'
-            self.site.mkdir()
-            self.fixes = stock.make(self.site, device)
+        self.site = site
         self._started = []
 
     @property
@@ -177,7 +171,7 @@ def evaluation(bench):
         workers = [bench.worker(variant)]
         for what, network, people in (
             ('person, without the network', False, 2 if bench.small else 16),
-            ('person', True, 2 if bench.small else 4),
+            ('person', True, 2),
         ):
             subjects.append(
                 Subject(
@@ -331,5 +325,5 @@ AREAS = dict(
     onnx=onnx,
     cuda=cuda,
 )
-ROUNDS = dict(train=3, ranks=3, cuda=2)
+ROUNDS = dict(train=3, ranks=2, cuda=2)
 """Rounds of the areas that are slow; others have seven."""
