@@ -163,6 +163,57 @@ def predict(
     )
 
 
+GRADIENTS = [2e6] * 94
+"""Bytes of Hourglass-52's gradients in half precision: 93.7 M numbers."""
+
+BATCH, GFLOP = 32, 193
+"""Images of a device in a step, and the arithmetic of one, both passes."""
+
+PLACES = {
+    '1': dict(ranks=1, bandwidth=12e9),
+    '8 in one host': dict(ranks=8, bandwidth=12e9),
+    '8 hosts x 8, 100 Gbit/s': dict(ranks=64, hosts=8, bandwidth=12.5e9),
+    '8 hosts x 8, 10 Gbit/s': dict(ranks=64, hosts=8, bandwidth=1.25e9),
+}
+"""Devices and the slowest link of the ring through them, bytes per second:
+PCIe inside of a host, Ethernet between hosts."""
+
+
+def forecast(hosts, teraflops, cores=64):
+    """Predict training of Hourglass-52 at 384x384, batch 32 per device.
+
+    Args:
+        hosts (dict[str, float]): CPU seconds for one sample, by the name of
+            the input.
+        teraflops (float): What a device reaches, TFLOP/s.
+        cores (int): Cores of a host that make samples.
+
+    Returns:
+        list[tuple[str, str, dict]]: Input, place, and what :func:`predict`
+        says.
+    """
+    passes = BATCH * GFLOP / teraflops / 1000
+    return [
+        (
+            name,
+            place,
+            predict(
+                forward=passes / 3,
+                backward=passes * 2 / 3,
+                update=0.003,
+                gradients=GRADIENTS,
+                latency=2e-5,
+                host_seconds=seconds,
+                cores=cores,
+                batch=BATCH,
+                **where,
+            ),
+        )
+        for name, seconds in hosts.items()
+        for place, where in PLACES.items()
+    ]
+
+
 # The check ----------------------------------------------------------------
 
 
