@@ -40,8 +40,12 @@ done
 # for whole what it has left half-written.
 state=$VENV/.setup
 py=$VENV/bin/python
-requirements=$ROOT/mmpose-master/requirements.txt
-source_requirements=$ROOT/mmpose-master/requirements-source.txt
+# Made by lock.sh from the .txt files beside them. torch is not among them: it
+# comes from the host, or from the index for the host's kind of accelerator.
+requirements=$ROOT/mmpose-master/requirements.lock
+source_requirements=$ROOT/mmpose-master/requirements-source.lock
+mmcv_requirements=$ROOT/scripts/requirements-mmcv.lock
+build_requirements=$ROOT/scripts/requirements-build.lock
 torch_requirements=$ROOT/scripts/requirements-torch.txt
 modules='torch numpy cv2 scipy matplotlib PIL yaml addict yapf json_tricks
   munkres onnx onnxruntime google.protobuf setuptools pip'
@@ -167,12 +171,11 @@ make_environment() {
 install_packages() {
   rm -f "$state/packages"
   say '[2/4] installing the required packages'
-  local wanted=(-r "$requirements")
+  "$py" -m pip install -r "$build_requirements"
+  "$py" -m pip install -r "$requirements"
   if ! has_modules torch || [ -e "$site/torch" ]; then
-    wanted+=(-r "$torch_requirements")
+    "$py" -m pip install -r "$torch_requirements"
   fi
-  "$py" -m pip install 'pip>=22.0'
-  "$py" -m pip install "${wanted[@]}"
   note packages "$packages_hash"
 }
 
@@ -189,7 +192,7 @@ install_mmcv() {
   else
     say '[3/4] installing mmcv 1.2.7 and mmpose 0.8.0'
     MMCV_WITH_OPS=0 "$py" -m pip install --ignore-installed --no-deps \
-      --no-build-isolation --no-binary mmcv mmcv==1.2.7
+      --no-build-isolation --no-binary mmcv -r "$mmcv_requirements"
   fi
   "$py" -m pip install --no-deps --no-build-isolation -r "$source_requirements"
   note mmcv "${with_ops:-plain}"
@@ -200,9 +203,8 @@ install_mmcv_full() {
   local build=$state/build
   rm -rf "$build"
   mkdir "$build"
-  "$py" -m pip install ninja
   "$py" -m pip download --no-deps --no-build-isolation --no-binary mmcv \
-    --dest "$build" mmcv==1.2.7
+    --dest "$build" -r "$mmcv_requirements"
   tar -xzf "$build"/mmcv-1.2.7.tar.gz -C "$build"
   "$py" "$ROOT/scripts/patches.py" apply --mmcv "$build/mmcv-1.2.7"
   # -v: it takes long, and otherwise shows nothing. ninja is in bin/.
@@ -244,7 +246,8 @@ mapfile -t changes < <(
     LC_ALL=C sort
 )
 packages_hash=$(hash_of "$requirements" "$source_requirements" \
-  "$torch_requirements" "${BASH_SOURCE[0]}")
+  "$mmcv_requirements" "$build_requirements" "$torch_requirements" \
+  "${BASH_SOURCE[0]}")
 patches_hash=$(hash_of "${changes[@]}")
 
 choose_base

@@ -37,10 +37,10 @@ case "$*" in
     mkdir -p "$venv"/{bin,lib/python3.11/site-packages}
     cp "$0" "$venv/bin/python"
     ;;
-  -m\ pip\ install\ -r*)
+  *install\ -r*/requirements.lock)
     for name in $modules; do mkdir -p "$site/$name"; done
-    [[ $* != *torch* ]] || mkdir -p "$site/torch"
     ;;
+  *install\ -r*/requirements-torch.txt) mkdir -p "$site/torch" ;;
   *patches.py*) ;;
   *pip\ download*mmcv*)
     mkdir -p "${LOG%/*}/mmcv-1.2.7/mmcv/.originals"
@@ -75,9 +75,11 @@ class Bundle:
         for name in (
             'scripts/common.sh',
             'scripts/setup.sh',
+            'scripts/requirements-build.lock',
+            'scripts/requirements-mmcv.lock',
             'scripts/requirements-torch.txt',
-            'mmpose-master/requirements.txt',
-            'mmpose-master/requirements-source.txt',
+            'mmpose-master/requirements.lock',
+            'mmpose-master/requirements-source.lock',
         ):
             shutil.copy(str(BUNDLE / name), str(root / name))
         (root / 'scripts/patches.py').touch()
@@ -299,7 +301,7 @@ def test_changed_drop_ins_are_applied_and_nothing_else(bundle):
 
 def test_changed_requirements_are_installed_over_the_old_ones(bundle):
     bundle.run()
-    with open(str(bundle.root / 'mmpose-master/requirements.txt'), 'a') as f:
+    with open(str(bundle.root / 'mmpose-master/requirements.lock'), 'a') as f:
         f.write('another==1\n')
     run = bundle.run()
     assert '-m pip install -r' in run.did
@@ -342,7 +344,7 @@ def test_what_is_missing_comes_back(bundle, module, again):
 
 
 @pytest.mark.parametrize(
-    'step', ['-m venv', 'install -r', 'no-binary', 'source.txt', 'apply']
+    'step', ['-m venv', 'install -r', 'no-binary', 'source.lock', 'apply']
 )
 def test_a_step_that_fails_is_done_again(bundle, step):
     run = bundle.run(FAIL_AT=step)
