@@ -109,9 +109,23 @@ def is_users_mistake(error):
     frames = list(traceback.walk_tb(error.__traceback__))
     module = frames[-1][0].f_globals.get('__name__', '') if frames else ''
     if module == 'mmcv.utils.registry':
-        return isinstance(error, (KeyError, TypeError, AssertionError))
+        # What a class has raised itself is passed on with the class's name.
+        raised = error.__context__
+        return isinstance(error, (KeyError, TypeError, AssertionError)) or (
+            raised is not None and is_users_mistake(raised)
+        )
     ours = module.split('.')[0] in ('mmcv', 'mmpose', '__main__')
-    return ours and isinstance(error, (ValueError, FileNotFoundError))
+    return ours and isinstance(error, _MISTAKES)
+
+
+# Of a file: it is not there, may not be read, or is a folder.
+_MISTAKES = (
+    ValueError,
+    FileNotFoundError,
+    PermissionError,
+    IsADirectoryError,
+    NotADirectoryError,
+)
 
 
 def _text(error):
@@ -129,7 +143,7 @@ def _said_by_worker(error):
     torch raises there an error of the same kind, with the worker's whole
     traceback for a message.
     """
-    if not isinstance(error, (ValueError, FileNotFoundError)):
+    if not isinstance(error, _MISTAKES):
         return None
     found = _WORKERS_ERROR.match(str(error))
     if not found or not re.search(r'[/\\]mm(cv|pose)[/\\]', found['file']):

@@ -374,7 +374,7 @@ def load_mpii_truth(path):
         missing = mat['jnt_missing'].T.astype(bool)
         boxes = mat['headboxes_src'].astype(np.float64)
         names = [str(np.squeeze(n)) for n in mat['dataset_joints'].ravel()]
-    except OSError:
+    except (FileNotFoundError, IsADirectoryError, PermissionError):
         raise
     except Exception as error:
         raise ValueError(
