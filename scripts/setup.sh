@@ -55,7 +55,7 @@ source_requirements=$ROOT/mmpose-master/requirements-source.lock
 mmcv_requirements=$ROOT/scripts/requirements-mmcv.lock
 build_requirements=$ROOT/scripts/requirements-build.lock
 torch_requirements=$ROOT/scripts/requirements-torch.txt
-npu_requirements=$ROOT/scripts/requirements-npu.txt
+npu_requirements=$ROOT/scripts/requirements-npu.lock
 modules='torch numpy cv2 scipy matplotlib PIL yaml addict yapf json_tricks
   munkres onnx onnxruntime google.protobuf setuptools pip'
 

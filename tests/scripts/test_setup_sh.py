@@ -84,7 +84,7 @@ class Bundle:
             'scripts/patch_engine.py',
             'scripts/requirements-build.lock',
             'scripts/requirements-mmcv.lock',
-            'scripts/requirements-npu.txt',
+            'scripts/requirements-npu.lock',
             'scripts/requirements-torch.txt',
             'mmpose-master/requirements.lock',
             'mmpose-master/requirements-source.lock',
@@ -326,7 +326,7 @@ def test_what_cann_wants_is_installed(bundle):
     did = run.did.splitlines()
     assert '-m pip install torch==2.8.0' in did
     assert '-m pip install --no-deps torch_npu==2.8.0' in did
-    assert any(line.endswith('requirements-npu.txt') for line in did)
+    assert any(line.endswith('requirements-npu.lock') for line in did)
     assert '--system-site-packages' not in run.did
     assert '-m' not in bundle.run().did.split()
 
