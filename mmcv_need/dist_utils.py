@@ -686,6 +686,25 @@ def gather_objects(obj):
     return gathered
 
 
+def broadcast_object(obj):
+    """Give every process the object of rank 0, through host memory.
+
+    Every process must call it.
+
+    Args:
+        obj (Any): Anything that pickles; counts on rank 0 only.
+
+    Returns:
+        Any: What rank 0 passed.
+    """
+    _, world_size = get_dist_info()
+    if world_size == 1:
+        return obj
+    held = [obj]
+    dist.broadcast_object_list(held, src=0, group=_get_host_group())
+    return held[0]
+
+
 def barrier():
     """Wait until every process is here. Does not wait for the devices."""
     _, world_size = get_dist_info()

@@ -59,8 +59,8 @@ def parse_args(argv=None):
     parser.add_argument(
         '--resume-from',
         metavar='FILE',
-        help='go on from a checkpoint; auto takes latest.pth of the work '
-        'folder, or starts afresh if there is none',
+        help='go on from a checkpoint; auto takes the latest whole one of the '
+        'work folder, or starts afresh if there is none',
     )
     parser.add_argument(
         '--no-validate', action='store_true', help='do not evaluate meanwhile'
@@ -143,14 +143,31 @@ def find_resume(args, cfg, logger):
 
     Returns:
         str | None: The checkpoint, or None for a fresh start.
+
+    Raises:
+        UserError: If there are checkpoints, but all of them are damaged.
     """
     if args.resume_from != 'auto':
         return args.resume_from or cfg.resume_from
-    latest = os.path.join(cfg.work_dir, 'latest.pth')
-    if os.path.exists(latest):
-        return latest
-    logger.info(f'No {latest} to resume from: starting afresh')
-    return None
+    from mmcv.runner.checkpoint import find_whole_checkpoint
+    from mmcv.runner.dist_utils import broadcast_object, get_dist_info
+
+    path = problem = None
+    # One looks for all: they must not go different ways.
+    if get_dist_info()[0] == 0:
+        template = (cfg.checkpoint_config or {}).get('filename_tmpl')
+        try:
+            path = find_whole_checkpoint(cfg.work_dir, template, logger)
+        except ValueError as error:
+            problem = str(error)
+    path, problem = broadcast_object((path, problem))
+    if problem:
+        raise _common.UserError(problem)
+    if path is None:
+        logger.info(
+            f'No checkpoint in {cfg.work_dir} to resume from: starting afresh'
+        )
+    return path
 
 
 def seed_everything(seed, deterministic):

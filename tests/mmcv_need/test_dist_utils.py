@@ -525,6 +525,7 @@ def test_torch_s_launcher(run, free_port, tmp_path, stock_file):
         torch_launcher(WORKER, 3, free_port, tmp_path, 'pytorch', stock_file)
     )
     assert done.returncode == 0, done.stderr
+    assert done.stdout.split().count('left') == 3, done.stderr
     ranks = check_ranks(tmp_path, size=3)
     assert [rank['local rank'] for rank in ranks] == ['0', '1', '2']
     # Both took the mean: different values are equal afterwards.

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -66,7 +67,7 @@ def test_a_seed_decides_about_everything(train):
 def test_resume_auto_starts_afresh_and_then_goes_on(train, caplog):
     options = ['--resume-from', 'auto', '--no-validate', '--cfg-options']
     work = train(*options, 'total_epochs=1')
-    assert 'latest.pth to resume from: starting afresh' in caplog.text
+    assert 'work to resume from: starting afresh' in caplog.text
     first = load(work / 'epoch_1.pth')
     train(*options, 'total_epochs=2')
     assert 'resumed epoch 1' in caplog.text
@@ -75,6 +76,21 @@ def test_resume_auto_starts_afresh_and_then_goes_on(train, caplog):
     # A file by its name; the learning rate goes on too.
     train('--resume-from', work / 'epoch_1.pth', '--no-validate', work='other')
     assert load(work.parent / 'other/latest.pth')['meta']['iter'] == 6
+
+
+def test_resume_auto_passes_over_what_is_damaged(train, caplog):
+    options = ['--resume-from', 'auto', '--no-validate', '--cfg-options']
+    work = train(*options, 'total_epochs=2')
+    whole = (work / 'epoch_2.pth').read_bytes()
+    (work / 'epoch_2.pth').write_bytes(whole[:-100])
+    train(*options, 'total_epochs=2')
+    assert re.search('Passed over: .*latest.pth cannot be read', caplog.text)
+    assert 'resumed epoch 1, iter 3' in caplog.text
+    assert load(work / 'latest.pth')['meta']['iter'] == 6
+    for path in work.glob('*.pth'):
+        path.write_bytes(b'')
+    with pytest.raises(_common.UserError, match='no checkpoint .* is whole'):
+        train(*options, 'total_epochs=2')
 
 
 def test_training_alone_needs_no_validation_data(train, tiny):
