@@ -77,6 +77,7 @@ def test_the_uses_that_we_know_of_are_found():
     for use in (
         ('torch_npu.npu', 'set_device'),
         ('torch_npu.npu', 'set_compile_mode'),
+        ('torch_npu.npu.set_compile_mode', 'jit_compile'),
         ('torch_npu.npu.config', 'allow_internal_format'),
         ('torch_npu.npu', 'Event'),
         ('torch_npu.npu', 'get_rng_state'),
@@ -95,6 +96,7 @@ def test_the_uses_that_we_know_of_are_found():
         ('torch.npu.config.gone = 1', ('torch_npu.npu.config', 'gone')),
         ('torch_npu.npu.utils.gone()', ('torch_npu.npu.utils', 'gone')),
         ('npu.gone(device)', ('torch_npu.npu', 'gone')),
+        ('npu.set_device(gone=0)', ('torch_npu.npu.set_device', 'gone')),
         ("hasattr(npu, 'gone')", ('torch_npu.npu', 'gone')),
         ("getattr(accelerator, 'gone', None)", ('torch_npu.npu', 'gone')),
         ('a = getattr(torch, kind)\na.gone()', ('torch_npu.npu', 'gone')),
@@ -132,7 +134,7 @@ def test_what_is_no_use_is_not_taken_for_one(text):
 def simulated():
     """Return what the simulator shows as torch_npu: {module: names}.
 
-    Its ``__all__`` says; methods of classes are found as ``module.Class``.
+    Its ``__all__`` says; methods of classes stand under ``module.Class``.
     """
     shown = {}
     for path in sorted(SIMULATOR.rglob('__init__.py')) + sorted(

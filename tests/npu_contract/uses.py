@@ -5,6 +5,7 @@
 - variables that hold it: ``npu`` and ``accelerator`` by their name, any other
   that is set to ``getattr(torch, kind)``
 - ``getattr(npu, 'name')`` and ``hasattr(npu, 'name')``
+- ``npu.function(name=...)``: the name of an argument
 - calls ``find('name')`` of a function within a function that looks its
   argument up by ``getattr(place, name)``
 - texts such as ``'torch_npu.optim'`` and ``'NpuFusedAdam'``, and the marks by
@@ -55,6 +56,9 @@ class _Collector(ast.NodeVisitor):
                 self.found.add((place, text_of(node.args[1])))
         elif function in self.finders and name:
             self.found.add((ANYWHERE, name))
+        place = self._name_of(node.func)
+        if place:
+            self.found |= {(place, k.arg) for k in node.keywords if k.arg}
         self.generic_visit(node)
 
     def visit_Attribute(self, node):  # noqa: N802

@@ -84,13 +84,14 @@ class Sources:
         }
 
     def names(self, module, seen=()):
-        """Return what a module binds: {name: (module, class node) or None}."""
+        """Return what a module binds: {name: (module, node) or None}.
+
+        The node is that of the class or the function, where it is seen.
+        """
         found = dict.fromkeys(self.submodules(module))
         for node in self.statements(module):
-            if isinstance(node, ast.ClassDef):
+            if isinstance(node, (ast.ClassDef, ast.FunctionDef)):
                 found[node.name] = (module, node)
-            elif isinstance(node, ast.FunctionDef):
-                found[node.name] = None
             elif isinstance(node, ast.ImportFrom):
                 found.update(self._imported(module, node, seen))
             elif isinstance(node, (ast.Assign, ast.AnnAssign)):
@@ -145,7 +146,13 @@ class Sources:
         return self.names(source).get(parts[0])
 
     def members(self, module, node):
-        """Return the public members of a class and of its bases here."""
+        """Return a function's parameters, or a class's public members.
+
+        Those of its bases in this module count, and what its constructor
+        takes.
+        """
+        if isinstance(node, ast.FunctionDef):
+            return sorted(_parameters(node))
         found = set()
         for base in node.bases:
             name = getattr(base, 'id', None)
@@ -155,6 +162,8 @@ class Sources:
         for child in ast.walk(node):
             if isinstance(child, ast.FunctionDef):
                 found.add(child.name)
+                if child.name in ('__init__', '__new__'):
+                    found |= _parameters(child)
                 if child.name == '__setattr__':
                     # A switch that is one by the name that is set.
                     texts = map(text_of, ast.walk(child))
@@ -181,6 +190,12 @@ def _flat(statements):
                 yield from _flat(inner)
 
 
+def _parameters(function):
+    """Return the names by which arguments can be given."""
+    every = function.args.args + function.args.kwonlyargs
+    return {argument.arg for argument in every} - {'self', 'cls'}
+
+
 def _targets(node, local=True):
     """Return the names (if ``local``) and the attributes of self assigned."""
     targets = getattr(node, 'targets', None) or [node.target]
@@ -200,9 +215,10 @@ def names_in(wheel):
         wheel (str | Path): Its file.
 
     Returns:
-        dict[str, list[str]]: For each of MODULES, and each class in them (an
-        object such as ``torch_npu.npu.config`` counts as its class), the
-        names in alphabetical order.
+        dict[str, list[str]]: For each of MODULES, and each class and function
+        in them (an object such as ``torch_npu.npu.config`` counts as its
+        class), the names in alphabetical order; a function's are those of its
+        parameters.
     """
     sources = Sources(wheel)
     table = {}
