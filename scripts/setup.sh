@@ -305,6 +305,8 @@ for step in $todo; do
     patches) apply_patches ;;
   esac
 done
+# What else is in the way of training; no reason to fail.
+[ -z "$todo" ] || "$py" "$ROOT/scripts/doctor.py" --brief >&2 || true
 if [ -n "$todo" ] || [ -z "$if_needed" ]; then
   say "ready: $VENV ($("$py" -V 2>&1))"
 fi
