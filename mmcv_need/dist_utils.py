@@ -29,6 +29,8 @@ import socket
 import subprocess
 import sys
 from collections import OrderedDict
+from datetime import timedelta
+from numbers import Real
 
 import numpy as np
 import torch
@@ -406,7 +408,8 @@ def init_dist(launcher, backend='nccl', **kwargs):
         backend (str | None): Collective backend. ``nccl``, which stands in
             every mmcv config, and None mean the device's own.
         **kwargs: Passed to ``torch.distributed.init_process_group``
-            (``timeout``, ``init_method``, ...). For slurm also ``port``.
+            (``init_method``, ...). ``timeout`` may be seconds, as configs
+            hold no timedelta. For slurm also ``port``.
 
     Raises:
         ValueError: The launcher or its environment is not as it should be,
@@ -421,6 +424,13 @@ def init_dist(launcher, backend='nccl', **kwargs):
             f'launcher {launcher!r} is not known: use one of '
             f'{", ".join(starters)}'
         )
+    timeout = kwargs.get('timeout')
+    if isinstance(timeout, Real) and not isinstance(timeout, bool):
+        if not 0 < timeout < float('inf'):
+            raise ValueError(
+                f'timeout={timeout!r} must be a number of seconds above 0'
+            )
+        kwargs['timeout'] = timedelta(seconds=timeout)
     if mp.get_start_method(allow_none=True) is None:
         mp.set_start_method('spawn')
     starters[launcher](backend, **kwargs)

@@ -7,6 +7,7 @@ without these packages can still hand over to the one that has them.
 
 import ast
 import difflib
+import errno
 import json
 import multiprocessing
 import os
@@ -15,6 +16,7 @@ import signal
 import sys
 import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
 
 import config_rules
@@ -56,8 +58,36 @@ OPTIONAL_KEYS = tuple(DEFAULTS) + (
 OTHERS_SPEAK_AFTER = 8
 
 
+# Of the disk's making: what the error says is all that there is to say.
+DISK_ERRORS = (
+    errno.EACCES,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EIO,
+    errno.ENOSPC,
+    errno.EROFS,
+    errno.ESTALE,
+)
+
+
 class UserError(ValueError):
     """A mistake of the person at the keyboard; the message says all."""
+
+
+class Stopped(BaseException):
+    """A signal has ended the run in good order.
+
+    Args:
+        number (int): Of the signal.
+    """
+
+    def __init__(self, number):
+        super().__init__(number)
+        self.number = number
+
+
+stopped_by = 0
+"""Signal that has asked for the end, whether it was obeyed yet or not."""
 
 
 # Errors -------------------------------------------------------------------
@@ -66,8 +96,11 @@ class UserError(ValueError):
 def run(main):
     """Runs a command and ends the process with the fitting status.
 
-    Status 0: done; 1: failed, with a traceback; 2: the user's mistake, with
-    one message and no traceback; 130: interrupted.
+    Status 0: done; 1: failed, with a traceback where no message says all; 2:
+    the user's mistake, with one message and no traceback; 130, 143: stopped
+    by SIGINT or SIGTERM. Where STOPPED_FILE names a file, the signal's number
+    is left there and the status is 0: torch's launcher would call a rank that
+    was stopped a failure, and end the others.
 
     Args:
         main (Callable[[], None]): The command.
@@ -76,16 +109,34 @@ def run(main):
         try:
             main()
         except Exception as error:
+            if stopped_by and (_lost_worker(error) or _lost_peer(error)):
+                # The signal was for all of us, and came to them first; or
+                # the launcher sends it since another rank has failed.
+                alone = int(os.environ.get('WORLD_SIZE', 1)) == 1
+                leave(128 + stopped_by, 'stopped at once' if alone else None)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
             _wait_for_rank_0(error)
             if is_users_mistake(error):
-                _leave(2, f'error: {_text(error)}')
+                leave(2, f'error: {_text(error)}')
+            message = explain_failure(error)
+            if message:
+                leave(1, f'error: {message}')
             traceback.print_exc()
-            _leave(1)
+            leave(1)
+    except Stopped as stop:
+        status = 128 + stop.number
+        if os.environ.get('STOPPED_FILE'):
+            status = 0
+            with open(os.environ['STOPPED_FILE'], 'w') as stream:
+                stream.write(f'{stop.number:d}\n')
+        name = signal.Signals(stop.number).name
+        leave(status, f'stopped by {name}' if _rank() == 0 else None)
     except KeyboardInterrupt:
         # Ctrl-C reaches every rank, from the terminal and the launcher, and
         # this place out of an error's report too.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        _leave(130, 'interrupted' if _rank() == 0 else None)
+        leave(130, 'interrupted' if _rank() == 0 else None)
 
 
 def is_users_mistake(error):
@@ -126,6 +177,37 @@ _MISTAKES = (
     IsADirectoryError,
     NotADirectoryError,
 )
+
+
+def explain_failure(error):
+    """Finds words for a failure that is nobody's mistake.
+
+    Args:
+        error (Exception): What ended the command.
+
+    Returns:
+        str | None: The message; None where only a traceback tells enough.
+    """
+    if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+        return str(error)
+    lost = _lost_worker(error)
+    if lost:
+        return (
+            f'a data worker is gone (process {lost.group(1)}, '
+            f'{lost.group(2)}). If it was killed, most likely memory ran out: '
+            'lower data.workers_per_gpu or data.samples_per_gpu. A bus error '
+            'means that shared memory (/dev/shm) is full: give it more, or '
+            'set data.workers_per_gpu=0'
+        )
+    return None
+
+
+def _lost_worker(error):
+    return isinstance(error, RuntimeError) and re.match(
+        r'DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) '
+        r'(exited unexpectedly|is killed by signal: [\w ]+)',
+        str(error),
+    )
 
 
 def _text(error):
@@ -176,25 +258,37 @@ def _wait_for_rank_0(error):
     has died see a broken connection, which explains nothing. Both wait for
     the launcher to end them, and speak only if it does not.
     """
-    lost_peer = isinstance(error, RuntimeError) and any(
+    several = int(os.environ.get('WORLD_SIZE', 1)) > 1
+    if several and (_rank() or _lost_peer(error)):
+        time.sleep(OTHERS_SPEAK_AFTER)
+
+
+def _lost_peer(error):
+    return isinstance(error, RuntimeError) and any(
         word in str(error).lower()
         for word in ('gloo', 'nccl', 'hccl', 'connection', 'peer')
     )
-    if int(os.environ.get('WORLD_SIZE', 1)) > 1 and (_rank() or lost_peer):
-        time.sleep(OTHERS_SPEAK_AFTER)
 
 
 def _rank():
     return int(os.environ.get('RANK', 0))
 
 
-def _leave(status, message=None):
-    if message:
-        print(message, file=sys.stderr)
-    sys.stdout.flush()
-    sys.stderr.flush()
+def leave(status, message=None):
+    """Ends this process and its data workers at once.
+
+    Args:
+        status (int): Exit status.
+        message (str | None): For standard error.
+    """
+    # In a signal's handler the stream may be in use.
+    with suppress(RuntimeError):
+        if message:
+            print(message, file=sys.stderr)
+        sys.stdout.flush()
+        sys.stderr.flush()
     for worker in multiprocessing.active_children():
-        worker.terminate()
+        worker.kill()
     # Not sys.exit(): the threads of a process group whose other half is gone
     # can keep the process from ending.
     os._exit(status)
@@ -596,9 +690,19 @@ def start(args, cfg):
     try:
         device = set_device(args.device)
         if launcher != 'none':
+<<<<<<< HEAD
             init_dist(launcher, **cfg.dist_params)
     except (TypeError, ValueError) as error:
         # TypeError: dist_params name what torch does not know.
+=======
+            params = dict(cfg.dist_params)
+            timeout = params.get('timeout')
+            if isinstance(timeout, (int, float)) and timeout > 0:
+                # RankGuard speaks first: the libraries name no rank.
+                params['timeout'] = timeout + 60
+            init_dist(launcher, **params)
+    except ValueError as error:
+>>>>>>> part-faults
         raise UserError(str(error)) from error
     share_cores(device, args, cfg)
     return device, launcher != 'none'

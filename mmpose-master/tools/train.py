@@ -9,6 +9,8 @@ MPII_ROOT replaces data/mpii.
 import argparse
 import copy
 import os
+import signal
+import sys
 import time
 
 import _common
@@ -188,6 +190,21 @@ def seed_everything(seed, deterministic):
         accelerator.manual_seed_all(seed)
 
 
+def _tell_of_lost_lines(record):
+    """Stands in for ``logging.Handler.handleError``: one line, and goes on.
+
+    A training shall not end, nor be drowned in tracebacks, for want of room
+    for its log.
+    """
+    if not _tell_of_lost_lines.done:
+        _tell_of_lost_lines.done = True
+        error = sys.exc_info()[1]
+        print(f'warning: the log cannot be written: {error}', file=sys.stderr)
+
+
+_tell_of_lost_lines.done = False
+
+
 def check_request(args):
     """Checks what can be checked before anything is started.
 
@@ -219,11 +236,14 @@ def check_request(args):
 
 def main():
     """Trains as the command line says."""
+    # There is nothing to save yet; by default the signal would end us.
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     args = parse_args()
     check_device_count(args)
     cfg = check_request(args)
 
     # Loading torch takes seconds; whoever mistyped an option waits less.
+    import guards
     import torch
     from mmcv.runner.dist_utils import get_dist_info
     from mmcv.utils import collect_env
@@ -249,6 +269,8 @@ def main():
         log_file=os.path.join(cfg.work_dir, f'{timestamp}.log'),
         log_level=cfg.log_level,
     )
+    for handler in logger.handlers:
+        handler.handleError = _tell_of_lost_lines
     if distributed:
         # torch 1.8 logs to the root logger when a group is formed, which
         # gives that a handler, and our lines would come twice.
@@ -285,15 +307,21 @@ def main():
         cfg.checkpoint_config.meta = dict(
             mmpose_version=__version__, config=cfg.pretty_text
         )
-    train_model(
-        model,
-        datasets,
-        cfg,
-        distributed=distributed,
-        validate=not args.no_validate,
-        timestamp=timestamp,
-        meta=dict(env_info=environment, seed=cfg.seed),
-    )
+    loss_guard, signal_guard, rank_guard = guards.make(cfg)
+    try:
+        train_model(
+            model,
+            datasets,
+            cfg,
+            distributed=distributed,
+            validate=not args.no_validate,
+            timestamp=timestamp,
+            meta=dict(env_info=environment, seed=cfg.seed),
+            hooks=(loss_guard, signal_guard, rank_guard),
+        )
+    except _common.Stopped:
+        signal_guard.save_epoch()
+        raise
     logger.info(f'Done: {cfg.work_dir}')
 
 

@@ -15,6 +15,7 @@ from mmcv.runner import (
     Hook,
     OptimizerHook,
 )
+from mmcv.runner.checkpoint import list_checkpoints
 from mmcv.runner.dist_utils import (
     allreduce_params,
     barrier,
@@ -68,12 +69,46 @@ class AverageBNStatsHook(Hook):
 
 
 class ResumableCheckpointHook(CheckpointHook):
-    """Saves checkpoints that hold the random states of all ranks."""
+    """Saves checkpoints that hold the random states of all ranks.
+
+    With ``max_keep_ckpts`` so many stay, whichever way they are counted, and
+    the best one beside them. Files with a higher number are left alone: they
+    are of a run that was given up.
+    """
 
     def _save_checkpoint(self, runner):
-        # All ranks come here; what is overridden sends on rank 0 only.
+        for hook in runner.hooks:
+            if hasattr(hook, 'before_save'):
+                hook.before_save(runner)
+        # All ranks come here; what follows is rank 0's.
         runner.gather_random_states()
-        super()._save_checkpoint(runner)
+        if runner.rank == 0:
+            self._write(runner)
+
+    def _write(self, runner):
+        if not self.out_dir:
+            self.out_dir = runner.work_dir
+        runner.save_checkpoint(
+            self.out_dir, save_optimizer=self.save_optimizer, **self.args
+        )
+        files = list_checkpoints(self.out_dir, self.args.get('filename_tmpl'))
+        latest, template, number = files[0]
+        if runner.meta is not None:
+            runner.meta.setdefault('hook_msgs', {})['last_ckpt'] = latest
+        if self.max_keep_ckpts <= 0:
+            return
+        best = [
+            osp.basename(hook.best_json.get('best_ckpt', ''))
+            for hook in runner.hooks
+            if isinstance(hook, EvalHook)
+        ]
+        files = [f for f in files if f[1] != template or f[2] <= number]
+        for path, _, _ in files[self.max_keep_ckpts :]:
+            if osp.basename(path) not in best:
+                try:
+                    os.remove(path)
+                except OSError as error:
+                    runner.logger.warning('Could not be removed: %s', error)
 
 
 class _ResumableEvaluation:
@@ -125,8 +160,10 @@ class _ResumableEvaluation:
         if not self.every_n_epochs(runner, self.interval):
             return
         state = get_random_state()
-        super().after_train_epoch(runner)
-        set_random_state(state)
+        try:
+            super().after_train_epoch(runner)
+        finally:
+            set_random_state(state)
         self.evaluated = runner.epoch + 1
         if 'best_score' in self.best_json:
             # Not numpy's: it goes into checkpoints.
@@ -332,6 +369,7 @@ def train_model(
     validate=False,
     timestamp=None,
     meta=None,
+    hooks=(),
 ):
     """Trains a model as a config says.
 
@@ -355,6 +393,9 @@ def train_model(
             training, as ``cfg.evaluation`` says.
         timestamp (str | None): Stem of the log's file name.
         meta (dict | None): Put into each checkpoint.
+        hooks (Sequence[Hook]): Further hooks, called behind those of the
+            config (but for logs) and before the evaluation. One with an
+            attribute ``priority_name`` is registered at that priority.
 
     Raises:
         ValueError: If ``frozen_parameters`` names an unknown layer, if the
@@ -415,6 +456,8 @@ def train_model(
             priority='HIGH',
         )
         runner.register_hook(DistSamplerSeedHook())
+    for hook in hooks:
+        runner.register_hook(hook, getattr(hook, 'priority_name', 'NORMAL'))
     if validate:
         # The seed is for the draws of training; validation draws nothing.
         runner.register_hook(
