@@ -686,6 +686,24 @@ def gather_objects(obj):
     return gathered
 
 
+def share_object(obj):
+    """Give every process the object of rank 0, through host memory.
+
+    Every process must call it.
+
+    Args:
+        obj (Any): Anything that pickles; that of rank 0 counts.
+
+    Returns:
+        Any: A copy of rank 0's object; ``obj`` itself on rank 0.
+    """
+    if get_dist_info()[1] == 1:
+        return obj
+    box = [obj]
+    dist.broadcast_object_list(box, src=0, group=_get_host_group())
+    return box[0]
+
+
 def barrier():
     """Wait until every process is here. Does not wait for the devices."""
     _, world_size = get_dist_info()

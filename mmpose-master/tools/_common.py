@@ -45,7 +45,12 @@ OPTIONAL_KEYS = tuple(DEFAULTS) + (
     'momentum_config',
     'use_adversarial_train',
 )
-OPTIONAL_DATA_KEYS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+OPTIONAL_DATA_KEYS = (
+    'samples_per_cpu',
+    'train_dataloader',
+    'val_dataloader',
+    'test_dataloader',
+)
 
 # How long a rank other than 0 keeps an error to itself, in seconds. Most
 # often rank 0 reports the same, and the launcher ends this process first.
@@ -497,13 +502,16 @@ def share_cores(device, args, cfg):
     """Divides the host's cores among the processes on it.
 
     Arithmetic threads are set only where several processes compute on the
-    CPU, and OMP_NUM_THREADS does not say how many. Workers that were asked
-    for by ``--cfg-options`` stay as they are.
+    CPU, and OMP_NUM_THREADS does not say how many; there too a batch is no
+    larger than ``data.samples_per_cpu``, if the config has that: processes
+    that share the cores gain nothing from more, and share the memory. What
+    was asked for by ``--cfg-options`` stays as it is.
 
     Args:
         device (torch.device): What this process computes on.
         args (argparse.Namespace): Options of :func:`add_options`.
-        cfg (mmcv.Config): ``data.workers_per_gpu`` is lowered in place.
+        cfg (mmcv.Config): ``data.workers_per_gpu`` and
+            ``data.samples_per_gpu`` are lowered in place.
     """
     import cv2
     import torch
@@ -517,8 +525,16 @@ def share_cores(device, args, cfg):
         if 'OMP_NUM_THREADS' not in os.environ:
             torch.set_num_threads(cores)
         cv2.setNumThreads(0)
-    asked = [text for group in args.cfg_options or () for text in group]
-    if not any(text.startswith('data.workers_per_gpu=') for text in asked):
+    asked = {
+        text.partition('=')[0]
+        for group in args.cfg_options or ()
+        for text in group
+    }
+    most = cfg.data.get('samples_per_cpu')
+    if most and on_cpu and processes > 1:
+        if 'data.samples_per_gpu' not in asked:
+            cfg.data.samples_per_gpu = min(cfg.data.samples_per_gpu, most)
+    if 'data.workers_per_gpu' not in asked:
         # On the CPU one core of each process is busy with the model itself.
         most = cores - 1 if on_cpu else cores
         cfg.data.workers_per_gpu = min(
