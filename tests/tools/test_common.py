@@ -240,9 +240,9 @@ def test_cores_are_shared(
     'device, ranks, asked, samples',
     [
         ('cpu', 1, None, 32),
-        ('cpu', 2, None, 2),
+        ('cpu', 2, None, 1),
         ('cpu', 8, 'data.samples_per_gpu=4', 4),
-        ('cpu', 8, 'data.samples_per_cpu=1', 1),
+        ('cpu', 8, 'data.samples_per_cpu=3', 3),
         ('cpu', 8, 'data.samples_per_cpu=none', 32),
         ('cuda', 8, None, 32),
     ],

@@ -98,7 +98,7 @@ data = dict(
     samples_per_gpu=32,
     # Where several processes share one CPU and its memory: eight of them stay
     # within 24 GB.
-    samples_per_cpu=2,
+    samples_per_cpu=1,
     workers_per_gpu=2,
     train=dict(
         type='TopDownMpiiDataset',
