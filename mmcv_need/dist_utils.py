@@ -702,17 +702,16 @@ def broadcast_object(obj):
     Every process must call it.
 
     Args:
-        obj (Any): Anything that pickles; counts on rank 0 only.
+        obj (Any): Anything that pickles; that of rank 0 counts.
 
     Returns:
-        Any: What rank 0 passed.
+        Any: A copy of rank 0's object; ``obj`` itself on rank 0.
     """
-    _, world_size = get_dist_info()
-    if world_size == 1:
+    if get_dist_info()[1] == 1:
         return obj
-    held = [obj]
-    dist.broadcast_object_list(held, src=0, group=_get_host_group())
-    return held[0]
+    box = [obj]
+    dist.broadcast_object_list(box, src=0, group=_get_host_group())
+    return box[0]
 
 
 def barrier():

@@ -210,6 +210,9 @@ train() {
   local nproc=$1 argument taken='' evaluation=()
   shift
   read_job "$@"
+  # The sample on several devices has a recipe of its own.
+  [ -z "$sample" ] || [ "$nproc" = 1 ] ||
+    config=${config/%_sample_96x96.py/_sample_96x96_8p.py}
   [ -z "$checkpoint" ] ||
     refuse 'a training goes on from --resume-from K, not --checkpoint'
   set -- "$ROOT/scripts/launch.sh" train "$nproc" "$config" \

@@ -690,19 +690,14 @@ def start(args, cfg):
     try:
         device = set_device(args.device)
         if launcher != 'none':
-<<<<<<< HEAD
-            init_dist(launcher, **cfg.dist_params)
-    except (TypeError, ValueError) as error:
-        # TypeError: dist_params name what torch does not know.
-=======
             params = dict(cfg.dist_params)
             timeout = params.get('timeout')
             if isinstance(timeout, (int, float)) and timeout > 0:
                 # RankGuard speaks first: the libraries name no rank.
                 params['timeout'] = timeout + 60
             init_dist(launcher, **params)
-    except ValueError as error:
->>>>>>> part-faults
+    except (TypeError, ValueError) as error:
+        # TypeError: dist_params name what torch does not know.
         raise UserError(str(error)) from error
     share_cores(device, args, cfg)
     return device, launcher != 'none'
@@ -712,13 +707,16 @@ def share_cores(device, args, cfg):
     """Divides the host's cores among the processes on it.
 
     Arithmetic threads are set only where several processes compute on the
-    CPU, and OMP_NUM_THREADS does not say how many. Workers that were asked
-    for by ``--cfg-options`` stay as they are.
+    CPU, and OMP_NUM_THREADS does not say how many; there too a batch is no
+    larger than ``data.samples_per_cpu``, if the config has that: processes
+    that share the cores gain nothing from more, and share the memory. What
+    was asked for by ``--cfg-options`` stays as it is.
 
     Args:
         device (torch.device): What this process computes on.
         args (argparse.Namespace): Options of :func:`add_options`.
-        cfg (mmcv.Config): ``data.workers_per_gpu`` is lowered in place.
+        cfg (mmcv.Config): ``data.workers_per_gpu`` and
+            ``data.samples_per_gpu`` are lowered in place.
     """
     import cv2
     import torch
@@ -732,8 +730,16 @@ def share_cores(device, args, cfg):
         if 'OMP_NUM_THREADS' not in os.environ:
             torch.set_num_threads(cores)
         cv2.setNumThreads(0)
-    asked = [text for group in args.cfg_options or () for text in group]
-    if not any(text.startswith('data.workers_per_gpu=') for text in asked):
+    asked = {
+        text.partition('=')[0]
+        for group in args.cfg_options or ()
+        for text in group
+    }
+    most = cfg.data.get('samples_per_cpu')
+    if most and on_cpu and processes > 1:
+        if 'data.samples_per_gpu' not in asked:
+            cfg.data.samples_per_gpu = min(cfg.data.samples_per_gpu, most)
+    if 'data.workers_per_gpu' not in asked:
         # On the CPU one core of each process is busy with the model itself.
         most = cores - 1 if on_cpu else cores
         cfg.data.workers_per_gpu = min(

@@ -281,8 +281,9 @@ def main():
     logger.info(f'Config:\n{cfg.pretty_text}')
     logger.info(
         f'Training on {world_size} x {device.type}, per process '
-        f'{torch.get_num_threads()} thread(s) and '
-        f'{cfg.data.workers_per_gpu} data worker(s)'
+        f'{torch.get_num_threads()} thread(s), '
+        f'{cfg.data.workers_per_gpu} data worker(s) and '
+        f'{cfg.data.samples_per_gpu} sample(s) in a step'
     )
     cfg.resume_from = find_resume(args, cfg, logger)
 
