@@ -25,6 +25,7 @@ import gc
 import os
 import random
 import re
+import resource
 import socket
 import subprocess
 import sys
@@ -310,6 +311,19 @@ def synchronize():
     accelerator = getattr(torch, kind)
     if accelerator.is_initialized():
         accelerator.synchronize()
+
+
+def peak_memory():
+    """Return the most memory that was held so far, for a log.
+
+    Returns:
+        int: Bytes of tensors on the device of this process; on the CPU those
+        of the whole process.
+    """
+    kind = _current_kind()
+    if kind == 'cpu':
+        return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return getattr(torch, kind).max_memory_allocated()
 
 
 # --------------------------------------------------------------------------

@@ -6,6 +6,7 @@ without these packages can still hand over to the one that has them.
 """
 
 import ast
+import contextlib
 import difflib
 import errno
 import json
@@ -24,6 +25,9 @@ import options
 
 MMPOSE_ROOT = Path(__file__).resolve().parents[1]
 """The folder that relative paths in configs start from."""
+
+TOOLS = str(MMPOSE_ROOT / 'tools')
+"""This folder."""
 
 DEFAULT_DATA = 'data/mpii'
 """What MPII_ROOT stands in for."""
@@ -139,6 +143,29 @@ def run(main):
         leave(130, 'interrupted' if _rank() == 0 else None)
 
 
+@contextlib.contextmanager
+def silence(number):
+    """Context in which nothing that libraries print is seen, by C++ too.
+
+    For what would be said twice, or at length, before an error of ours.
+
+    Args:
+        number (int): 1 for standard output, 2 for standard error.
+    """
+    stream = {1: sys.stdout, 2: sys.stderr}[number]
+    stream.flush()
+    kept = os.dup(number)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, number)
+        yield
+    finally:
+        stream.flush()
+        os.dup2(kept, number)
+        os.close(kept)
+        os.close(nowhere)
+
+
 def is_users_mistake(error):
     """Tells a wrong request from a failure.
 
@@ -158,7 +185,8 @@ def is_users_mistake(error):
     if _said_by_worker(error):
         return True
     frames = list(traceback.walk_tb(error.__traceback__))
-    module = frames[-1][0].f_globals.get('__name__', '') if frames else ''
+    where = frames[-1][0].f_globals if frames else {}
+    module = where.get('__name__', '')
     if module == 'mmcv.utils.registry':
         # What a class has raised itself is passed on with the class's name.
         raised = error.__context__
@@ -166,6 +194,7 @@ def is_users_mistake(error):
             raised is not None and is_users_mistake(raised)
         )
     ours = module.split('.')[0] in ('mmcv', 'mmpose', '__main__')
+    ours = ours or os.path.dirname(where.get('__file__', '')) == TOOLS
     return ours and isinstance(error, _MISTAKES)
 
 
@@ -424,17 +453,20 @@ def load_config(path, groups=None):
     return cfg
 
 
-def find_packages():
-    """Goes on in the bundle's own Python where this one lacks the packages.
+def find_packages(*names):
+    """Goes on in the bundle's own Python where this one lacks packages.
 
     To be called before anything else is done: the program starts again.
+
+    Args:
+        *names (str): As they are imported; by default torch, mmcv and mmpose.
     """
     scripts = str(MMPOSE_ROOT.parent / 'scripts')
     if scripts not in sys.path:
         sys.path.append(scripts)
     from bootstrap import ensure_packages
 
-    ensure_packages('torch', 'mmcv', 'mmpose')
+    ensure_packages(*(names or ('torch', 'mmcv', 'mmpose')))
 
 
 def choose_work_dir(args, cfg):
@@ -757,12 +789,23 @@ def load_weights(model, path):
         model (nn.Module): The bare model, on the CPU; changed in place.
         path (str): Checkpoint.
 
+    Returns:
+        dict: ``meta`` of the checkpoint; empty where there is none.
+
     Raises:
-        UserError: If it is of another model.
+        UserError: If it cannot be read, or is of another model.
     """
     from mmcv.runner import _load_checkpoint
 
-    checkpoint = _load_checkpoint(path, 'cpu', logger='silent')
+    try:
+        checkpoint = _load_checkpoint(path, 'cpu', logger='silent')
+    except ValueError:
+        raise
+    except Exception as error:
+        reason = ' '.join(str(error).split())
+        raise UserError(f'{path} cannot be read: {reason}') from error
+    if not isinstance(checkpoint, dict):
+        raise UserError(f'{path} holds no weights')
     weights = {
         key[7:] if key.startswith('module.') else key: value
         for key, value in checkpoint.get('state_dict', checkpoint).items()
@@ -793,3 +836,4 @@ def load_weights(model, path):
             f'{len(own)}: {"; ".join(faults)}.'
         )
     model.load_state_dict(weights)
+    return checkpoint.get('meta') or {}

@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import time
+from importlib.util import find_spec
 
 import _common
 
@@ -223,6 +224,12 @@ def check_request(args):
         raise _common.UserError(
             f'the config {args.config} has no {", ".join(missing)}'
         )
+    hooks = [hook['type'] for hook in cfg.log_config['hooks']]
+    if 'TensorboardLoggerHook' in hooks and not find_spec('tensorboard'):
+        raise _common.UserError(
+            'TensorboardLoggerHook of log_config needs the package '
+            'tensorboard: pip install tensorboard, or take the hook out'
+        )
     _common.check_data(
         cfg, ['train'] if args.no_validate else ['train', 'val']
     )
@@ -232,6 +239,27 @@ def check_request(args):
             if not os.path.isfile(path):
                 raise _common.UserError(f'there is no checkpoint {path}')
     return cfg
+
+
+def plot_run(work_dir, logger):
+    """Draws the figure of a training that is done, beside its log.
+
+    Whatever goes wrong here is only said: the training is what counts.
+
+    Args:
+        work_dir (str): Its folder.
+        logger (logging.Logger): Told where the figure is, or why not.
+    """
+    try:
+        import plot_log
+
+        logger.info(f'Figure of the training: {plot_log.plot([work_dir])}')
+    except Exception as error:
+        logger.warning(
+            f'There is no figure of the training ({error!r}). What the log '
+            'holds can be plotted later: python3 mmpose-master/tools/'
+            f'plot_log.py {work_dir}'
+        )
 
 
 def main():
@@ -245,6 +273,7 @@ def main():
     # Loading torch takes seconds; whoever mistyped an option waits less.
     import guards
     import torch
+    import train_log
     from mmcv.runner.dist_utils import get_dist_info
     from mmcv.utils import collect_env
     from mmpose import __version__
@@ -308,6 +337,7 @@ def main():
         cfg.checkpoint_config.meta = dict(
             mmpose_version=__version__, config=cfg.pretty_text
         )
+    train_log.make_readable(cfg.log_config)
     loss_guard, signal_guard, rank_guard = guards.make(cfg)
     try:
         train_model(
@@ -323,6 +353,8 @@ def main():
     except _common.Stopped:
         signal_guard.save_epoch()
         raise
+    if rank == 0:
+        plot_run(cfg.work_dir, logger)
     logger.info(f'Done: {cfg.work_dir}')
 
 
