@@ -107,7 +107,14 @@ def main(argv=None):
     """
     args = parse_args(argv)
     ensure_packages(
-        'numpy', 'cv2', 'torch', 'mmcv', 'mmpose', 'onnx', 'onnxruntime'
+        'numpy',
+        'cv2',
+        'PIL',
+        'torch',
+        'mmcv',
+        'mmpose',
+        'onnx',
+        'onnxruntime',
     )
     from deploy import convert
     from onnx_export import WrongFile

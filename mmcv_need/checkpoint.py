@@ -3,7 +3,7 @@
 Four things differ from the file of mmcv 1.2.7 that this one replaces:
 
 - A checkpoint is data. Reading one never runs code that it brings along,
-  unless the user says that he trusts it (``MMCV_TRUST_CHECKPOINT=1``).
+  unless the program was told to trust it (:func:`trust_checkpoints`).
 - A checkpoint is written beside its name and then renamed, so that under this
   name there is always a whole file.
 - What reads one compares it with the checksums that torch writes into it.
@@ -49,7 +49,6 @@ from .hooks.optimizer import engine_of
 ENV_MMCV_HOME = 'MMCV_HOME'
 ENV_XDG_CACHE_HOME = 'XDG_CACHE_HOME'
 DEFAULT_CACHE_DIR = '~/.cache'
-ENV_TRUST_CHECKPOINT = 'MMCV_TRUST_CHECKPOINT'
 
 _TORCH = tuple(int(n) for n in re.findall(r'\d+', torch.__version__)[:2])
 
@@ -68,29 +67,24 @@ def _get_mmcv_home():
 # --------------------------------------------------------------------------
 
 
+class _Trust:
+    """Whether checkpoints may run code in this process."""
+
+    given = False
+
+
 def trust_checkpoints(trust=True):
     """Let checkpoints run code while they are loaded, or forbid it again.
 
-    For tools that ask the user. Processes started afterwards inherit it.
+    For programs that have asked the user. It holds for this process; there is
+    no other way round safe loading, lest a variable that somebody once set
+    undoes it unnoticed.
 
     Args:
-        trust (bool): True is the same as ``MMCV_TRUST_CHECKPOINT=1``.
+        trust (bool): True lets the files that are loaded from now on do
+            whatever the user may do.
     """
-    os.environ[ENV_TRUST_CHECKPOINT] = '1' if trust else '0'
-
-
-def _trusts_checkpoints():
-    """Tell whether the user lets checkpoints run code.
-
-    Raises:
-        ValueError: The variable is neither a yes nor a no.
-    """
-    value = os.environ.get(ENV_TRUST_CHECKPOINT, '')
-    if value.lower() in ('1', 'true', 'yes', 'on'):
-        return True
-    if value.lower() in ('', '0', 'false', 'no', 'off'):
-        return False
-    raise ValueError(f'{ENV_TRUST_CHECKPOINT}={value!r}: use 1 or 0')
+    _Trust.given = bool(trust)
 
 
 class _NumpyDtype:
@@ -290,7 +284,7 @@ def _read_checkpoint(source, map_location, name=None):
     opened = open(source, 'rb') if isinstance(source, str) else source
     with opened as file:
         _check_content(file, name)
-        trusted = _trusts_checkpoints()
+        trusted = _Trust.given
         load = _load_trusted if trusted else _load_safely
         try:
             return load(file, map_location)
@@ -358,9 +352,9 @@ def _explain(name, error, trusted):
         if trusted or not isinstance(error, pickle.UnpicklingError):
             return problem
     return (
-        f'{problem} Only if you trust whoever made it, set '
-        f'{ENV_TRUST_CHECKPOINT}=1: the file may then do anything that you '
-        'may do.'
+        f'{problem} Only if you trust whoever made it, give the option '
+        '--trust-checkpoint, or call mmcv.runner.checkpoint.trust_checkpoints'
+        '(): the file may then do anything that you may do.'
     )
 
 

@@ -48,10 +48,14 @@ done
 # for whole what it has left half-written.
 state=$VENV/.setup
 py=$VENV/bin/python
-requirements=$ROOT/mmpose-master/requirements.txt
-source_requirements=$ROOT/mmpose-master/requirements-source.txt
+# Made by lock.sh from the .txt files beside them. torch is not among them: it
+# comes from the host, or from the index for the host's kind of accelerator.
+requirements=$ROOT/mmpose-master/requirements.lock
+source_requirements=$ROOT/mmpose-master/requirements-source.lock
+mmcv_requirements=$ROOT/scripts/requirements-mmcv.lock
+build_requirements=$ROOT/scripts/requirements-build.lock
 torch_requirements=$ROOT/scripts/requirements-torch.txt
-npu_requirements=$ROOT/scripts/requirements-npu.txt
+npu_requirements=$ROOT/scripts/requirements-npu.lock
 modules='torch numpy cv2 scipy matplotlib PIL yaml addict yapf json_tricks
   munkres onnx onnxruntime google.protobuf setuptools pip'
 
@@ -163,13 +167,12 @@ make_environment() {
 install_packages() {
   rm -f "$state/packages"
   say '[2/4] installing the required packages'
-  local wanted=(-r "$requirements")
+  "$py" -m pip install -r "$build_requirements"
+  "$py" -m pip install -r "$requirements"
   case $torch in
-    install*) wanted+=("torch==${torch#* }") ;;
-    default*) wanted+=(-r "$torch_requirements") ;;
+    install*) "$py" -m pip install "torch==${torch#* }" ;;
+    default*) "$py" -m pip install -r "$torch_requirements" ;;
   esac
-  "$py" -m pip install 'pip>=22.0'
-  "$py" -m pip install "${wanted[@]}"
   case $torch_npu in
     install*) install_torch_npu "${torch_npu#* }" ;;
   esac
@@ -200,7 +203,7 @@ install_mmcv() {
   else
     say '[3/4] installing mmcv 1.2.7 and mmpose 0.8.0'
     MMCV_WITH_OPS=0 "$py" -m pip install --ignore-installed --no-deps \
-      --no-build-isolation --no-binary mmcv mmcv==1.2.7
+      --no-build-isolation --no-binary mmcv -r "$mmcv_requirements"
   fi
   "$py" -m pip install --no-deps --no-build-isolation -r "$source_requirements"
   note mmcv "${with_ops:-plain}"
@@ -211,9 +214,8 @@ install_mmcv_full() {
   local build=$state/build
   rm -rf "$build"
   mkdir "$build"
-  "$py" -m pip install ninja
   "$py" -m pip download --no-deps --no-build-isolation --no-binary mmcv \
-    --dest "$build" mmcv==1.2.7
+    --dest "$build" -r "$mmcv_requirements"
   tar -xzf "$build"/mmcv-1.2.7.tar.gz -C "$build"
   "$py" "$ROOT/scripts/patches.py" apply --mmcv "$build/mmcv-1.2.7"
   # -v: it takes long, and otherwise shows nothing. ninja is in bin/.
@@ -275,7 +277,8 @@ mapfile -t changes < <(
     LC_ALL=C sort
 )
 packages_hash=$(hash_of "$requirements" "$source_requirements" \
-  "$torch_requirements" "$npu_requirements" "${BASH_SOURCE[0]}")
+  "$mmcv_requirements" "$build_requirements" "$torch_requirements" \
+  "$npu_requirements" "${BASH_SOURCE[0]}")
 patches_hash=$(hash_of "${changes[@]}")
 
 choose_base

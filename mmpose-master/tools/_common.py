@@ -7,13 +7,18 @@ without these packages can still hand over to the one that has them.
 
 import ast
 import difflib
+import json
 import multiprocessing
 import os
+import re
 import signal
 import sys
 import time
 import traceback
 from pathlib import Path
+
+import config_rules
+import options
 
 MMPOSE_ROOT = Path(__file__).resolve().parents[1]
 """The folder that relative paths in configs start from."""
@@ -45,7 +50,6 @@ OPTIONAL_KEYS = tuple(DEFAULTS) + (
     'momentum_config',
     'use_adversarial_train',
 )
-OPTIONAL_DATA_KEYS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 
 # How long a rank other than 0 keeps an error to itself, in seconds. Most
 # often rank 0 reports the same, and the launcher ends this process first.
@@ -100,17 +104,69 @@ def is_users_mistake(error):
     """
     if isinstance(error, UserError):
         return True
+    if _said_by_worker(error):
+        return True
     frames = list(traceback.walk_tb(error.__traceback__))
     module = frames[-1][0].f_globals.get('__name__', '') if frames else ''
     if module == 'mmcv.utils.registry':
-        return isinstance(error, (KeyError, TypeError))
+        # What a class has raised itself is passed on with the class's name.
+        raised = error.__context__
+        return isinstance(error, (KeyError, TypeError, AssertionError)) or (
+            raised is not None and is_users_mistake(raised)
+        )
     ours = module.split('.')[0] in ('mmcv', 'mmpose', '__main__')
-    return ours and isinstance(error, (ValueError, FileNotFoundError))
+    return ours and isinstance(error, _MISTAKES)
+
+
+# Of a file: it is not there, may not be read, or is a folder.
+_MISTAKES = (
+    ValueError,
+    FileNotFoundError,
+    PermissionError,
+    IsADirectoryError,
+    NotADirectoryError,
+)
 
 
 def _text(error):
     # str() of a KeyError is the repr of its message.
-    return error.args[0] if isinstance(error, KeyError) else error
+    text = error.args[0] if isinstance(error, KeyError) else str(error)
+    text = _said_by_worker(error) or text
+    if isinstance(error, TypeError):
+        text += _nearest_argument(error)
+    return text
+
+
+def _said_by_worker(error):
+    """What mmcv or mmpose said in a data worker, or None.
+
+    torch raises there an error of the same kind, with the worker's whole
+    traceback for a message.
+    """
+    if not isinstance(error, _MISTAKES):
+        return None
+    found = _WORKERS_ERROR.match(str(error))
+    if not found or not re.search(r'[/\\]mm(cv|pose)[/\\]', found['file']):
+        return None
+    return found['text'].strip()
+
+
+_WORKERS_ERROR = re.compile(
+    r'Caught (?P<kind>\w+) in DataLoader worker process \d+\.\n.*'
+    r'File "(?P<file>[^"\n]+)", line \d+, in .*'
+    r'\n(?P=kind): (?P<text>.*)',
+    re.DOTALL,
+)
+
+
+def _nearest_argument(error):
+    """A hint for a key that a class of mmcv's registry does not know."""
+    found = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+    frame = list(traceback.walk_tb(error.__traceback__))[-1][0]
+    built = frame.f_locals.get('obj_cls')
+    if not found or built is None:
+        return ''
+    return config_rules.nearest(found.group(1), config_rules.parameters(built))
 
 
 def _wait_for_rank_0(error):
@@ -183,6 +239,7 @@ def add_options(parser):
         type=int,
         help="set by torch's launcher",
     )
+    options.add_trust_option(parser)
 
 
 def parse_args(parser, argv=None):
@@ -224,10 +281,10 @@ def load_config(path, groups=None):
         mmcv.Config: The config, with the keys of OPTIONAL_KEYS filled in.
 
     Raises:
-        UserError: If the file is missing or no config, or an override does
-            not fit it.
+        UserError: If the file is missing or no config, an override does not
+            fit it, or a value makes no sense.
     """
-    _find_packages()
+    find_packages()
     from mmcv import Config
 
     if not os.path.isfile(path):
@@ -262,6 +319,9 @@ def load_config(path, groups=None):
     for key, value in DEFAULTS.items():
         if key not in cfg._cfg_dict:
             cfg[key] = value
+    faults = config_rules.faults(cfg)
+    if faults:
+        raise UserError(f'the config {path}: ' + '; '.join(faults))
     for split in ('train', 'val', 'test'):
         _resolve_data_paths(cfg.data.get(split))
     for key in ('work_dir', 'load_from', 'resume_from'):
@@ -270,8 +330,11 @@ def load_config(path, groups=None):
     return cfg
 
 
-def _find_packages():
-    """Goes on in the bundle's own Python where this one lacks the packages."""
+def find_packages():
+    """Goes on in the bundle's own Python where this one lacks the packages.
+
+    To be called before anything else is done: the program starts again.
+    """
     scripts = str(MMPOSE_ROOT.parent / 'scripts')
     if scripts not in sys.path:
         sys.path.append(scripts)
@@ -307,6 +370,51 @@ def make_folder(path):
         os.makedirs(path, exist_ok=True)
     except OSError as error:
         raise UserError(f'the folder cannot be made: {error}') from error
+
+
+def check_folder_of(path):
+    """Makes sure that a file can be written.
+
+    Args:
+        path (str): The file.
+
+    Raises:
+        UserError: If there is no such folder.
+    """
+    folder = os.path.dirname(os.path.abspath(path))
+    if not os.path.isdir(folder):
+        raise UserError(f'there is no folder {folder}')
+
+
+def write_json(path, content):
+    """Writes a file of JSON, whole or not at all.
+
+    Args:
+        path (str): The file.
+        content (dict): Plain values.
+    """
+    with open(f'{path}.part', 'w') as file:
+        json.dump(content, file, indent=2)
+        file.write('\n')
+    os.replace(f'{path}.part', path)
+
+
+def count(text):
+    """Reads a whole number from 1, for an option.
+
+    Args:
+        text (str): What was typed.
+
+    Returns:
+        int: The number.
+
+    Raises:
+        ValueError: If it is none; argparse says so.
+    """
+    number = int(text)
+    if number < 1:
+        raise ValueError(text)
+    return number
 
 
 def _nearest_file(path):
@@ -353,8 +461,9 @@ def _parse_value(text):
 def _check_key(node, key):
     """Refuses a key that is most likely a slip of the pen.
 
-    At the top level every key that means something is known. Further down
-    the arguments of any class can stand, so only near misses are refused.
+    At the top level, and in data, every key that means something is known.
+    Elsewhere the arguments of any class can stand, so that only near misses
+    are refused here; the class refuses what it does not know.
     """
     parts = key.split('.')
     for depth, part in enumerate(parts):
@@ -377,11 +486,11 @@ def _check_key(node, key):
         if depth == 0:
             known += OPTIONAL_KEYS
         elif path == 'data':
-            known += OPTIONAL_DATA_KEYS
+            known += config_rules.DATA_KEYS
         if part in known:
             return
         near = difflib.get_close_matches(part, known, 1, 0.75)
-        if near or depth == 0:
+        if near or path in ('', 'data'):
             hint = f': did you mean {".".join(parts[:depth] + near)}?'
             raise UserError(
                 f'--cfg-options {key}: the config has no such key'
@@ -477,6 +586,7 @@ def start(args, cfg):
     """
     from mmcv.runner.dist_utils import init_dist, set_device
 
+    options.apply_trust(args)
     if args.local_rank is not None:
         os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     launcher = args.launcher
@@ -487,7 +597,8 @@ def start(args, cfg):
         device = set_device(args.device)
         if launcher != 'none':
             init_dist(launcher, **cfg.dist_params)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
+        # TypeError: dist_params name what torch does not know.
         raise UserError(str(error)) from error
     share_cores(device, args, cfg)
     return device, launcher != 'none'

@@ -8,6 +8,7 @@ import people as people_of
 import topdown
 from infer import DEMO_PEOPLE, DEMO_PICTURE
 from networks import TorchNetwork, choose_model
+from options import apply_trust
 from pictures import find_pictures, read_picture, replaced
 
 
@@ -24,6 +25,7 @@ def convert(args, tolerance):
     """
     if not args.out.lower().endswith('.onnx'):
         raise ValueError(f'--out {args.out}: the name must end in .onnx')
+    apply_trust(args)
     pictures = [read_picture(p) for p in find_pictures(args.img or ())]
     config, checkpoint = choose_model(
         args.config, args.checkpoint, args.sample

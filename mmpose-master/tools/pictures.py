@@ -1,11 +1,14 @@
 """Reads and writes pictures and videos, and says in words what is wrong."""
 
 import contextlib
+import io
 import os
 import uuid
+import warnings
 
 import cv2
 import numpy as np
+from PIL import Image
 
 PICTURE_SUFFIXES = (
     '.jpg',
@@ -46,6 +49,9 @@ def read_picture(path):
     data = np.fromfile(path, np.uint8)
     picture = None
     if len(data):
+        fault = _fault_before(data.tobytes())
+        if fault:
+            raise ValueError(f'{path}: {fault}')
         try:
             picture = _decode(data)
         except (cv2.error, MemoryError) as error:
@@ -58,12 +64,60 @@ def read_picture(path):
             f'{path}: no picture that OpenCV can read, or a broken one '
             f'({len(data)} bytes)'
         )
-    if max(picture.shape[:2]) > MAX_SIDE:
-        raise ValueError(
-            f'{path}: {picture.shape[1]} x {picture.shape[0]} pixels; sides '
-            f'of up to {MAX_SIDE} can be handled: make it smaller first'
-        )
+    fault = size_fault(picture.shape[1], picture.shape[0])
+    if fault:
+        raise ValueError(f'{path}: {fault}')
     return picture
+
+
+def fault_and_size(data):
+    """Says what is wrong with an encoded picture; decodes it to its end.
+
+    Args:
+        data (bytes): A whole file.
+
+    Returns:
+        tuple[str | None, tuple[int, int] | None]: What is wrong, None if
+        nothing is; width and height as they are stored, None if something is.
+    """
+    if not data:
+        return 'the file is empty', None
+    # Pillow, because OpenCV paints the rest of a broken picture grey.
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore', Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(data)) as picture:
+                fault = size_fault(*picture.size)
+                if not fault:
+                    picture.load()
+                    return None, picture.size
+                return fault, None
+    except Image.UnidentifiedImageError:
+        return f'no picture of a known format ({len(data)} bytes)', None
+    except Image.DecompressionBombError as error:
+        # Some kilobytes can claim gigabytes of pixels.
+        return str(error), None
+    except Exception as error:
+        # Pillow's plugins raise what they like at broken files.
+        return f'broken picture: {error or type(error).__name__}', None
+
+
+def size_fault(width, height):
+    """Says whether a picture is too large to be decoded.
+
+    Args:
+        width (int): Pixels.
+        height (int): Pixels.
+
+    Returns:
+        str | None: What is wrong.
+    """
+    if max(width, height) > MAX_SIDE:
+        return (
+            f'{width} x {height} pixels; sides of up to {MAX_SIDE} can be '
+            'handled: make it smaller first'
+        )
+    return None
 
 
 def write_picture(path, picture):
@@ -244,6 +298,24 @@ def replaced(path):
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.remove(temporary)
+
+
+def _fault_before(data):
+    """Says what is wrong with a picture before OpenCV is given it.
+
+    Of formats that Pillow does not know only OpenCV can tell.
+    """
+    if data[:3] == b'\xff\xd8\xff':
+        return fault_and_size(data)[0]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            with Image.open(io.BytesIO(data)) as picture:
+                return size_fault(*picture.size)
+    except Image.DecompressionBombError as error:
+        return str(error)
+    except Exception:
+        return None
 
 
 def _decode(data):

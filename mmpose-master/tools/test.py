@@ -6,7 +6,6 @@ number of processes gives the same predictions and the same table.
 """
 
 import argparse
-import json
 import math
 import os
 
@@ -100,9 +99,7 @@ def check_request(args):
         )
     args.checkpoint = path
     for path in filter(None, (args.out, args.json)):
-        folder = os.path.dirname(os.path.abspath(path))
-        if not os.path.isdir(folder):
-            raise _common.UserError(f'there is no folder {folder}')
+        _common.check_folder_of(path)
     return cfg
 
 
@@ -195,7 +192,7 @@ def format_table(scores):
 
 
 def write_json(path, scores, **facts):
-    """Writes scores as JSON, whole or not at all; NaN becomes null.
+    """Writes scores as JSON; NaN becomes null.
 
     Args:
         path (str): The file.
@@ -203,10 +200,7 @@ def write_json(path, scores, **facts):
         **facts: Further keys.
     """
     clean = {k: None if math.isnan(v) else v for k, v in scores.items()}
-    with open(f'{path}.part', 'w') as file:
-        json.dump(dict(facts, scores=clean), file, indent=2)
-        file.write('\n')
-    os.replace(f'{path}.part', path)
+    _common.write_json(path, dict(facts, scores=clean))
 
 
 def main():

@@ -24,12 +24,6 @@ from torch import nn
 FORMATS = ['zip', 'legacy']
 
 
-@pytest.fixture(autouse=True)
-def no_trust(monkeypatch):
-    """Do not take over the trust of whoever runs the tests."""
-    monkeypatch.delenv('MMCV_TRUST_CHECKPOINT', raising=False)
-
-
 @pytest.fixture(params=['as installed', 'ours'], autouse=True)
 def unpickler(request, monkeypatch):
     """Also use our own unpickler where torch's would be used."""
@@ -39,9 +33,11 @@ def unpickler(request, monkeypatch):
 
 
 @pytest.fixture
-def trust(no_trust, monkeypatch):
+def trust():
     """Trust checkpoints for the rest of the test."""
-    monkeypatch.setenv('MMCV_TRUST_CHECKPOINT', '1')
+    checkpoint.trust_checkpoints()
+    yield
+    checkpoint.trust_checkpoints(False)
 
 
 def save(content, path, form):
@@ -169,7 +165,7 @@ def test_attack_is_refused(name, form, tmp_path):
     folder.mkdir()
     marker = folder / 'm'
     path = craft(ATTACKS[name](marker), folder / 'evil.pth', form)
-    with pytest.raises(ValueError, match='evil.pth.*MMCV_TRUST_CHECKPOINT=1'):
+    with pytest.raises(ValueError, match='evil.pth.*--trust-checkpoint'):
         _load_checkpoint(path)
     assert not marker.exists()
 
@@ -204,9 +200,11 @@ def test_message_names_what_was_refused(tmp_path):
         _load_checkpoint(path)
 
 
-def test_trust_can_be_given_by_a_tool(tmp_path, monkeypatch):
-    # So that monkeypatch takes it away again.
-    monkeypatch.setenv('MMCV_TRUST_CHECKPOINT', '0')
+def test_trust_is_given_by_the_program_and_nothing_else(
+    tmp_path, monkeypatch, trust
+):
+    checkpoint.trust_checkpoints(False)
+    monkeypatch.setenv('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', '1')
     path = save(nn.Linear(1, 1), tmp_path / 'c.pth', 'zip')
     with pytest.raises(ValueError, match='Linear'):
         _load_checkpoint(path)
@@ -214,9 +212,6 @@ def test_trust_can_be_given_by_a_tool(tmp_path, monkeypatch):
     assert isinstance(_load_checkpoint(path), nn.Linear)
     checkpoint.trust_checkpoints(False)
     with pytest.raises(ValueError, match='Linear'):
-        _load_checkpoint(path)
-    monkeypatch.setenv('MMCV_TRUST_CHECKPOINT', 'maybe')
-    with pytest.raises(ValueError, match="'maybe': use 1 or 0"):
         _load_checkpoint(path)
 
 
@@ -406,8 +401,8 @@ def test_tar_and_missing_files_are_named(tmp_path):
 
 @pytest.mark.parametrize('trusted', [False, True])
 @pytest.mark.parametrize('form', FORMATS)
-def test_truncated_files_are_named(form, trusted, tmp_path, monkeypatch):
-    monkeypatch.setenv('MMCV_TRUST_CHECKPOINT', str(int(trusted)))
+def test_truncated_files_are_named(form, trusted, tmp_path, trust):
+    checkpoint.trust_checkpoints(trusted)
     weights = dict(state_dict=nn.Linear(20, 20).state_dict())
     whole = open(save(weights, tmp_path / 'c.pth', form), 'rb').read()
     path = tmp_path / 'c.pth'

@@ -91,6 +91,10 @@ def test_overrides_may_be_given_several_times():
         ('optimizer_config.grad_clip.max_norm=1', 'grad_clip is None'),
         ('total_epochs', "KEY=VALUE, not 'total_epochs'"),
         ('=3', 'KEY=VALUE'),
+        ('data.batch=3', 'has no such key'),
+        ('data.sample_per_gpu=3', 'did you mean data.samples_per_gpu'),
+        ('data.val_dataloder.drop_last=1', 'did you mean data.val_dataload'),
+        ('data.workers_per_gpu=-1', 'workers_per_gpu is -1: a whole number'),
         ('evaluation.rule=[a,(b]', 'brackets'),
     ],
 )
@@ -256,6 +260,51 @@ def error_of(function, *args):
     except Exception as error:
         return error
     raise AssertionError('no error')
+
+
+class Picky:
+    """A data set that finds fault with its data, in a worker of torch's."""
+
+    error = ValueError
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        raise self.error('a.jpg: the file\nis empty')
+
+
+@pytest.mark.parametrize('kind', [ValueError, FileNotFoundError])
+@pytest.mark.parametrize('workers', [0, 1])
+def test_what_is_wrong_with_data_is_said_without_the_workers_traceback(
+    kind, workers, monkeypatch
+):
+    monkeypatch.setattr(Picky, 'error', kind)
+    loader = torch.utils.data.DataLoader(Picky(), num_workers=workers)
+    assert not _common.is_users_mistake(error_of(next, iter(loader)))
+
+    where = dict(__name__='mmpose.datasets.picky')
+    # Errors are told apart by where they come from.
+    program = "def fail(self, index):\n    raise self.error('a.jpg: is bad')"
+    exec(compile(program, '/x/mmpose/datasets/picky.py', 'exec'), where)
+    monkeypatch.setattr(Picky, '__getitem__', where['fail'])
+    error = error_of(next, iter(loader))
+    assert _common.is_users_mistake(error)
+    assert _common._text(error) == 'a.jpg: is bad'
+
+
+def test_an_argument_that_a_class_lacks_is_answered_by_the_nearest():
+    from mmcv.runner import HOOKS
+    from mmcv.utils import build_from_cfg
+
+    hook = dict(type='StepLrUpdaterHook', step=[1], warmup_itres=3)
+    error = error_of(build_from_cfg, hook, HOOKS)
+    assert _common.is_users_mistake(error)
+    assert 'did you mean warmup_iters?' in _common._text(error)
+    refused = error_of(
+        build_from_cfg, dict(type='StepLrUpdaterHook', step=[0]), HOOKS
+    )
+    assert _common.is_users_mistake(refused)
 
 
 def test_a_users_mistake_is_told_from_a_failure():
