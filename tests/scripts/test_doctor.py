@@ -426,8 +426,7 @@ def mpii(tmp_path, monkeypatch):
     (root / 'annotations/mpii_gt_val.mat').write_text('truth')
     for picture in 'abcd':
         (root / f'images/{picture}.jpg').write_text('jpeg')
-    people = {'mpii_train.json': 3, 'mpii_val.json': 2}
-    monkeypatch.setattr(doctor, 'MPII_PEOPLE', people)
+    monkeypatch.setattr(doctor.check_mpii, 'PEOPLE', dict(train=3, val=2))
     monkeypatch.setenv('MPII_ROOT', str(root))
     return root
 
@@ -445,7 +444,6 @@ def test_data_that_are_whole(mpii):
         ('annotations/mpii_train.json', None, 'mpii_train.json is missing'),
         ('annotations/mpii_train.json', '[{', 'not what mmpose publishes'),
         ('annotations/mpii_train.json', '[1]', 'not what mmpose publishes'),
-        ('annotations/mpii_val.json', '[{"image": "a.jpg"}]', 'it is 2'),
         ('annotations/mpii_gt_val.mat', None, 'mpii_gt_val.mat is missing'),
     ],
 )
@@ -457,7 +455,14 @@ def test_data_that_are_not_whole(mpii, file, content, words):
     found = found_by(doctor.check_data)
     assert set(found) == {'error'}
     assert words in found['error'][0]
-    assert 'README.md' in found['error'][0]
+    assert 'check_mpii.py' in found['error'][0]
+
+
+def test_data_of_other_people_are_not_taken_for_mpii(mpii):
+    (mpii / 'annotations/mpii_val.json').write_text('[{"image": "c.jpg"}]')
+    found = found_by(doctor.check_data)
+    assert 'holds 1 people; of MPII it is 2' in found['warning'][0]
+    assert 'error' not in found
 
 
 def test_data_that_are_not_there(mpii, monkeypatch):
