@@ -78,6 +78,7 @@ def main(out, launcher, stock):
     with patch.object(dist, 'get_backend', return_value='hccl'):
         dist_utils._Process.host_group = (None, None)
         gathered.append(dist_utils.gather_objects(rank))
+        shared = dist_utils.broadcast_object(objects(rank + 5))
         group = dist_utils._get_host_group()
         assert group is dist_utils._get_host_group(), 'made twice'
         dist_utils.barrier()
@@ -95,6 +96,7 @@ def main(out, launcher, stock):
         'master': dist_utils.master_only(lambda: 'here')(),
         'counters': counters,
         'gathered': gathered,
+        'shared': shared,
         'ours': average(dist_utils, rank),
         'theirs': average(theirs, rank),
     }
