@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from ..parallel import is_module_wrapper
 from .checkpoint import load_checkpoint
 from .dist_utils import get_dist_info
-from .hooks import HOOKS, Hook
+from .hooks import HOOKS, Hook, LoggerHook
 from .hooks.optimizer import engine_of
 from .log_buffer import LogBuffer
 from .priority import get_priority
@@ -138,6 +138,7 @@ class BaseRunner(metaclass=ABCMeta):
         self.timestamp = get_time_str()
         self.mode = None
         self._hooks = []
+        self._silenced = []  # loggers that could not write
         self._epoch = 0
         self._iter = 0
         self._inner_iter = 0
@@ -317,11 +318,22 @@ class BaseRunner(metaclass=ABCMeta):
     def call_hook(self, fn_name):
         """Call one method of every hook.
 
+        A log that cannot be written, on a full disk for instance, is told
+        once and does not end the training.
+
         Args:
             fn_name (str): Its name, such as ``before_train_epoch``.
         """
         for hook in self._hooks:
-            getattr(hook, fn_name)(self)
+            try:
+                getattr(hook, fn_name)(self)
+            except OSError as error:
+                if not isinstance(hook, LoggerHook):
+                    raise
+                if hook not in self._silenced:
+                    self._silenced.append(hook)
+                    name = type(hook).__name__
+                    self.logger.warning('%s cannot log: %s', name, error)
 
     def _register(self, config, default_type=None):
         """Add a hook, given as itself or as its config; None adds nothing."""

@@ -40,5 +40,6 @@ cd -- "$ROOT"
 lock mmpose-master/requirements
 lock mmpose-master/requirements-source --no-deps
 lock tests/requirements --constraints mmpose-master/requirements.lock
+lock scripts/requirements-npu --constraints mmpose-master/requirements.lock
 lock scripts/requirements-mmcv --no-deps
 lock scripts/requirements-build --no-deps

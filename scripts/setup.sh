@@ -1,23 +1,29 @@
 #!/usr/bin/env bash
 # Makes the virtual environment that everything else runs in.
 #
-# usage: bash scripts/setup.sh [--with-ops] [--if-needed]
+# usage: bash scripts/setup.sh [--with-ops] [--if-needed] [--dry-run]
 #
 #   --with-ops   build mmcv-full's operators too (10 to 20 minutes; mmpose
 #                0.8.0 does not use them)
 #   --if-needed  say nothing if all is done already
+#   --dry-run    say what would be done, and do nothing
 #   VENV=DIR     where it goes (default: .venv in the bundle's folder)
 #   PYTHON=NAME  what it is made from: Python 3.7 or 3.9 to 3.12 (default:
 #                what is there, else python3)
+#   TORCH=VERSION, TORCH_NPU=VERSION
+#                what to install in place of what is chosen; TORCH_NPU also
+#                takes the path of a wheel, and 'none'
 #
-# A torch (and torch_npu) that this Python has already is used as it is. A run
-# that was broken off is repaired by the next one.
+# A torch (and torch_npu) that this Python has already is used as it is. Where
+# there is CANN and no torch_npu, the two are chosen for that CANN by Ascend's
+# published matrix. A run that was broken off is repaired by the next one.
 set -euo pipefail
 # shellcheck source=scripts/common.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 
 with_ops=''
 if_needed=''
+dry_run=''
 for option; do
   case $option in
     -h | --help)
@@ -26,12 +32,14 @@ for option; do
       ;;
     --with-ops) with_ops=ops ;;
     --if-needed) if_needed=yes ;;
+    --dry-run) dry_run=yes ;;
     *) refuse "unknown option $option; --help lists all" ;;
   esac
 done
 
 # What has been finished is noted in this folder, one file for each step:
 #   python    version and path of the interpreter it was made from
+#   request   what TORCH and TORCH_NPU were
 #   packages  hash of the requirements that are installed
 #   mmcv      'plain' or 'ops': mmcv and mmpose are installed
 #   patches   hash of the changes that are applied to them
@@ -47,6 +55,7 @@ source_requirements=$ROOT/mmpose-master/requirements-source.lock
 mmcv_requirements=$ROOT/scripts/requirements-mmcv.lock
 build_requirements=$ROOT/scripts/requirements-build.lock
 torch_requirements=$ROOT/scripts/requirements-torch.txt
+npu_requirements=$ROOT/scripts/requirements-npu.lock
 modules='torch numpy cv2 scipy matplotlib PIL yaml addict yapf json_tricks
   munkres onnx onnxruntime google.protobuf setuptools pip'
 
@@ -84,9 +93,12 @@ has_packages() {
 # find_steps: sets todo to the steps that are left.
 find_steps() {
   todo=''
-  # Whoever has had the operators built once keeps them.
+  # Whoever has had the operators built once keeps them, and the torch that he
+  # has asked for.
   [ "$(noted mmcv)" != ops ] || with_ops=ops
-  if ! has_packages; then
+  request="${TORCH:-} ${TORCH_NPU:-}"
+  [ "$request" != ' ' ] || request=$(noted request)
+  if ! has_packages || [ "$request" != "$(noted request)" ]; then
     todo='environment packages mmcv patches'
   elif [ "$(noted packages)" != "$packages_hash" ]; then
     todo='packages mmcv patches'
@@ -115,54 +127,38 @@ choose_base() {
   esac
 }
 
-# Prints 'NAME VERSION' of the base's torch and torch_npu, as far as they are
-# there, without importing them.
-host_torch() {
-  "${base#* }" - <<'PY'
-import importlib.util
-import os
-import re
-
-for name in ('torch', 'torch_npu'):
-    spec = importlib.util.find_spec(name)
-    if spec and spec.origin:
-        path = os.path.join(os.path.dirname(spec.origin), 'version.py')
-        with open(path) as stream:
-            text = stream.read()
-        version = re.search(r'^__version__[^=]*=.*?([\d.]+\d)', text, re.M)
-        print(name, version.group(1) if version else 'unknown')
-PY
-}
-
-say_host_torch() {
-  local torch npu
-  torch=$(sed -n 's/^torch //p' <<<"$1")
-  npu=$(sed -n 's/^torch_npu //p' <<<"$1")
-  say "using torch $torch${npu:+ and torch_npu $npu} of ${base#* }"
-  if [ -n "$npu" ] && [ "$npu" != "$torch" ]; then
-    say "warning: torch $torch and torch_npu $npu do not belong together;" \
-      "torch_npu $npu is made for torch $npu"
-  fi
+# Sets torch and torch_npu to 'WHENCE VERSION' and says why, see npu_host.py.
+choose_torch() {
+  local answer
+  answer=$(PYTHONDONTWRITEBYTECODE=1 "${base#* }" "$ROOT/scripts/npu_host.py" \
+    --python "${base%% *}" --machine "$(uname -m)" --torch="${request%% *}" \
+    --torch-npu="${request#* }") || exit
+  torch=$(sed -n 's/^torch //p' <<<"$answer")
+  torch_npu=$(sed -n 's/^torch_npu //p' <<<"$answer")
+  case $torch,$torch_npu in
+    host*,host*)
+      say "using torch ${torch#* } and torch_npu ${torch_npu#* } of ${base#* }"
+      ;;
+    host*) say "using torch ${torch#* } of ${base#* }" ;;
+  esac
+  sed -n 's/^say //p' <<<"$answer" | while read -r line; do say "$line"; done
 }
 
 make_environment() {
-  local host flags=()
+  local flags=()
   rm -f "$state"/{packages,mmcv,patches}
-  host=$(host_torch)
-  if [ -n "$host" ]; then
-    say_host_torch "$host"
-    flags=(--system-site-packages)
-  fi
+  [ "${torch%% *}" != host ] || flags=(--system-site-packages)
   say "[1/4] making ${VENV} with Python ${base%% *}"
   # Only what this script has made gets here, see prepare().
   find "$VENV" -mindepth 1 -maxdepth 1 ! -name .setup -exec rm -rf {} +
   note python "$base"
+  note request "$request"
   "${base#* }" -m venv ${flags[@]+"${flags[@]}"} "$VENV" ||
     die "${base#* } cannot make virtual environments (on Debian and Ubuntu:" \
       "apt-get install python${base%% *}-venv)"
   site=$("$py" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
   # A base that is a virtual environment itself hands on only what lies below.
-  if [ -n "$host" ] && ! has_modules torch; then
+  if [ "${torch%% *}" = host ] && ! has_modules torch; then
     "${base#* }" -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
       >"$site/host-packages.pth"
   fi
@@ -173,10 +169,25 @@ install_packages() {
   say '[2/4] installing the required packages'
   "$py" -m pip install -r "$build_requirements"
   "$py" -m pip install -r "$requirements"
-  if ! has_modules torch || [ -e "$site/torch" ]; then
-    "$py" -m pip install -r "$torch_requirements"
-  fi
+  case $torch in
+    install*) "$py" -m pip install "torch==${torch#* }" ;;
+    default*) "$py" -m pip install -r "$torch_requirements" ;;
+  esac
+  case $torch_npu in
+    install*) install_torch_npu "${torch_npu#* }" ;;
+  esac
   note packages "$packages_hash"
+}
+
+install_torch_npu() {
+  local wheel=$1
+  [[ $wheel = *.whl ]] || wheel=torch_npu==$wheel
+  # Without its dependencies: on x86-64 it may ask for the +cpu build of its
+  # torch by name, which few package indexes have.
+  "$py" -m pip install --no-deps "$wheel" ||
+    die "pip does not get $wheel for Python ${base%% *}. Take its wheel from" \
+      'the releases of torch_npu by Ascend and name it: TORCH_NPU=/PATH/OF.whl'
+  "$py" -m pip install -r "$npu_requirements"
 }
 
 install_mmcv() {
@@ -223,6 +234,26 @@ apply_patches() {
   note patches "$patches_hash"
 }
 
+# Says what would be done.
+describe() {
+  say "Python ${base%% *}, ${base#* }"
+  case $todo in
+    *packages*)
+      describe_one torch "$torch"
+      [ -z "$torch_npu" ] || describe_one torch_npu "$torch_npu"
+      ;;
+  esac
+  say "steps that are left in $VENV: ${todo:-none}"
+}
+
+describe_one() {
+  case $2 in
+    host*) say "$1 ${2#* }: there already" ;;
+    install*) say "$1 ${2#* }: would be installed" ;;
+    default*) say "$1: would be installed as $torch_requirements says" ;;
+  esac
+}
+
 # Opens the environment's folder to this run alone; refuses one of somebody
 # else, for it could be emptied.
 prepare() {
@@ -247,11 +278,16 @@ mapfile -t changes < <(
 )
 packages_hash=$(hash_of "$requirements" "$source_requirements" \
   "$mmcv_requirements" "$build_requirements" "$torch_requirements" \
-  "${BASH_SOURCE[0]}")
+  "$npu_requirements" "${BASH_SOURCE[0]}")
 patches_hash=$(hash_of "${changes[@]}")
 
 choose_base
 find_steps
+case $todo in *packages*) choose_torch ;; esac
+if [ "$dry_run" ]; then
+  describe
+  exit
+fi
 if [ -n "$todo" ]; then
   prepare
   find_steps
@@ -269,6 +305,8 @@ for step in $todo; do
     patches) apply_patches ;;
   esac
 done
+# What else is in the way of training; no reason to fail.
+[ -z "$todo" ] || "$py" "$ROOT/scripts/doctor.py" --brief >&2 || true
 if [ -n "$todo" ] || [ -z "$if_needed" ]; then
   say "ready: $VENV ($("$py" -V 2>&1))"
 fi

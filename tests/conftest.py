@@ -4,7 +4,6 @@ import gc
 import importlib
 import importlib.util
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -19,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # For `import patches`: the tool is a script, not an installed package.
 sys.path.insert(0, str(ROOT / 'scripts'))
 
-import patch_engine  # noqa: E402
+from originals import copy_released, original  # noqa: E402
 
 # OpenCV and mmpose.apis set these when they are imported.
 SET_BY_IMPORTS = (
@@ -41,24 +40,6 @@ INHERITED = (
     'TMPDIR',
     'VENV',
 )
-
-
-def original(package, relpath):
-    """Return the released file that one of ours replaces.
-
-    Args:
-        package (str): ``mmcv`` or ``mmpose``, as this Python finds it.
-        relpath (str): Path inside the package.
-
-    Returns:
-        Path: The kept original, or the installed file where nothing replaces
-        it.
-    """
-    root = patch_engine.locate(package)
-    if root is None:
-        raise FileNotFoundError(f'{package} is not installed here')
-    kept = root / patch_engine.STORE / relpath
-    return kept if kept.is_file() else root / relpath
 
 
 @pytest.fixture(scope='session', name='original')
@@ -168,17 +149,10 @@ def released(tmp_path_factory):
         Path: A folder with ``mmcv/`` and ``mmpose/``; not to be written to.
     """
     site = tmp_path_factory.mktemp('released')
-    for package in ('mmcv', 'mmpose'):
-        root = patch_engine.locate(package)
-        if root is None:
-            pytest.skip(f'{package} is not installed here')
-        ignored = shutil.ignore_patterns('__pycache__', patch_engine.STORE)
-        shutil.copytree(str(root), str(site / package), ignore=ignored)
-        store = root / patch_engine.STORE
-        for kept in store.rglob('*') if store.is_dir() else ():
-            if kept.is_file() and kept.name != patch_engine.RECORD:
-                place = site / package / kept.relative_to(store)
-                shutil.copyfile(str(kept), str(place))
+    try:
+        copy_released(site)
+    except FileNotFoundError as missing:
+        pytest.skip(str(missing))
     return site
 
 

@@ -6,7 +6,9 @@ without these packages can still hand over to the one that has them.
 """
 
 import ast
+import contextlib
 import difflib
+import errno
 import json
 import multiprocessing
 import os
@@ -15,6 +17,7 @@ import signal
 import sys
 import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
 
 import config_rules
@@ -22,6 +25,9 @@ import options
 
 MMPOSE_ROOT = Path(__file__).resolve().parents[1]
 """The folder that relative paths in configs start from."""
+
+TOOLS = str(MMPOSE_ROOT / 'tools')
+"""This folder."""
 
 DEFAULT_DATA = 'data/mpii'
 """What MPII_ROOT stands in for."""
@@ -56,8 +62,36 @@ OPTIONAL_KEYS = tuple(DEFAULTS) + (
 OTHERS_SPEAK_AFTER = 8
 
 
+# Of the disk's making: what the error says is all that there is to say.
+DISK_ERRORS = (
+    errno.EACCES,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EIO,
+    errno.ENOSPC,
+    errno.EROFS,
+    errno.ESTALE,
+)
+
+
 class UserError(ValueError):
     """A mistake of the person at the keyboard; the message says all."""
+
+
+class Stopped(BaseException):
+    """A signal has ended the run in good order.
+
+    Args:
+        number (int): Of the signal.
+    """
+
+    def __init__(self, number):
+        super().__init__(number)
+        self.number = number
+
+
+stopped_by = 0
+"""Signal that has asked for the end, whether it was obeyed yet or not."""
 
 
 # Errors -------------------------------------------------------------------
@@ -66,8 +100,11 @@ class UserError(ValueError):
 def run(main):
     """Runs a command and ends the process with the fitting status.
 
-    Status 0: done; 1: failed, with a traceback; 2: the user's mistake, with
-    one message and no traceback; 130: interrupted.
+    Status 0: done; 1: failed, with a traceback where no message says all; 2:
+    the user's mistake, with one message and no traceback; 130, 143: stopped
+    by SIGINT or SIGTERM. Where STOPPED_FILE names a file, the signal's number
+    is left there and the status is 0: torch's launcher would call a rank that
+    was stopped a failure, and end the others.
 
     Args:
         main (Callable[[], None]): The command.
@@ -76,16 +113,57 @@ def run(main):
         try:
             main()
         except Exception as error:
+            if stopped_by and (_lost_worker(error) or _lost_peer(error)):
+                # The signal was for all of us, and came to them first; or
+                # the launcher sends it since another rank has failed.
+                alone = int(os.environ.get('WORLD_SIZE', 1)) == 1
+                leave(128 + stopped_by, 'stopped at once' if alone else None)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
             _wait_for_rank_0(error)
             if is_users_mistake(error):
-                _leave(2, f'error: {_text(error)}')
+                leave(2, f'error: {_text(error)}')
+            message = explain_failure(error)
+            if message:
+                leave(1, f'error: {message}')
             traceback.print_exc()
-            _leave(1)
+            leave(1)
+    except Stopped as stop:
+        status = 128 + stop.number
+        if os.environ.get('STOPPED_FILE'):
+            status = 0
+            with open(os.environ['STOPPED_FILE'], 'w') as stream:
+                stream.write(f'{stop.number:d}\n')
+        name = signal.Signals(stop.number).name
+        leave(status, f'stopped by {name}' if _rank() == 0 else None)
     except KeyboardInterrupt:
         # Ctrl-C reaches every rank, from the terminal and the launcher, and
         # this place out of an error's report too.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        _leave(130, 'interrupted' if _rank() == 0 else None)
+        leave(130, 'interrupted' if _rank() == 0 else None)
+
+
+@contextlib.contextmanager
+def silence(number):
+    """Context in which nothing that libraries print is seen, by C++ too.
+
+    For what would be said twice, or at length, before an error of ours.
+
+    Args:
+        number (int): 1 for standard output, 2 for standard error.
+    """
+    stream = {1: sys.stdout, 2: sys.stderr}[number]
+    stream.flush()
+    kept = os.dup(number)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, number)
+        yield
+    finally:
+        stream.flush()
+        os.dup2(kept, number)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def is_users_mistake(error):
@@ -107,7 +185,8 @@ def is_users_mistake(error):
     if _said_by_worker(error):
         return True
     frames = list(traceback.walk_tb(error.__traceback__))
-    module = frames[-1][0].f_globals.get('__name__', '') if frames else ''
+    where = frames[-1][0].f_globals if frames else {}
+    module = where.get('__name__', '')
     if module == 'mmcv.utils.registry':
         # Whatever a class raises at what the config gives it comes from
         # here, with the class's name before it.
@@ -116,6 +195,7 @@ def is_users_mistake(error):
         # mmcv's word for weights of another model.
         return isinstance(error, (RuntimeError, *_MISTAKES))
     ours = module.split('.')[0] in ('mmcv', 'mmpose', '__main__')
+    ours = ours or os.path.dirname(where.get('__file__', '')) == TOOLS
     return ours and isinstance(error, _MISTAKES)
 
 
@@ -127,6 +207,37 @@ _MISTAKES = (
     IsADirectoryError,
     NotADirectoryError,
 )
+
+
+def explain_failure(error):
+    """Finds words for a failure that is nobody's mistake.
+
+    Args:
+        error (Exception): What ended the command.
+
+    Returns:
+        str | None: The message; None where only a traceback tells enough.
+    """
+    if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+        return str(error)
+    lost = _lost_worker(error)
+    if lost:
+        return (
+            f'a data worker is gone (process {lost.group(1)}, '
+            f'{lost.group(2)}). If it was killed, most likely memory ran out: '
+            'lower data.workers_per_gpu or data.samples_per_gpu. A bus error '
+            'means that shared memory (/dev/shm) is full: give it more, or '
+            'set data.workers_per_gpu=0'
+        )
+    return None
+
+
+def _lost_worker(error):
+    return isinstance(error, RuntimeError) and re.match(
+        r'DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) '
+        r'(exited unexpectedly|is killed by signal: [\w ]+)',
+        str(error),
+    )
 
 
 def _text(error):
@@ -177,25 +288,37 @@ def _wait_for_rank_0(error):
     has died see a broken connection, which explains nothing. Both wait for
     the launcher to end them, and speak only if it does not.
     """
-    lost_peer = isinstance(error, RuntimeError) and any(
+    several = int(os.environ.get('WORLD_SIZE', 1)) > 1
+    if several and (_rank() or _lost_peer(error)):
+        time.sleep(OTHERS_SPEAK_AFTER)
+
+
+def _lost_peer(error):
+    return isinstance(error, RuntimeError) and any(
         word in str(error).lower()
         for word in ('gloo', 'nccl', 'hccl', 'connection', 'peer')
     )
-    if int(os.environ.get('WORLD_SIZE', 1)) > 1 and (_rank() or lost_peer):
-        time.sleep(OTHERS_SPEAK_AFTER)
 
 
 def _rank():
     return int(os.environ.get('RANK', 0))
 
 
-def _leave(status, message=None):
-    if message:
-        print(message, file=sys.stderr)
-    sys.stdout.flush()
-    sys.stderr.flush()
+def leave(status, message=None):
+    """Ends this process and its data workers at once.
+
+    Args:
+        status (int): Exit status.
+        message (str | None): For standard error.
+    """
+    # In a signal's handler the stream may be in use.
+    with suppress(RuntimeError):
+        if message:
+            print(message, file=sys.stderr)
+        sys.stdout.flush()
+        sys.stderr.flush()
     for worker in multiprocessing.active_children():
-        worker.terminate()
+        worker.kill()
     # Not sys.exit(): the threads of a process group whose other half is gone
     # can keep the process from ending.
     os._exit(status)
@@ -331,17 +454,20 @@ def load_config(path, groups=None):
     return cfg
 
 
-def find_packages():
-    """Goes on in the bundle's own Python where this one lacks the packages.
+def find_packages(*names):
+    """Goes on in the bundle's own Python where this one lacks packages.
 
     To be called before anything else is done: the program starts again.
+
+    Args:
+        *names (str): As they are imported; by default torch, mmcv and mmpose.
     """
     scripts = str(MMPOSE_ROOT.parent / 'scripts')
     if scripts not in sys.path:
         sys.path.append(scripts)
     from bootstrap import ensure_packages
 
-    ensure_packages('torch', 'mmcv', 'mmpose')
+    ensure_packages(*(names or ('torch', 'mmcv', 'mmpose')))
 
 
 def choose_work_dir(args, cfg):
@@ -597,7 +723,12 @@ def start(args, cfg):
     try:
         device = set_device(args.device)
         if launcher != 'none':
-            init_dist(launcher, **cfg.dist_params)
+            params = dict(cfg.dist_params)
+            timeout = params.get('timeout')
+            if isinstance(timeout, (int, float)) and timeout > 0:
+                # RankGuard speaks first: the libraries name no rank.
+                params['timeout'] = timeout + 60
+            init_dist(launcher, **params)
     except (TypeError, ValueError) as error:
         # TypeError: dist_params name what torch does not know.
         raise UserError(str(error)) from error
@@ -609,13 +740,16 @@ def share_cores(device, args, cfg):
     """Divides the host's cores among the processes on it.
 
     Arithmetic threads are set only where several processes compute on the
-    CPU, and OMP_NUM_THREADS does not say how many. Workers that were asked
-    for by ``--cfg-options`` stay as they are.
+    CPU, and OMP_NUM_THREADS does not say how many; there too a batch is no
+    larger than ``data.samples_per_cpu``, if the config has that: processes
+    that share the cores gain nothing from more, and share the memory. What
+    was asked for by ``--cfg-options`` stays as it is.
 
     Args:
         device (torch.device): What this process computes on.
         args (argparse.Namespace): Options of :func:`add_options`.
-        cfg (mmcv.Config): ``data.workers_per_gpu`` is lowered in place.
+        cfg (mmcv.Config): ``data.workers_per_gpu`` and
+            ``data.samples_per_gpu`` are lowered in place.
     """
     import cv2
     import torch
@@ -629,8 +763,16 @@ def share_cores(device, args, cfg):
         if 'OMP_NUM_THREADS' not in os.environ:
             torch.set_num_threads(cores)
         cv2.setNumThreads(0)
-    asked = [text for group in args.cfg_options or () for text in group]
-    if not any(text.startswith('data.workers_per_gpu=') for text in asked):
+    asked = {
+        text.partition('=')[0]
+        for group in args.cfg_options or ()
+        for text in group
+    }
+    most = cfg.data.get('samples_per_cpu')
+    if most and on_cpu and processes > 1:
+        if 'data.samples_per_gpu' not in asked:
+            cfg.data.samples_per_gpu = min(cfg.data.samples_per_gpu, most)
+    if 'data.workers_per_gpu' not in asked:
         # On the CPU one core of each process is busy with the model itself.
         most = cores - 1 if on_cpu else cores
         cfg.data.workers_per_gpu = min(
@@ -648,13 +790,22 @@ def load_weights(model, path):
         model (nn.Module): The bare model, on the CPU; changed in place.
         path (str): Checkpoint.
 
+    Returns:
+        dict: ``meta`` of the checkpoint; empty where there is none.
+
     Raises:
-        UserError: If it is of another model.
+        UserError: If it cannot be read, or is of another model.
     """
     import torch
     from mmcv.runner import _load_checkpoint
 
-    checkpoint = _load_checkpoint(path, 'cpu', logger='silent')
+    try:
+        checkpoint = _load_checkpoint(path, 'cpu', logger='silent')
+    except ValueError:
+        raise
+    except Exception as error:
+        reason = ' '.join(str(error).split())
+        raise UserError(f'{path} cannot be read: {reason}') from error
     saved = checkpoint
     if isinstance(checkpoint, dict):
         saved = checkpoint.get('state_dict', checkpoint)
@@ -693,3 +844,5 @@ def load_weights(model, path):
             f'{len(own)}: {"; ".join(faults)}.'
         )
     model.load_state_dict(weights)
+    meta = checkpoint.get('meta')
+    return meta if isinstance(meta, dict) else {}

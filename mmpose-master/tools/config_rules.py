@@ -81,6 +81,7 @@ ONE_OR_MORE = Rule(
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 DATA_KEYS = (
     'samples_per_gpu',
+    'samples_per_cpu',
     'workers_per_gpu',
     'train',
     'val',
@@ -121,6 +122,7 @@ RULES = {
         _rule('a whole number from 0', _whole, lambda v: 0 <= v < 2**32), None
     ),
     'data.samples_per_gpu': FROM_1,
+    'data.samples_per_cpu': FROM_1,
     'data.workers_per_gpu': FROM_0,
     'data.*.data_cfg.image_size': ONE_OR_MORE,
     'data.*.data_cfg.heatmap_size': ONE_OR_MORE,
@@ -149,7 +151,9 @@ RULES = {
     'lr_config.min_lr': NOT_NEGATIVE,
     'lr_config.min_lr_ratio': SHARE,
     'checkpoint_config.interval': _either(FROM_1, -1),
+    'checkpoint_config.interval_minutes': _either(POSITIVE, None),
     'checkpoint_config.max_keep_ckpts': _either(FROM_1, -1),
+    'dist_params.timeout': POSITIVE,
     'evaluation.interval': FROM_1,
     'log_config.interval': FROM_1,
     'log_config.hooks.*.interval': FROM_1,
@@ -241,7 +245,8 @@ def known_keys():
     Returns:
         dict[str, list[str]]: What is read there.
     """
-    from mmcv.runner import CheckpointHook, EpochBasedRunner
+    from mmcv.runner import EpochBasedRunner
+    from mmpose.apis.train import ResumableCheckpointHook
     from torch.utils.data import DataLoader
 
     # Of mmpose's build_dataloader, which itself decides on some of torch's.
@@ -254,7 +259,7 @@ def known_keys():
     known = {f'data.{name}': loader for name in LOADERS}
     known['data'] = list(DATA_KEYS)
     known['checkpoint_config'] = parameters(
-        CheckpointHook, EpochBasedRunner.save_checkpoint
+        ResumableCheckpointHook, EpochBasedRunner.save_checkpoint
     )
     known['log_config'] = ['interval', 'hooks']
     return known

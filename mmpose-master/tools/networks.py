@@ -10,6 +10,7 @@ import json
 import os
 
 import numpy as np
+from _common import load_weights
 from mpii import JOINT_NAMES
 from topdown import Settings, merge_flipped, normalise
 
@@ -69,7 +70,6 @@ def load_model(config, checkpoint, device=None):
             the checkpoint cannot be read or belongs to another model.
     """
     from mmcv import Config
-    from mmcv.runner import load_checkpoint
     from mmcv.runner.dist_utils import set_device
     from mmpose.models import build_posenet
 
@@ -80,20 +80,9 @@ def load_model(config, checkpoint, device=None):
         model = build_posenet(cfg.model)
     except Exception as error:
         raise ValueError(f'{config}: not a usable config: {error}') from error
-    try:
-        content = load_checkpoint(
-            model, checkpoint, map_location='cpu', strict=True
-        )
-    except ValueError:
-        raise
-    except Exception as error:
-        raise ValueError(
-            f'{checkpoint} cannot be loaded into the model of {config}: '
-            f'{_shortened(str(error))}'
-        ) from error
-    meta = content.get('meta') if isinstance(content, dict) else None
+    meta = load_weights(model, checkpoint)
     # Weights may have been saved in half precision.
-    return model.float().to(device).eval(), cfg, meta or {}
+    return model.float().to(device).eval(), cfg, meta
 
 
 def settings_from_config(cfg):
@@ -216,6 +205,7 @@ class OnnxNetwork:
     Attributes:
         settings (Settings): Of the file.
         decodes (bool): Whether it gives joints in place of heatmaps.
+        fixed (int | None): Batch that the file is fixed to.
         place (str): What it runs on, in words.
 
     Raises:
@@ -263,7 +253,7 @@ class OnnxNetwork:
         self._input = first.name
         # A number where the file has a fixed batch, a name where it has not.
         batch = first.shape[0]
-        self._fixed = batch if isinstance(batch, int) else None
+        self.fixed = batch if isinstance(batch, int) else None
         self.place = f'ONNX Runtime ({provider[: -len("ExecutionProvider")]})'
 
     def __call__(self, crops):
@@ -276,7 +266,7 @@ class OnnxNetwork:
             np.ndarray: Heatmaps [N, K, h/4, w/4], or, if decoding is in the
             graph, joints [N, K, 3]: x, y (crop) and score.
         """
-        step = self._fixed or BATCH
+        step = self.fixed or BATCH
         settings = self.settings
         if self._flip_inside:
             settings = settings._replace(flip_test=False)
@@ -288,18 +278,16 @@ class OnnxNetwork:
 
     def _run(self, crops):
         count = len(crops)
-        if self._fixed and count < self._fixed:
-            rest = np.repeat(crops[-1:], self._fixed - count, axis=0)
+        if self.fixed and count < self.fixed:
+            rest = np.repeat(crops[-1:], self.fixed - count, axis=0)
             crops = np.concatenate([crops, rest])
-        batch = np.ascontiguousarray(crops)
-        if not self._preprocess:
-            batch = normalise(crops, self.settings.mean, self.settings.std)
+        feed = self.feed(crops)
         try:
-            result = self._session.run(None, {self._input: batch})[0][:count]
+            result = self._session.run(None, feed)[0][:count]
         except Exception as error:
             raise ValueError(
-                f'{self._path}: ONNX Runtime cannot run it on crops of shape '
-                f'{batch.shape}: {_shortened(str(error))}'
+                f'{self._path}: ONNX Runtime cannot run it on '
+                f'{feed[self._input].shape}: {_shortened(str(error))}'
             ) from error
         joints = len(self.settings.joints)
         wanted = (count, joints, 3) if self.decodes else (count, joints)
@@ -313,6 +301,20 @@ class OnnxNetwork:
                 f'{joints} joints for each of {count} people'
             )
         return result
+
+    def feed(self, crops):
+        """Makes what the file takes.
+
+        Args:
+            crops (np.ndarray[N, h, w, 3]): 8-bit RGB; N as the file has it.
+
+        Returns:
+            dict[str, np.ndarray]: By the name of the input.
+        """
+        batch = np.ascontiguousarray(crops)
+        if not self._preprocess:
+            batch = normalise(crops, self.settings.mean, self.settings.std)
+        return {self._input: batch}
 
     @classmethod
     def _provider(cls, onnxruntime, device):
@@ -478,8 +480,3 @@ def _tuples(value):
     if isinstance(value, list):
         return tuple(_tuples(item) for item in value)
     return value
-
-
-def _shortened(text, limit=300):
-    text = ' '.join(text.split())
-    return text if len(text) <= limit else text[:limit] + ' ...'

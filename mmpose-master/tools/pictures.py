@@ -8,6 +8,7 @@ import warnings
 
 import cv2
 import numpy as np
+from _common import silence
 from PIL import Image
 
 PICTURE_SUFFIXES = (
@@ -207,7 +208,8 @@ class Video:
         camera = source.isdigit() and not os.path.exists(source)
         if not camera and not os.path.isfile(source):
             raise ValueError(f'{source}: there is no such file')
-        self._capture = cv2.VideoCapture(int(source) if camera else source)
+        with silence(2):  # OpenCV and FFmpeg say it in words of their own
+            self._capture = cv2.VideoCapture(int(source) if camera else source)
         if not self._capture.isOpened():
             kind = 'camera' if camera else 'video'
             raise ValueError(f'{source}: this {kind} cannot be opened')

@@ -33,6 +33,12 @@ def parse_args(argv=None):
         nargs='?',
         help='checkpoint file (default: latest.pth of the work folder)',
     )
+    parser.add_argument(
+        '--onnx',
+        metavar='FILE',
+        help='evaluate a file of pytorch2onnx.py, by ONNX Runtime, in place '
+        'of a checkpoint',
+    )
     _common.add_options(parser)
     parser.add_argument(
         '--eval',
@@ -78,7 +84,7 @@ def check_request(args):
 
     Args:
         args (argparse.Namespace): From :func:`parse_args`; ``checkpoint`` is
-            filled in.
+            filled in, unless there is ``onnx``.
 
     Returns:
         mmcv.Config: The config, with its work folder.
@@ -90,8 +96,19 @@ def check_request(args):
     cfg = _common.load_config(args.config, args.cfg_options)
     _common.check_data(cfg, ['test'])
     _common.choose_work_dir(args, cfg)
+    if args.onnx and args.checkpoint:
+        raise _common.UserError(
+            '--onnx brings its own weights: leave the checkpoint away'
+        )
     path = args.checkpoint or os.path.join(cfg.work_dir, 'latest.pth')
-    if '://' not in path and not os.path.isfile(path):
+    if args.onnx:
+        if not os.path.isfile(args.onnx):
+            raise _common.UserError(
+                f'there is no file {args.onnx}: python3 pytorch2onnx.py '
+                'makes one'
+            )
+        path = None
+    elif '://' not in path and not os.path.isfile(path):
         raise _common.UserError(
             f'there is no checkpoint {path}: train first (scripts/'
             'train_1p.sh, with --sample for the drawn people), or name '
@@ -230,25 +247,30 @@ def main():
     check_truth(dataset, settings['metric'], bool(args.show_dir))
 
     cfg.model.pretrained = None
-    model = build_posenet(cfg.model)
-    if cfg.get('fp16') is not None:
-        wrap_fp16_model(model)
-    _common.load_weights(model, args.checkpoint)
+    if args.onnx:
+        from onnx_pose import OnnxPose
 
+        model = OnnxPose(args.onnx, cfg, str(device))
+    else:
+        model = build_posenet(cfg.model)
+        if cfg.get('fp16') is not None:
+            wrap_fp16_model(model)
+        _common.load_weights(model, args.checkpoint)
     outputs = predict(model, dataset, cfg, device, distributed)
     if get_dist_info()[0] != 0:
         return
     if args.out:
         mmcv.dump(outputs, args.out)
     scores = dataset.evaluate(outputs, cfg.work_dir, **settings)
-    print(f'{args.checkpoint} on {len(dataset)} samples:')
+    source = args.onnx or args.checkpoint
+    print(f'{source} on {len(dataset)} samples:')
     print(format_table(scores))
     if args.json:
         write_json(
             args.json,
             scores,
             config=os.path.abspath(args.config),
-            checkpoint=os.path.abspath(args.checkpoint),
+            checkpoint=os.path.abspath(source),
             samples=len(dataset),
         )
     if args.show_dir:

@@ -18,7 +18,7 @@ import mmcv
 import numpy as np
 import pytest
 import torch
-from mmcv.runner import _load_checkpoint, checkpoint
+from mmcv.runner import _load_checkpoint, checkpoint, save_checkpoint
 from torch import nn
 
 FORMATS = ['zip', 'legacy']
@@ -414,6 +414,45 @@ def test_truncated_files_are_named(form, trusted, tmp_path, trust):
         assert '\n' not in message and len(message) < 500, message
     path.write_bytes(whole)
     _load_checkpoint(str(path))
+
+
+def test_a_flipped_bit_is_found_wherever_it_matters(tmp_path):
+    model = nn.Linear(5, 3)
+    optimizer = torch.optim.Adam(model.parameters())
+    model(torch.ones(1, 5)).sum().backward()
+    optimizer.step()
+    path = str(tmp_path / 'c.pth')
+    save_checkpoint(model, path, optimizer, meta=dict(epoch=1, iter=3))
+    with open(path, 'rb') as stream:
+        whole = stream.read()
+    good = _load_checkpoint(path)
+    rng = random.Random(0)
+    refused = 0
+    for place in rng.sample(range(len(whole)), 700):
+        content = bytearray(whole)
+        content[place] ^= 1 << rng.randrange(8)
+        with open(path, 'wb') as stream:
+            stream.write(content)
+        try:
+            loaded = _load_checkpoint(path)
+        except ValueError as error:
+            assert path in str(error)
+            refused += 1
+        else:
+            # A time, or what fills a gap between two records.
+            assert_same(loaded, good)
+    assert refused > 300
+
+
+def test_a_file_of_torch_without_checksums_is_loaded(tmp_path):
+    if not hasattr(torch.serialization, 'set_crc32_options'):
+        pytest.skip('this torch always writes checksums')
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(dict(a=torch.ones(3)), str(tmp_path / 'c.pth'))
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert _load_checkpoint(str(tmp_path / 'c.pth'))['a'].sum() == 3
 
 
 def test_bytes_go_through_no_other_codec():

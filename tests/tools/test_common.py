@@ -240,6 +240,28 @@ def test_cores_are_shared(
     assert cfg.data.workers_per_gpu == workers
 
 
+@pytest.mark.parametrize(
+    'device, ranks, asked, samples',
+    [
+        ('cpu', 1, None, 32),
+        ('cpu', 2, None, 1),
+        ('cpu', 8, 'data.samples_per_gpu=4', 4),
+        ('cpu', 8, 'data.samples_per_cpu=3', 3),
+        ('cpu', 8, 'data.samples_per_cpu=none', 32),
+        ('cuda', 8, None, 32),
+    ],
+)
+def test_memory_is_shared(monkeypatch, device, ranks, asked, samples):
+    monkeypatch.setenv('LOCAL_WORLD_SIZE', str(ranks))
+    monkeypatch.setenv('OMP_NUM_THREADS', '1')
+    args = Namespace(cfg_options=[[asked]] if asked else None)
+    cfg = _common.load_config(LARGE, args.cfg_options)
+    before = cv2.getNumThreads()
+    _common.share_cores(torch.device(device), args, cfg)
+    cv2.setNumThreads(before)
+    assert cfg.data.samples_per_gpu == samples
+
+
 def test_an_unknown_option_is_answered_by_the_nearest(capsys):
     parser = ArgumentParser(allow_abbrev=False)
     _common.add_options(parser)

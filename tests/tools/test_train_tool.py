@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -48,6 +49,49 @@ def test_a_run_leaves_checkpoints_scores_and_config(train):
     best = json.loads((work / 'best.json').read_text())
     assert best['key_indicator'] == 'PCKh'
     assert (work / 'pred.mat').is_file()
+    assert (work / 'training.png').stat().st_size > 10000
+
+
+def test_a_figure_that_fails_does_not_fail_the_training(
+    train, monkeypatch, caplog
+):
+    from matplotlib.figure import Figure
+
+    def fail(*args, **kwargs):
+        raise OSError('no space left')
+
+    monkeypatch.setattr(Figure, 'savefig', fail)
+    work = train('--no-validate', '--cfg-options', 'total_epochs=1')
+    assert "no figure of the training (OSError('no space" in caplog.text
+    assert 'plot_log.py' in caplog.text and 'Done: ' in caplog.text
+    assert not list(work.glob('*.png'))
+
+
+TENSORBOARD = """
+log_config = dict(
+    interval=1,
+    hooks=[dict(type='TextLoggerHook'), dict(type='TensorboardLoggerHook')])
+"""
+
+
+def test_tensorboard_is_a_line_of_the_config(train, tiny):
+    pytest.importorskip('tensorboard')
+    from tensorboard.backend.event_processing import event_accumulator
+
+    tiny.write_text(tiny.read_text() + TENSORBOARD)
+    work = train('--cfg-options', 'total_epochs=1')
+    events = event_accumulator.EventAccumulator(str(work / 'tf_logs'))
+    events.Reload()
+    losses = events.Scalars('train/loss')
+    assert [event.step for event in losses] == [1, 2, 3]
+    assert events.Scalars('val/PCKh')
+
+
+def test_tensorboard_that_is_not_there_is_said(train, tiny, monkeypatch):
+    tiny.write_text(tiny.read_text() + TENSORBOARD)
+    monkeypatch.setitem(sys.modules, 'tensorboard', None)
+    with pytest.raises(_common.UserError, match='pip install tensorboard'):
+        train()
 
 
 def test_a_seed_decides_about_everything(train):
@@ -66,7 +110,7 @@ def test_a_seed_decides_about_everything(train):
 def test_resume_auto_starts_afresh_and_then_goes_on(train, caplog):
     options = ['--resume-from', 'auto', '--no-validate', '--cfg-options']
     work = train(*options, 'total_epochs=1')
-    assert 'latest.pth to resume from: starting afresh' in caplog.text
+    assert 'work to resume from: starting afresh' in caplog.text
     first = load(work / 'epoch_1.pth')
     train(*options, 'total_epochs=2')
     assert 'resumed epoch 1' in caplog.text
@@ -75,6 +119,21 @@ def test_resume_auto_starts_afresh_and_then_goes_on(train, caplog):
     # A file by its name; the learning rate goes on too.
     train('--resume-from', work / 'epoch_1.pth', '--no-validate', work='other')
     assert load(work.parent / 'other/latest.pth')['meta']['iter'] == 6
+
+
+def test_resume_auto_passes_over_what_is_damaged(train, caplog):
+    options = ['--resume-from', 'auto', '--no-validate', '--cfg-options']
+    work = train(*options, 'total_epochs=2')
+    whole = (work / 'epoch_2.pth').read_bytes()
+    (work / 'epoch_2.pth').write_bytes(whole[:-100])
+    train(*options, 'total_epochs=2')
+    assert re.search('Passed over: .*latest.pth cannot be read', caplog.text)
+    assert 'resumed epoch 1, iter 3' in caplog.text
+    assert load(work / 'latest.pth')['meta']['iter'] == 6
+    for path in work.glob('*.pth'):
+        path.write_bytes(b'')
+    with pytest.raises(_common.UserError, match='no checkpoint .* is whole'):
+        train(*options, 'total_epochs=2')
 
 
 def test_training_alone_needs_no_validation_data(train, tiny):

@@ -9,6 +9,7 @@ torch cannot be imported at all, and on an NPU host there often is none.
 
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
 import torch
 from mmcv.parallel import DataContainer as DC
@@ -27,6 +28,18 @@ def _picture_to_array(picture):
     if picture.mode == '1':
         return np.array(picture, dtype=np.uint8) * np.uint8(255)
     return np.array(picture, dtype=_PIL_TYPES.get(picture.mode, np.uint8))
+
+
+def _planes(picture):
+    """Copy pixels of (H, W, C) to contiguous (C, H, W)."""
+    if picture.dtype == np.uint8 and picture.shape[2] == 3 and picture.size:
+        planes = np.empty((3,) + picture.shape[:2], np.uint8)
+        for channel, plane in enumerate(planes):
+            # Several bytes at a time, which numpy's transposition is not.
+            cv2.extractChannel(picture, channel, plane)
+        return planes
+    # In one copy, and for flipped views too, whose strides are negative.
+    return np.ascontiguousarray(picture.transpose(2, 0, 1))
 
 
 def to_tensor(picture):
@@ -60,12 +73,10 @@ def to_tensor(picture):
         )
     if picture.ndim == 2:
         picture = picture[:, :, np.newaxis]
-    # In one copy, and for flipped views too, whose strides are negative.
-    planes = np.ascontiguousarray(picture.transpose(2, 0, 1))
-    tensor = torch.from_numpy(planes)
+    tensor = torch.from_numpy(_planes(picture))
     if tensor.dtype == torch.uint8:
         # A true division: multiplying by 1/255 gives other last bits.
-        return tensor.to(torch.get_default_dtype()).div(255)
+        return tensor.to(torch.get_default_dtype()).div_(255)
     return tensor
 
 

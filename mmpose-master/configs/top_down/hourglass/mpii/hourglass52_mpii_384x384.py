@@ -96,6 +96,9 @@ val_split = dict(
 )
 data = dict(
     samples_per_gpu=32,
+    # Where several processes share one CPU and its memory: eight of them stay
+    # within 24 GB.
+    samples_per_cpu=1,
     workers_per_gpu=2,
     train=dict(
         type='TopDownMpiiDataset',
@@ -124,7 +127,8 @@ lr_config = dict(
 )
 total_epochs = 210
 workflow = [('train', 1)]
-checkpoint_config = dict(interval=10)
+# An epoch can take hours: a stop shall not cost more than half of one.
+checkpoint_config = dict(interval=10, interval_minutes=30)
 evaluation = dict(interval=10, metric='PCKh', key_indicator='PCKh')
 log_level = 'INFO'
 log_config = dict(interval=50, hooks=[dict(type='TextLoggerHook')])

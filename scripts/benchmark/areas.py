@@ -1,0 +1,329 @@
+"""What belongs to each area of the benchmark, at full and at small size."""
+
+import os
+from pathlib import Path
+
+import torch
+
+from benchmark import measure
+from benchmark.measure import Subject, Worker
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = ROOT / 'mmpose-master/configs/top_down/hourglass/mpii'
+LARGE = CONFIGS / 'hourglass52_mpii_384x384.py'
+SMALL = CONFIGS / 'hourglass_mpii_sample_96x96.py'
+
+GFLOP_PER_IMAGE = 193
+"""Of one training image of the large network at 384x384, both passes."""
+
+# One thread in each process, for what is compared sample by sample.
+ONE_THREAD = dict(OMP_NUM_THREADS='1')
+
+
+class Bench:
+    """What the areas share: sizes, data, the baseline and the workers.
+
+    Args:
+        folder (Path): An empty one, for logs.
+        data (Path): A data set in MPII's form.
+        small (bool): Small sizes, to see that everything runs.
+        site (Path | None): What :func:`.stock.make` has made, if the
+            baseline is measured, too.
+        device (str): ``cpu`` or ``cuda``.
+        workers (int): Data workers of each training process.
+        config (Path): In place of the large network's.
+    """
+
+    def __init__(
+        self,
+        folder,
+        data,
+        small=False,
+        site=None,
+        device='cpu',
+        workers=1,
+        config=None,
+    ):
+        self.folder, self.data, self.small = folder, data, small
+        self.device, self.workers = device, workers
+        self.config = config or (SMALL if small else LARGE)
+        self.site = site
+        self._started = []
+
+    @property
+    def variants(self):
+        """What is compared: stock, if it shall be, and ours."""
+        return ('stock', 'ours') if self.site else ('ours',)
+
+    def worker(self, variant, environment=None, **kwargs):
+        """Start a process that measures stock or ours."""
+        # What is measured on a CPU must not find a GPU.
+        hidden = dict(CUDA_VISIBLE_DEVICES='') if self.device == 'cpu' else {}
+        worker = Worker(
+            self.site if variant == 'stock' else None,
+            self.folder / f'worker{len(self._started)}.log',
+            dict(hidden, **(environment or {})),
+            **kwargs,
+        )
+        self._started.append(worker)
+        return worker
+
+    def stop(self):
+        """End all processes."""
+        while self._started:
+            self._started.pop().stop()
+
+    def source(self, **more):
+        """Return the options that name config and data."""
+        return dict(config=str(self.config), data=str(self.data), **more)
+
+
+def pipeline(bench):
+    """The input: samples in one process, their steps, whole loaders."""
+    count = 2 if bench.small else 32
+    batch = 2 if bench.small else 32
+    flips = {
+        'sample': None,
+        'sample, flipped': 1.0,
+        'sample, not flipped': 0.0,
+    }
+    subjects = []
+    for variant in bench.variants:
+        workers = [bench.worker(variant, ONE_THREAD)]
+        if variant == 'ours':
+            floor = Subject(
+                'decode + one warp',
+                'floor',
+                workers,
+                'floor',
+                **bench.source(count=count),
+            )
+            subjects.insert(0, floor)
+        subjects += [
+            Subject(
+                what,
+                variant,
+                workers,
+                'sample',
+                **bench.source(count=count, flip=flip),
+            )
+            for what, flip in flips.items()
+        ]
+        subjects.append(
+            Subject(
+                'steps together',
+                variant,
+                workers,
+                'parts',
+                **bench.source(count=count),
+            )
+        )
+        subjects.append(
+            Subject(
+                'whole loader',
+                variant,
+                workers,
+                'loader',
+                **bench.source(
+                    batches=2 if bench.small else 8,
+                    batch=batch,
+                    workers=bench.workers,
+                ),
+            )
+        )
+    return subjects
+
+
+def step(bench):
+    """The training step without the network; the optimiser's step."""
+    sizes = dict(batch=32, joints=16, size=96, steps=4)
+    if bench.small:
+        sizes = dict(batch=2, joints=16, size=24, steps=1)
+    subjects = []
+    for variant in bench.variants:
+        workers = [bench.worker(variant)]
+        subjects.append(
+            Subject(
+                'loss, accuracy, log values',
+                variant,
+                workers,
+                'outside_network',
+                device=bench.device,
+                **sizes,
+            )
+        )
+        subjects.append(
+            Subject(
+                'optimiser',
+                variant,
+                workers,
+                'optimizer',
+                **bench.source(steps=1),
+            )
+        )
+    return subjects
+
+
+def evaluation(bench):
+    """Testing with flip: what surrounds the network, and all of it."""
+    subjects = []
+    for variant in bench.variants:
+        workers = [bench.worker(variant)]
+        for what, network, people in (
+            ('person, without the network', False, 2 if bench.small else 16),
+            ('person', True, 2),
+        ):
+            subjects.append(
+                Subject(
+                    what,
+                    variant,
+                    workers,
+                    'evaluation',
+                    **bench.source(
+                        people=people, network=network, device=bench.device
+                    ),
+                )
+            )
+    return subjects
+
+
+def train(bench):
+    """Training end to end on one device, fp32 and low precision."""
+    sizes = dict(batch=2, workers=bench.workers, skip=1, iterations=3)
+    if bench.small:
+        sizes['iterations'] = 1
+    subjects = [
+        Subject(
+            'image, fp32',
+            variant,
+            # A process each: its peak of memory is its own.
+            [bench.worker(variant)],
+            'training',
+            **bench.source(**sizes),
+        )
+        for variant in bench.variants
+    ]
+    # torch before 1.10 has no bfloat16 for batch norm on a CPU.
+    if hasattr(torch, 'autocast'):
+        subjects.append(
+            Subject(
+                'image, fp32',
+                'ours, bf16',
+                [bench.worker('ours')],
+                'training',
+                **bench.source(amp=True, **sizes),
+            )
+        )
+    return subjects
+
+
+def ranks(bench):
+    """Training end to end in several processes of this machine."""
+    bench.config = SMALL
+    counts = (1, 2) if bench.small else (1, 2, 4, 8)
+    sizes = dict(batch=2, workers=bench.workers, skip=2, iterations=6)
+    if bench.small:
+        sizes.update(skip=1, iterations=1)
+    cores = len(os.sched_getaffinity(0))
+    subjects = []
+    for count in counts:
+        threads = dict(
+            OMP_NUM_THREADS=str(max(1, cores // count)),
+            OMP_WAIT_POLICY='PASSIVE',
+        )
+        for variant in bench.variants:
+            group = [bench.worker(variant, threads) for _ in range(count)]
+            if count > 1:
+                measure.form_group(group)
+            subjects.append(
+                Subject(
+                    f'image, {count} rank' + 's' * (count > 1),
+                    variant,
+                    group,
+                    'training',
+                    **bench.source(**sizes),
+                )
+            )
+    return subjects
+
+
+def onnx(bench):
+    """Inference of one crop: torch, and what was exported from it."""
+    workers = [bench.worker('ours')]
+    engines = ['torch', 'onnxruntime']
+    return [
+        Subject(
+            'crop',
+            'ours, ' + engine,
+            workers,
+            'inference',
+            **bench.source(engine=engine),
+        )
+        for engine in engines
+    ]
+
+
+def cuda(bench):
+    """Training on a GPU in batches of 32, from files and from memory."""
+    sizes = dict(
+        batch=32,
+        workers=bench.workers,
+        skip=10,
+        iterations=30,
+        device=bench.device,
+    )
+    if bench.small:
+        sizes.update(batch=2, skip=1, iterations=1)
+    subjects = []
+    for what, in_memory in (
+        ('image, from JPEGs', False),
+        ('image, from memory', True),
+    ):
+        for variant in bench.variants:
+            precision = dict(amp=True)
+            if variant == 'stock':
+                precision = dict(fp16=dict(loss_scale=512.0))
+            subjects.append(
+                Subject(
+                    what,
+                    variant,
+                    [bench.worker(variant)],
+                    'training',
+                    **bench.source(in_memory=in_memory, **precision, **sizes),
+                )
+            )
+    sizes['iterations'] = min(sizes['iterations'], 5)
+    subjects.append(
+        Subject(
+            'image, profiled',
+            'ours',
+            [bench.worker('ours')],
+            'training',
+            **bench.source(in_memory=True, amp=True, profile=True, **sizes),
+        )
+    )
+    subjects.append(
+        Subject(
+            'arithmetic limit',
+            'half matrix product',
+            [bench.worker('ours')],
+            'arithmetic',
+            size=64 if bench.small else 8192,
+            gflop=GFLOP_PER_IMAGE,
+            device=bench.device,
+        )
+    )
+    return subjects
+
+
+AREAS = dict(
+    pipeline=pipeline,
+    step=step,
+    eval=evaluation,
+    train=train,
+    ranks=ranks,
+    onnx=onnx,
+    cuda=cuda,
+)
+ROUNDS = dict(train=3, ranks=2, cuda=2)
+"""Rounds of the areas that are slow; others have seven."""

@@ -1,0 +1,723 @@
+"""What can be measured, by public names of mmcv and mmpose only.
+
+A case is a generator. It prepares itself and yields facts about it (a dict);
+after that it is sent a seed for each round and yields what it measured in
+it: ``wall`` and ``cpu``, seconds for one unit of work, and what else it
+knows. The same seed gives the same work to every mmpose.
+"""
+
+import contextlib
+import copy
+import hashlib
+import inspect
+import os
+import resource
+import tempfile
+import time
+
+import cv2
+import numpy as np
+import torch
+
+CASES = {}
+
+
+def case(function):
+    """Register a generator function as a case."""
+    CASES[function.__name__] = function
+    return function
+
+
+class Watch:
+    """Context manager that takes wall time and CPU time.
+
+    The CPU time is that of all threads of this process, and of its child
+    processes that have ended meanwhile.
+    """
+
+    @staticmethod
+    def _cpu():
+        return sum(
+            usage.ru_utime + usage.ru_stime
+            for usage in map(
+                resource.getrusage,
+                (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN),
+            )
+        )
+
+    def __enter__(self):
+        self._cpu_before = self._cpu()
+        self._before = time.perf_counter()
+        return self
+
+    def __exit__(self, *_):
+        self._wall = time.perf_counter() - self._before
+        self._cpu_used = self._cpu() - self._cpu_before
+
+    def per(self, units):
+        """Return the times of one unit."""
+        return dict(wall=self._wall / units, cpu=self._cpu_used / units)
+
+
+def peak_memory():
+    """Return the largest memory that this process has held, in MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def load_config(path, data, options=None):
+    """Read a config and point it at a data set.
+
+    Args:
+        path (str): The config.
+        data (str): Folder of a data set in MPII's form.
+        options (dict): Values by dotted keys, in place of the config's; None
+            takes a key away.
+
+    Returns:
+        mmcv.Config: The config.
+    """
+    from mmcv import Config
+
+    cfg = Config.fromfile(path)
+    options = dict(options or {})
+    for key in [key for key, value in options.items() if value is None]:
+        *parents, last = key.split('.')
+        place = cfg._cfg_dict
+        for parent in parents:
+            place = place.get(parent, {})
+        place.pop(last, None)
+        del options[key]
+    cfg.merge_from_dict(options)
+    for split in ('train', 'val', 'test'):
+        name = 'train' if split == 'train' else 'val'
+        cfg.data[split].ann_file = f'{data}/annotations/mpii_{name}.json'
+        cfg.data[split].img_prefix = f'{data}/images/'
+    return cfg
+
+
+# Input ------------------------------------------------------------------
+
+
+def fast_decoder():
+    """Return the fastest JPEG decoder that is here, and its name."""
+    try:
+        import simplejpeg
+    except ImportError:
+        return 'OpenCV', lambda data: cv2.imdecode(
+            np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR
+        )
+    return 'simplejpeg', lambda data: simplejpeg.decode_jpeg(
+        data, colorspace='BGR'
+    )
+
+
+@case
+def floor(config, data, count, options=None):
+    """Decode a file and warp it once: what no exact input can go below."""
+    cv2.setNumThreads(1)
+    cfg = load_config(config, data, options)
+    width, height = cfg.data_cfg.image_size
+    folder = cfg.data.train.img_prefix
+    names = sorted(os.listdir(folder))
+    name, decode = fast_decoder()
+    # The middle of the picture, turned a little, fills the crop.
+    seed = yield dict(decoder=name)
+    while True:
+        rng = np.random.RandomState(seed)
+        chosen = rng.randint(0, len(names), count)
+        with Watch() as watch:
+            for index in chosen:
+                with open(os.path.join(folder, names[index]), 'rb') as file:
+                    picture = decode(file.read())
+                rows, columns = picture.shape[:2]
+                matrix = cv2.getRotationMatrix2D(
+                    (columns / 2, rows / 2), 20, width / rows
+                )
+                cv2.warpAffine(picture, matrix, (width, height))
+        seed = yield watch.per(count)
+
+
+def _digest(samples):
+    """Return a hash over the tensors of samples."""
+    digest = hashlib.sha256()
+    for sample in samples:
+        for key in ('img', 'target', 'target_weight'):
+            digest.update(np.ascontiguousarray(sample[key]).tobytes())
+    return digest.hexdigest()
+
+
+@case
+def sample(config, data, count, options=None, flip=None):
+    """Make samples one by one in this process, one thread.
+
+    Also says how long each step of the pipeline takes (``parts``), and a
+    hash of what it made in the first round (``digest``).
+    """
+    from mmpose.datasets import build_dataset
+
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+    cfg = load_config(config, data, options)
+    if flip is not None:
+        for step in cfg.data.train.pipeline:
+            if step['type'] == 'TopDownRandomFlip':
+                step['flip_prob'] = flip
+    dataset = build_dataset(cfg.data.train)
+    np.random.seed(0)
+    facts = dict(digest=_digest(dataset[i % len(dataset)] for i in range(8)))
+    seed = yield facts
+    while True:
+        np.random.seed(seed)
+        chosen = np.random.randint(0, len(dataset), count)
+        with Watch() as watch:
+            for index in chosen:
+                dataset[index]
+        seed = yield watch.per(count)
+
+
+@case
+def parts(config, data, count, options=None):
+    """Make samples one by one and take the time of each step."""
+    from mmpose.datasets import build_dataset
+
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+    cfg = load_config(config, data, options)
+    dataset = build_dataset(cfg.data.train)
+    steps = dataset.pipeline.transforms
+    names = [type(step).__name__ for step in steps]
+    # The record alone, as the steps find it.
+    dataset.pipeline = dict
+    seed = yield dict()
+    while True:
+        np.random.seed(seed)
+        spent = np.zeros(len(steps))
+        for index in np.random.randint(0, len(dataset), count):
+            results = dataset[index]
+            for i, step in enumerate(steps):
+                # This thread's own: steps are too short to share a core.
+                before = time.thread_time()
+                results = step(results)
+                spent[i] += time.thread_time() - before
+        spent /= count
+        seed = yield dict(
+            wall=spent.sum(), cpu=spent.sum(), parts=dict(zip(names, spent))
+        )
+
+
+@case
+def loader(config, data, batches, batch, workers, options=None):
+    """Load batches through worker processes, from their start to their end."""
+    from mmpose.datasets import build_dataloader, build_dataset
+
+    cfg = load_config(config, data, options)
+    dataset = build_dataset(cfg.data.train)
+    dataset.db = (dataset.db * batches * batch)[: batches * batch]
+    settings = dict(
+        samples_per_gpu=batch,
+        workers_per_gpu=workers,
+        dist=False,
+        pin_memory=False,
+    )
+    settings.update(cfg.data.get('train_dataloader', {}))
+    seed = yield dict()
+    while True:
+        torch.manual_seed(seed)
+        with Watch() as watch:
+            batches_of = build_dataloader(dataset, seed=seed, **settings)
+            for _ in batches_of:
+                pass
+            # Children are counted when they have ended.
+            del batches_of, _
+        seed = yield watch.per(batches * batch)
+
+
+# Step -------------------------------------------------------------------
+
+
+def _heatmap_model(shape, test_cfg=None):
+    """Build a detector whose network returns heatmaps that it holds."""
+    from mmpose.models import build_posenet
+    from mmpose.models.builder import BACKBONES
+
+    class BenchHeatmaps(torch.nn.Module):
+        def __init__(self, shape):
+            super().__init__()
+            generator = torch.Generator().manual_seed(0)
+            maps = torch.rand(shape, generator=generator)
+            self.maps = torch.nn.Parameter(maps)
+
+        def init_weights(self, pretrained=None):
+            pass
+
+        def forward(self, img):
+            if len(img) == len(self.maps):
+                return [self.maps * 1]
+            return [self.maps[:1].expand(len(img), -1, -1, -1) * 1]
+
+    BACKBONES.register_module(module=BenchHeatmaps, force=True)
+    return build_posenet(
+        dict(
+            type='TopDown',
+            backbone=dict(type='BenchHeatmaps', shape=shape),
+            keypoint_head=None,
+            train_cfg=dict(),
+            test_cfg=test_cfg or dict(),
+            loss_pose=dict(type='JointsMSELoss', use_target_weight=True),
+        )
+    )
+
+
+@case
+def outside_network(batch, joints, size, steps, device='cpu'):
+    """Run train_step and backward of all that is not the network.
+
+    That is the loss, the accuracy of the log and the log's values, read
+    after the last of ``steps`` steps as a log that is due.
+    """
+    from benchmark.counting import HostReads, count_operators
+
+    shape = (batch, joints, size, size)
+    model = _heatmap_model(shape).to(device)
+    generator = torch.Generator().manual_seed(1)
+    inputs = dict(
+        img=torch.zeros(batch, 3, 4, 4),
+        target=torch.rand(shape, generator=generator),
+        target_weight=torch.ones(batch, joints, 1),
+    )
+    inputs = {key: value.to(device) for key, value in inputs.items()}
+    inputs['img_metas'] = [dict() for _ in range(batch)]
+
+    def step():
+        model.zero_grad()
+        outputs = model.train_step(inputs, None)
+        outputs['loss'].backward()
+        return outputs
+
+    with HostReads() as reads:
+        outputs = step()
+    facts = dict(
+        operators=count_operators(step),
+        host_reads=len(reads.names),
+        host_bytes=reads.bytes,
+        loss=float(outputs['loss']),
+        accuracy=float(outputs['log_vars']['acc_pose']),
+    )
+    yield facts
+    while True:
+        with Watch() as watch:
+            for _ in range(steps):
+                outputs = step()
+            {k: float(v) for k, v in outputs['log_vars'].items()}
+        yield watch.per(steps)
+
+
+@case
+def optimizer(config, data, steps, options=None):
+    """Let the config's optimiser step over the weights of its network."""
+    from mmpose.core import build_optimizers
+    from mmpose.models import build_posenet
+
+    cfg = load_config(config, data, options)
+    model = build_posenet(cfg.model)
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, 1e-3)
+    optimiser = build_optimizers(model, cfg.optimizer)
+    optimiser.step()
+    total = sum(p.numel() for p in model.parameters())
+    yield dict(parameters=total)
+    while True:
+        with Watch() as watch:
+            for _ in range(steps):
+                optimiser.step()
+        yield watch.per(steps)
+
+
+# Evaluation -------------------------------------------------------------
+
+
+@case
+def evaluation(
+    config,
+    data,
+    people,
+    options=None,
+    network=True,
+    samples_per_gpu=1,
+    workers=0,
+    device='cpu',
+):
+    """Test people with flip, from their pictures to joints in the picture.
+
+    Without ``network`` ready heatmaps take the place of its output.
+    """
+    from mmcv.parallel import MMDataParallel
+    from mmpose.apis import single_gpu_test
+    from mmpose.datasets import build_dataloader, build_dataset
+    from mmpose.models import build_posenet
+
+    cfg = load_config(config, data, options)
+    dataset = build_dataset(cfg.data.test, dict(test_mode=True))
+    dataset.db = (dataset.db * people)[:people]
+    torch.manual_seed(0)
+    if network:
+        model = build_posenet(cfg.model)
+    else:
+        width, height = cfg.data_cfg.heatmap_size
+        model = _heatmap_model((1, 16, height, width), cfg.model.test_cfg)
+    ids = None if device == 'cpu' else [0]
+    model = MMDataParallel(model.to(device), device_ids=ids)
+    people_of = build_dataloader(
+        dataset,
+        samples_per_gpu=samples_per_gpu,
+        workers_per_gpu=workers,
+        dist=False,
+        shuffle=False,
+        drop_last=False,
+        pin_memory=False,
+    )
+    yield dict()
+    while True:
+        with Watch() as watch:
+            results = single_gpu_test(model, people_of)
+        joints = np.concatenate([one[0] for one in results])
+        yield dict(
+            watch.per(people),
+            # Rounded: batches change the last bits of a convolution.
+            joints=joints[:2, :, :2].round(2).tolist(),
+        )
+
+
+@case
+def inference(config, data, options=None, engine='torch', count=1):
+    """Run the network on one crop, in torch or in ONNX Runtime."""
+    from mmpose.models import build_posenet
+
+    cfg = load_config(config, data, options)
+    torch.manual_seed(0)
+    model = build_posenet(cfg.model).eval()
+    width, height = cfg.data_cfg.image_size
+    img = torch.rand(1, 3, height, width)
+
+    def network(img):
+        return model.keypoint_head(model.backbone(img))[-1]
+
+    with contextlib.ExitStack() as stack:
+        if engine == 'onnxruntime':
+            import onnxruntime
+
+            folder = stack.enter_context(tempfile.TemporaryDirectory())
+            path = os.path.join(folder, 'network.onnx')
+            _export(model, img, path)
+            settings = onnxruntime.SessionOptions()
+            settings.intra_op_num_threads = torch.get_num_threads()
+            session = onnxruntime.InferenceSession(
+                path, settings, providers=['CPUExecutionProvider']
+            )
+            feed = {session.get_inputs()[0].name: img.numpy()}
+
+            def infer():
+                return session.run(None, feed)
+        else:
+            stack.enter_context(torch.no_grad())
+            if engine == 'torch bf16':
+                stack.enter_context(_autocast())
+
+            def infer():
+                return network(img)
+
+        infer()
+        yield dict()
+        while True:
+            with Watch() as watch:
+                for _ in range(count):
+                    infer()
+            yield watch.per(count)
+
+
+def _autocast():
+    return torch.autocast('cpu', torch.bfloat16)
+
+
+def _export(model, img, path):
+    """Write the network's inference as ONNX, opset 11."""
+
+    class Network(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = model
+
+        def forward(self, img):
+            return self.model.keypoint_head(self.model.backbone(img))[-1]
+
+    # Today's default is an exporter that cannot write opset 11.
+    known = inspect.signature(torch.onnx.export).parameters
+    legacy = dict(dynamo=False) if 'dynamo' in known else {}
+    torch.onnx.export(
+        Network().eval(),
+        img,
+        path,
+        opset_version=11,
+        input_names=['img'],
+        output_names=['heatmap'],
+        **legacy,
+    )
+
+
+# Training ---------------------------------------------------------------
+
+
+class Finished(Exception):
+    """Enough iterations have been measured."""
+
+
+def _make_clock(skip, iterations, device):
+    """Register a hook that takes the time and ends the run.
+
+    It comes into the run as a logger, which is the one place where a config
+    of mmpose 0.8.0 can name a hook.
+    """
+    from mmcv.runner import HOOKS, Hook
+
+    class BenchClock(Hook):
+        watch = None
+
+        def __init__(self, interval=1):
+            BenchClock.watch = Watch()
+            self.done = 0
+
+        def after_train_iter(self, runner):
+            self.done += 1
+            if self.done in (skip, skip + iterations) and device != 'cpu':
+                torch.cuda.synchronize()
+            if self.done == skip:
+                self.watch.__enter__()
+            elif self.done == skip + iterations:
+                self.watch.__exit__()
+                raise Finished
+
+    HOOKS.register_module(module=BenchClock, force=True)
+    return BenchClock
+
+
+def _cast_input(model):
+    """Give a half network half pictures: mmpose's fp16 leaves them fp32."""
+
+    def cast(module, inputs):
+        dtype = next(module.parameters()).dtype
+        return tuple(value.to(dtype) for value in inputs)
+
+    model.backbone.register_forward_pre_hook(cast)
+
+
+@case
+def training(
+    config,
+    data,
+    batch,
+    workers,
+    skip,
+    iterations,
+    options=None,
+    amp=False,
+    fp16=None,
+    device='cpu',
+    in_memory=False,
+    profile=False,
+):
+    """Train with ``train_model``, from files to weights; each round afresh.
+
+    Several workers that have joined each other train together. With
+    ``in_memory`` one batch serves for all iterations. The first ``skip``
+    iterations of a round are not counted.
+    """
+    from mmpose.apis import train_model
+    from mmpose.datasets import build_dataset
+    from mmpose.models import build_posenet
+
+    ranks = 1
+    if torch.distributed.is_initialized():
+        ranks = torch.distributed.get_world_size()
+    cfg = load_config(config, data, options)
+    cfg.data.samples_per_gpu = batch
+    cfg.data.workers_per_gpu = workers
+    cfg.gpu_ids = [0]
+    cfg.seed = 0
+    cfg.resume_from = cfg.load_from = cfg.checkpoint_config = None
+    cfg.log_config = dict(interval=50, hooks=[dict(type='BenchClock')])
+    if amp:
+        cfg.amp = dict(cfg.get('amp') or {}, enabled=True)
+    if fp16:
+        cfg.fp16 = fp16
+    dataset = build_dataset(cfg.data.train)
+    needed = batch * ranks * (skip + iterations)
+    dataset.db = (dataset.db * needed)[:needed]
+    if in_memory:
+        dataset = _Remembered(dataset, batch)
+    clock = _make_clock(skip, iterations, device)
+    with tempfile.TemporaryDirectory() as folder:
+        cfg.work_dir = folder
+        seed = yield dict()
+        while True:
+            torch.manual_seed(seed)
+            np.random.seed(seed)
+            model = build_posenet(cfg.model)
+            if fp16:
+                _cast_input(model)
+            with _profiled(profile) as found:
+                try:
+                    # A copy: mmcv takes keys out of what it is given.
+                    train_model(
+                        model,
+                        dataset,
+                        copy.deepcopy(cfg),
+                        distributed=ranks > 1,
+                    )
+                except Finished:
+                    pass
+            del model
+            result = clock.watch.per(batch * ranks * iterations)
+            result['memory'] = peak_memory()
+            if device != 'cpu':
+                result['memory'] = torch.cuda.max_memory_allocated() / 2**20
+            result.update(found)
+            seed = yield result
+
+
+class _Remembered(torch.utils.data.Dataset):
+    """A few samples of a data set, made once and given again and again."""
+
+    def __init__(self, dataset, count):
+        self.samples = [dataset[i] for i in range(count)]
+        self.length = len(dataset)
+
+    def __len__(self):
+        return self.length
+
+    def __getitem__(self, index):
+        return self.samples[index % len(self.samples)]
+
+
+@contextlib.contextmanager
+def _profiled(wanted):
+    """Profile what runs inside; adds the dearest operators afterwards."""
+    found = {}
+    if not wanted:
+        yield found
+        return
+    from torch.profiler import ProfilerActivity, profile
+
+    activities = [ProfilerActivity.CPU]
+    if torch.cuda.is_available():
+        activities.append(ProfilerActivity.CUDA)
+    with profile(activities=activities) as profiler:
+        yield found
+
+    def own_time(event):
+        for name in ('self_device_time_total', 'self_cuda_time_total'):
+            if torch.cuda.is_available() and hasattr(event, name):
+                return getattr(event, name)
+        return event.self_cpu_time_total
+
+    averages = sorted(profiler.key_averages(), key=own_time, reverse=True)
+    total = sum(map(own_time, averages)) or 1
+    found['profile'] = [
+        [event.key, event.count, own_time(event) / total]
+        for event in averages[:15]
+    ]
+
+
+@case
+def arithmetic(size, gflop, device='cpu'):
+    """Multiply half matrices: the speed that no network goes above.
+
+    A unit of work is as much arithmetic as ``gflop`` says.
+    """
+    dtype = torch.float32 if device == 'cpu' else torch.float16
+    left, right = torch.rand(2, size, size, device=device, dtype=dtype)
+    repeats = 1 if device == 'cpu' else 50
+
+    def wait():
+        if device != 'cpu':
+            torch.cuda.synchronize()
+
+    wait()
+    yield dict()
+    while True:
+        with Watch() as watch:
+            for _ in range(repeats):
+                left @ right
+            wait()
+        yield watch.per(repeats * 2e-9 * size**3 / gflop)
+
+
+@case
+def clocked_step(gradients, layers, forward, backward, bucket, overlap=True):
+    """Step in a process group with a clock in place of the device.
+
+    Each layer's passes take their share of ``forward`` and ``backward``
+    seconds without using a core, as those on a device do; its gradient is
+    real, and so is its way through DDP.
+
+    Args:
+        gradients (int): Bytes of all gradients.
+        layers (int): Number of layers, of equal size.
+        forward (float): Seconds of the forward pass.
+        backward (float): Seconds of the backward pass.
+        bucket (int): Bytes of DDP's buckets.
+        overlap (bool): Let DDP reduce during the backward pass; else in one
+            go after it.
+    """
+    from torch.distributed import is_initialized
+    from torch.nn.parallel import DistributedDataParallel
+
+    class Layer(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, value, weight):
+            time.sleep(forward / layers)
+            ctx.size = weight.shape
+            return value * 1
+
+        @staticmethod
+        def backward(ctx, grad):
+            time.sleep(backward / layers)
+            return grad, grad.new_ones(ctx.size)
+
+    class Clocked(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            size = gradients // 4 // layers
+            self.weights = torch.nn.ParameterList(
+                [torch.nn.Parameter(torch.zeros(size)) for _ in range(layers)]
+            )
+
+        def forward(self, value):
+            for weight in self.weights:
+                value = Layer.apply(value, weight)
+            return value
+
+    torch.set_num_threads(1)
+    model = bare = Clocked()
+    if is_initialized() and overlap:
+        model = DistributedDataParallel(
+            bare,
+            bucket_cap_mb=bucket / 2**20,
+            gradient_as_bucket_view=True,
+        )
+    value = torch.zeros(1, requires_grad=True)
+
+    def step():
+        bare.zero_grad()
+        model(value).sum().backward()
+        if is_initialized() and not overlap:
+            flat = torch.cat([w.grad for w in bare.weights])
+            torch.distributed.all_reduce(flat)
+
+    # DDP makes its buckets anew after the first step.
+    step()
+    step()
+    yield dict()
+    while True:
+        with Watch() as watch:
+            step()
+        yield watch.per(1)

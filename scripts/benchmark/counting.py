@@ -1,0 +1,91 @@
+"""Counts what costs time on an accelerator whatever the clock says.
+
+A CPU hides the cost of launching many small operators and of waiting for
+the device; counted, they can be held by a test on any machine.
+"""
+
+import torch
+from torch.autograd import profiler
+
+
+class HostReads:
+    """Context manager that records when tensors are read by the host.
+
+    On an accelerator each such read waits until the device has done all that
+    was asked of it, and copies the values.
+
+    Attributes:
+        names (list[str]): Methods of ``torch.Tensor`` that were called, one
+            for each read.
+        bytes (int): Size of what was read.
+    """
+
+    METHODS = (
+        '__array__',
+        '__bool__',
+        '__float__',
+        '__int__',
+        'cpu',
+        'item',
+        'numpy',
+        'tolist',
+    )
+
+    def __init__(self):
+        self.names = []
+        self.bytes = 0
+        self._depth = 0
+        self._seen = []
+
+    def _watched(self, name, method):
+        def read(tensor, *args, **kwargs):
+            # `.cpu().numpy()` is one read, and so is what item() calls.
+            known = any(tensor is result for result in self._seen)
+            if not self._depth and not known:
+                self.names.append(name)
+                self.bytes += tensor.numel() * tensor.element_size()
+            self._depth += 1
+            try:
+                result = method(tensor, *args, **kwargs)
+            finally:
+                self._depth -= 1
+            if name == 'cpu':
+                self._seen.append(result)
+            return result
+
+        return read
+
+    def __enter__(self):
+        self._own = {
+            name: torch.Tensor.__dict__[name]
+            for name in self.METHODS
+            if name in torch.Tensor.__dict__
+        }
+        for name in self.METHODS:
+            method = getattr(torch.Tensor, name)
+            setattr(torch.Tensor, name, self._watched(name, method))
+        return self
+
+    def __exit__(self, *_):
+        for name in self.METHODS:
+            if name in self._own:
+                setattr(torch.Tensor, name, self._own[name])
+            else:
+                delattr(torch.Tensor, name)
+        self._seen.clear()
+
+
+def count_operators(function):
+    """Count the operators that a function runs, backward passes included.
+
+    Args:
+        function (callable): Called once without arguments.
+
+    Returns:
+        int: Calls of ATen operators, those inside of others included.
+    """
+    with profiler.profile() as profile:
+        function()
+    return sum(
+        event.name.startswith('aten::') for event in profile.function_events
+    )

@@ -1,0 +1,143 @@
+"""Pictures from files: the pixels are mmpose's own, whoever decodes."""
+
+import io
+import warnings
+from pathlib import Path
+
+import cv2
+import mmcv
+import numpy as np
+import pytest
+from mmpose.datasets.pipelines import LoadImageFromFile, loading
+from PIL import Image
+from pose_model import picture
+
+TURNED = 0x0112
+
+
+def pillow_jpeg(mode='RGB', **options):
+    file = io.BytesIO()
+    pixels = Image.fromarray(picture(61, 83)).convert(mode)
+    pixels.save(file, 'JPEG', **options)
+    return file.getvalue()
+
+
+def exif(orientation):
+    tags = Image.Exif()
+    tags[TURNED] = orientation
+    return tags.tobytes()
+
+
+def with_padding(content):
+    """JPEG allows bytes 0xff before a segment."""
+    return content[:2] + b'\xff' + content[2:]
+
+
+def encoded(suffix, *options):
+    return cv2.imencode(suffix, picture(61, 83), list(options))[1].tobytes()
+
+
+FILES = dict(
+    plain=encoded('.jpg'),
+    progressive=encoded('.jpg', cv2.IMWRITE_JPEG_PROGRESSIVE, 1),
+    gray=pillow_jpeg('L'),
+    cmyk=pillow_jpeg('CMYK'),
+    full_colour=pillow_jpeg(subsampling=0),
+    upright=pillow_jpeg(exif=exif(1)),
+    mirrored=pillow_jpeg(exif=exif(2)),
+    turned=pillow_jpeg(exif=exif(6)),
+    turned_padded=with_padding(pillow_jpeg(exif=exif(8))),
+    odd_exif=pillow_jpeg(exif=b'Exif\0\0MM no tags'),
+    truncated=encoded('.jpg')[:-400],
+    png=encoded('.png'),
+)
+
+
+@pytest.fixture
+def stock_loader(stock):
+    return stock('mmpose', 'datasets/pipelines/loading.py').LoadImageFromFile
+
+
+def assert_same(ours, theirs):
+    assert ours.dtype == theirs.dtype and ours.shape == theirs.shape
+    assert np.array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize('order', ['rgb', 'bgr'])
+@pytest.mark.parametrize('name', sorted(FILES))
+def test_pixels_are_those_of_stock(tmp_path, stock_loader, name, order):
+    path = tmp_path / 'picture.jpg'
+    path.write_bytes(FILES[name])
+    for kind in ('color', 'grayscale', 'unchanged'):
+        options = dict(color_type=kind, channel_order=order)
+        ours, theirs = (
+            loader(**options)(dict(image_file=str(path)))['img']
+            for loader in (LoadImageFromFile, stock_loader)
+        )
+        assert_same(ours, theirs)
+
+
+def test_real_pictures(real_mpii, stock_loader):
+    paths = sorted((real_mpii / 'images').glob('*.jpg'))
+    assert len(paths) == 5
+    for path in paths:
+        sample = dict(image_file=str(path))
+        theirs = stock_loader()(dict(sample))['img']
+        assert_same(LoadImageFromFile()(sample)['img'], theirs)
+
+
+def test_opencv_is_asked_only_where_it_differs(tmp_path, monkeypatch):
+    pytest.importorskip('simplejpeg')
+    asked = []
+    imread = mmcv.imread
+
+    def listening(path, *args):
+        asked.append(path)
+        return imread(path, *args)
+
+    monkeypatch.setattr(mmcv, 'imread', listening)
+    for name in FILES:
+        (tmp_path / name).write_bytes(FILES[name])
+        loading.read_picture(str(tmp_path / name))
+    asked = {Path(path).name for path in asked}
+    assert asked.isdisjoint(
+        ('plain', 'progressive', 'gray', 'full_colour', 'upright')
+    )
+    assert asked >= {'mirrored', 'turned', 'turned_padded', 'truncated', 'png'}
+
+
+def test_without_simplejpeg_it_says_so_once(tmp_path, monkeypatch):
+    path = tmp_path / 'picture.jpg'
+    path.write_bytes(FILES['plain'])
+    wanted = loading.read_picture(str(path))
+    monkeypatch.setattr(loading, 'simplejpeg', None)
+    monkeypatch.setattr(loading._Said, 'slow', False)
+    with pytest.warns(UserWarning, match='simplejpeg is not installed'):
+        loader = LoadImageFromFile()
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        LoadImageFromFile()
+        found = loader(dict(image_file=str(path)))['img']
+    assert_same(found, wanted)
+
+
+def test_another_backend_is_honoured(tmp_path, monkeypatch):
+    path = tmp_path / 'picture.jpg'
+    path.write_bytes(FILES['turned'])
+    monkeypatch.setattr(mmcv.image.io, 'imread_backend', 'pillow')
+    pillow = mmcv.imread(str(path), 'color', 'rgb')
+    assert_same(loading.read_picture(str(path)), pillow)
+
+
+@pytest.mark.parametrize('content', [b'', b'\xff\xd8', b'no picture'])
+@pytest.mark.parametrize('order', ['rgb', 'bgr'])
+def test_no_picture(tmp_path, content, order):
+    path = tmp_path / 'picture.jpg'
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match='picture.jpg: it holds no picture'):
+        loading.read_picture(str(path), channel_order=order)
+
+
+def test_no_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match='gone.jpg'):
+        loading.read_picture(str(tmp_path / 'gone.jpg'))

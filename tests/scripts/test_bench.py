@@ -1,0 +1,209 @@
+"""The benchmark compares what it says, and says what it did not measure."""
+
+import json
+import sys
+
+import bench
+import pytest
+from conftest import ROOT
+from mpii_data import write_mpii
+
+from benchmark import areas, measure, report, stock
+
+
+class Subject:
+    """Takes the times of its rounds from a list."""
+
+    def __init__(self, what, variant, walls, facts=None, **more):
+        self.what, self.variant, self.walls = what, variant, iter(walls)
+        self.key = f'{what}/{variant}'
+        self.facts, self.found, self.more = facts or {}, [], more
+        self.seeds = []
+
+    def make(self):
+        pass
+
+    def run(self, seed):
+        self.seeds.append(seed)
+        wall = next(self.walls)
+        return dict(self.more, wall=wall, cpu=wall / 2)
+
+    def end(self):
+        pass
+
+
+def measured(*subjects, rounds=3):
+    measure.measure(subjects, rounds, warm_up=False)
+    return measure.rows_of(subjects)
+
+
+def test_ratios_are_those_of_the_same_round():
+    # In each round twice as fast, on a machine that slows down tenfold.
+    stocks = Subject('x', 'stock', [2, 20, 200])
+    ours = Subject('x', 'ours', [1, 10, 100])
+    floor = Subject('y', 'floor', [0.5, 5, 50])
+    rows = {
+        row['variant']: row for row in measured(floor, stocks, ours, rounds=3)
+    }
+    equal = dict(median=2, low=2, high=2)
+    assert rows['ours']['stock_wall'] == rows['ours']['stock_cpu'] == equal
+    assert rows['ours']['to_floor'] == equal
+    assert 'stock_wall' not in rows['floor']
+    assert rows['ours']['wall'] == dict(median=10, low=5.5, high=55)
+    assert rows['ours']['cpu']['median'] == 5
+
+
+def test_subjects_take_turns_and_get_the_same_work():
+    said = []
+    first = Subject('x', 'stock', range(1, 9))
+    second = Subject('x', 'ours', range(1, 9))
+    measure.measure([first, second], 2, progress=said.append)
+    turns = [text.split(':')[0] for text in said if 'round' in text]
+    # A round to warm up, then two that count; the order is turned round.
+    assert turns == ['x/ours', 'x/stock', 'x/stock', 'x/ours'] + [
+        'x/ours',
+        'x/stock',
+    ]
+    assert first.seeds == second.seeds == [0, 1, 2]
+    assert [one['wall'] for one in first.found] == [2, 3]
+
+
+def test_steps_become_rows_beside_their_counterparts():
+    stocks = Subject('all', 'stock', [4, 4], parts=dict(Load=3, Warp=1))
+    ours = Subject('all', 'ours', [2, 2], parts=dict(Load=1.5, Fuse=0.5))
+    rows = measured(stocks, ours, rounds=2)
+    assert [(row['what'], row['variant']) for row in rows] == [
+        ('all', 'stock'),
+        ('all', 'ours'),
+        ('Load', 'stock'),
+        ('Load', 'ours'),
+        ('Warp', 'stock'),
+        ('Fuse', 'ours'),
+    ]
+    by_name = {(row['what'], row['variant']): row for row in rows}
+    assert by_name['Load', 'ours']['stock_wall']['median'] == 2
+    assert 'stock_wall' not in by_name['Fuse', 'ours']
+
+
+def test_another_result_than_stocks_is_said():
+    rows = measured(
+        Subject('x', 'stock', [1], dict(digest='a')),
+        Subject('x', 'ours', [1], dict(digest='a')),
+        Subject('x', 'other', [1], dict(digest='b')),
+        rounds=1,
+    )
+    bench.compare(rows)
+    assert [row['facts'].get('same') for row in rows] == [None, 'yes', 'NO']
+    assert 'same result as stock: NO' in report.table(rows)
+
+
+def test_share_of_the_arithmetic_limit():
+    rows = measured(
+        Subject('image, from memory', 'ours', [4]),
+        Subject('arithmetic limit', 'half matrix product', [1]),
+        rounds=1,
+    )
+    bench.say_share(rows)
+    assert rows[0]['facts']['share'] == 0.25
+    assert '25.0% of the arithmetic limit' in report.table(rows)
+
+
+def test_without_a_gpu_nothing_is_claimed(monkeypatch, tmp_path):
+    class Bench:
+        def __init__(self, *args, small, device, **kwargs):
+            # Tried all the same, as far as a CPU goes.
+            assert small and device == 'cpu'
+            self.small = small
+
+        def stop(self):
+            pass
+
+    def area(_):
+        return [
+            Subject('image, from memory', 'ours', [1, 1]),
+            Subject('arithmetic limit', 'half matrix product', [1, 1]),
+        ]
+
+    monkeypatch.setattr(bench, 'has_cuda', lambda: False)
+    monkeypatch.setattr(bench, 'make_stock', lambda *_: (tmp_path, []))
+    monkeypatch.setattr(areas, 'Bench', Bench)
+    monkeypatch.setitem(areas.AREAS, 'cuda', area)
+    args = bench.parse(['--device', 'cuda', 'train'])
+    assert args.areas == ['cuda']
+    rows, _ = bench.measure_area('cuda', args, tmp_path, tmp_path)
+    table = report.table(rows)
+    assert table.count(report.NOT_MEASURED) == 2
+    assert not any(character.isdigit() for character in table)
+
+
+def test_the_baseline_is_what_was_released_but_for_its_fixes(
+    run, tmp_path, original
+):
+    said = stock.make(tmp_path, 'cpu')
+    fixed = {f'{one["package"]}/{one["file"]}' for one in stock.fixes('cpu')}
+    assert fixed <= {line.split(':')[0] for line in said}
+    for package in ('mmcv', 'mmpose'):
+        for path in (tmp_path / package).rglob('*.py'):
+            name = path.relative_to(tmp_path / package).as_posix()
+            released = original(package, name).read_bytes()
+            same = path.read_bytes() == released
+            assert same != (f'{package}/{name}' in fixed), name
+    done = run(
+        [sys.executable, '-c', 'import mmpose.apis as a; print(a.__file__)'],
+        env=dict(PYTHONPATH=str(tmp_path)),
+    )
+    assert done.stdout.strip() == str(tmp_path / 'mmpose/apis/__init__.py')
+
+
+def test_all_cases_run_beside_stock(run, tmp_path):
+    data = write_mpii(tmp_path / 'mpii', train=4, val=2)
+    found = tmp_path / 'bench.json'
+    words = 'pipeline step eval onnx train --stock --small --rounds 1'
+    done = run(
+        [sys.executable, ROOT / 'scripts/bench.py', *words.split()]
+        + ['--data', data, '--json', found],
+        timeout=500,
+    )
+    assert done.returncode == 0, done.stderr
+    assert 'Stock is mmcv 1.2.7 and mmpose 0.8.0 as released' in done.stdout
+    result = json.loads(found.read_text())
+    assert set(result['areas']) == set(words.split(' --')[0].split())
+    rows = [row for area in result['areas'].values() for row in area]
+    assert all(row['wall']['median'] > 0 for row in rows if 'facts' in row)
+    compared = {
+        row['what']: row['facts']['same']
+        for row in rows
+        if 'same' in row['facts']
+    }
+    assert len(compared) >= 6
+    assert set(compared.values()) == {'yes'}, compared
+
+
+@pytest.mark.parametrize(
+    ('words', 'said'),
+    [
+        (['pipelines'], 'no area pipelines'),
+        (['--rounds', '0'], '--rounds 0'),
+        (['--workers', '-1'], '--workers -1'),
+    ],
+)
+def test_wrong_requests_are_refused(words, said, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        bench.main(words)
+    assert exit_.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_folder_without_data_is_refused(tmp_path, capsys):
+    assert bench.main(['step', '--data', str(tmp_path)]) == 2
+    assert 'annotations/mpii_train.json' in capsys.readouterr().err
+
+
+def test_a_failed_worker_is_an_error_with_its_reason(tmp_path):
+    worker = measure.Worker(None, tmp_path / 'log')
+    try:
+        worker.send('make', 'key', 'no such case', {})
+        with pytest.raises(measure.WorkerError, match='no such case'):
+            worker.receive()
+    finally:
+        worker.stop()
