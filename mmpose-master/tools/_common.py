@@ -69,6 +69,7 @@ DISK_ERRORS = (
     errno.EFBIG,
     errno.EIO,
     errno.ENOSPC,
+    errno.ENOTDIR,
     errno.EROFS,
     errno.ESTALE,
 )

@@ -12,6 +12,7 @@ from mmcv.runner import (
     Hook,
     IterBasedRunner,
     LogBuffer,
+    TextLoggerHook,
     save_checkpoint,
 )
 from mmcv.runner.base_runner import DeferredLogBuffer, DeferredNumber
@@ -162,6 +163,31 @@ def test_refuses_a_hook_twice():
         runner.register_hook(hook)
     with pytest.raises(AssertionError):
         runner.register_hook(3)
+
+
+def test_a_log_that_cannot_be_written_ends_nothing(caplog):
+    class Full(TextLoggerHook):
+        calls = 0
+
+        def after_train_iter(self, runner):
+            self.calls += 1
+            raise OSError(28, 'No space left on device')
+
+    class Disk(Hook):
+        def after_val_iter(self, runner):
+            raise OSError(28, 'No space left on device')
+
+    runner, log = make(), Full()
+    runner.register_hook(log)
+    runner.register_hook(Disk())
+    runner.call_hook('after_train_iter')
+    runner.call_hook('after_train_iter')
+    assert log.calls == 2
+    assert caplog.messages == [
+        'Full cannot log: [Errno 28] No space left on device'
+    ]
+    with pytest.raises(OSError, match='No space'):
+        runner.call_hook('after_val_iter')
 
 
 def step(model, optimizer):

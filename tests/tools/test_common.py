@@ -372,6 +372,20 @@ def run_main(run, body, wait=0, **env):
         ("raise _common.UserError('give more')", 2, 'error: give more'),
         ("raise ValueError('mine')", 2, 'error: mine'),
         ("open('/nowhere/x')", 2, 'error: [Errno 2]'),
+        ("raise OSError(28, 'c.pth: No space')", 1, 'error: [Errno 28] c.'),
+        (
+            "raise RuntimeError('DataLoader worker (pid(s) 7) exited unexp'"
+            "'ectedly')",
+            1,
+            'error: a data worker is gone (process 7, exited unexpectedly).',
+        ),
+        (
+            "raise RuntimeError('DataLoader worker (pid 7) is killed by '"
+            "'signal: Killed. ')",
+            1,
+            'error: a data worker is gone (process 7, is killed by signal: K',
+        ),
+        ('raise _common.Stopped(15)', 143, 'stopped by SIGTERM'),
         ("raise KeyError('x')", 1, 'Traceback'),
         ("int('x')", 2, 'error: invalid literal'),
         ('1 / 0', 1, 'Traceback'),
@@ -382,8 +396,14 @@ def test_statuses(run, body, status, first):
     done = run_main(run, body)
     assert done.returncode == status and done.stdout == ''
     assert done.stderr.startswith(first)
-    if status != 1:
+    if first != 'Traceback':
         assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_stopped_rank_tells_the_launcher_by_a_file(run, tmp_path):
+    path = tmp_path / 'stopped'
+    done = run_main(run, 'raise _common.Stopped(15)', STOPPED_FILE=str(path))
+    assert (done.returncode, path.read_text()) == (0, '15\n')
 
 
 def test_success_goes_on(run):
