@@ -205,7 +205,10 @@ def _check_matrix(host):
             host.torch, host.torch_npu, host.cann_version, host.python
         )
     for text, remedy in faults:
-        broken = not npu_host.belong_together(host.torch, host.torch_npu)
+        versions = (host.torch, host.torch_npu)
+        broken = 'unknown' not in versions and not (
+            npu_host.belong_together(*versions)
+        )
         severity = 'error' if broken else 'warning'
         yield Finding('torch_npu', severity, text, remedy)
     if not faults:

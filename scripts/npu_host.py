@@ -162,6 +162,14 @@ def judge(torch, torch_npu, cann=None, python=None):
         list[tuple[str, str]]: What does not belong together, and what to do
         about it.
     """
+    if 'unknown' in (torch, torch_npu):
+        return [
+            (
+                f'torch {torch} and torch_npu {torch_npu}: one of them does '
+                'not state its version, so nothing can be said of them',
+                'install it afresh: bash scripts/setup.sh',
+            )
+        ]
     faults = []
     if not belong_together(torch, torch_npu):
         made_for = release_of(torch_npu)

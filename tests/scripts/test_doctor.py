@@ -210,6 +210,7 @@ def test_a_host_in_good_order(host):
         ),
         (dict(torch_npu='2.6.0'), 'warning', ['install CANN 8.2.RC1, or']),
         (dict(python='3.12'), 'warning', ['use Python 3.11']),
+        (dict(torch_npu='unknown'), 'warning', ['not state its version']),
         (
             dict(torch='2.99.0', torch_npu='2.99.0'),
             'warning',

@@ -7,7 +7,6 @@ from . import utils
 from .utils import (
     clear_npu_overflow_flag,
     get_npu_overflow_flag,
-    is_support_inf_nan,
 )
 
 __all__ = [
@@ -28,7 +27,6 @@ __all__ = [
     'init',
     'is_available',
     'is_initialized',
-    'is_support_inf_nan',
     'manual_seed',
     'manual_seed_all',
     'set_compile_mode',
