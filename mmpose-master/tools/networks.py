@@ -480,3 +480,8 @@ def _tuples(value):
     if isinstance(value, list):
         return tuple(_tuples(item) for item in value)
     return value
+
+
+def _shortened(text, limit=300):
+    text = ' '.join(text.split())
+    return text if len(text) <= limit else text[:limit] + ' ...'
