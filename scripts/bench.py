@@ -247,9 +247,15 @@ def compare(rows):
         for other in rows:
             if (other['what'], other['variant']) == (row['what'], 'stock'):
                 for key in ('digest', 'joints', 'loss'):
-                    if other is not row and key in row['facts']:
-                        same = row['facts'][key] == other['facts'][key]
-                        row['facts']['same'] = 'yes' if same else 'NO'
+                    found = row['facts'].get(key)
+                    wanted = other['facts'].get(key)
+                    if other is row or found is None or wanted is None:
+                        continue
+                    row['facts']['same'] = 'yes' if found == wanted else 'NO'
+                    if key == 'loss' and found != wanted:
+                        # Another order of summation, or another loss?
+                        off = abs(found / wanted - 1)
+                        row['facts']['same'] = f'to {off:.0e}'
 
 
 def say_share(rows):

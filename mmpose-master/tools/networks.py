@@ -232,7 +232,9 @@ class OnnxNetwork:
             # A provider's own fall-back to the CPU is not wanted: a device
             # that was named is used or refused.
             self._session = onnxruntime.InferenceSession(
-                path, providers=[(provider, options)]
+                path,
+                self._session_options(onnxruntime),
+                providers=[(provider, options)],
             )
         except Exception as error:
             raise ValueError(
@@ -315,6 +317,15 @@ class OnnxNetwork:
         if not self._preprocess:
             batch = normalise(crops, self.settings.mean, self.settings.std)
         return {self._input: batch}
+
+    @staticmethod
+    def _session_options(onnxruntime):
+        """As many threads as torch would take: processes share the cores."""
+        options = onnxruntime.SessionOptions()
+        threads = os.environ.get('OMP_NUM_THREADS', '')
+        if threads.isdigit():
+            options.intra_op_num_threads = int(threads)
+        return options
 
     @classmethod
     def _provider(cls, onnxruntime, device):

@@ -13,7 +13,7 @@ import pytest
 from launching import TORCH
 from mmcv.runner.checkpoint import _load_checkpoint
 from mpii_data import write_mpii, write_tiny_config
-from processes import launch  # noqa: F401  (finds resume_cases, too)
+from processes import launch  # noqa: F401
 from resume_cases import assert_same
 
 TRAIN = str(_common.MMPOSE_ROOT / 'tools' / 'train.py')

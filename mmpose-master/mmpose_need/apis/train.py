@@ -456,8 +456,9 @@ def _eval_hook(cfg, distributed, settings):
         # Files that do not belong together are better found out now than
         # after the first ten epochs.
         dataset.load_truth()
-    # One person at a time, as mmpose's top-down test wants it. None may be
-    # dropped whatever the batch size.
+    # One person at a time, unless val_dataloader says otherwise: the last
+    # bits of what a convolution gives can depend on what else is in a batch.
+    # None may be dropped whatever the batch size.
     settings = dict(
         settings, samples_per_gpu=1, shuffle=False, drop_last=False
     )

@@ -5,6 +5,8 @@
 
 # Model -----------------------------------------------------------------------
 num_joints = 16
+# ImageNet's, RGB.
+statistics = dict(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225])
 model = dict(
     type='TopDown',
     pretrained=None,
@@ -18,6 +20,7 @@ model = dict(
         extra=dict(final_conv_kernel=1),
     ),
     loss_pose=dict(type='JointsMSELoss', use_target_weight=True),
+    data_preprocessor=statistics,
     train_cfg=dict(),
     test_cfg=dict(
         flip_test=True,
@@ -45,12 +48,7 @@ data_cfg = dict(
     use_gt_bbox=True,
     bbox_file=None,
 )
-# ImageNet's statistics, RGB.
-normalize = dict(
-    type='NormalizeTensor',
-    mean=[0.485, 0.456, 0.406],
-    std=[0.229, 0.224, 0.225],
-)
+normalize = dict(type='NormalizeTensor', **statistics)
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='TopDownRandomFlip', flip_prob=0.5),
@@ -58,21 +56,13 @@ train_pipeline = [
         type='TopDownGetRandomScaleRotation', rot_factor=40, scale_factor=0.5
     ),
     dict(type='TopDownAffine'),
-    dict(type='ToTensor'),
-    normalize,
-    dict(type='TopDownGenerateTarget', sigma=2),
+    # Bytes and cells only: the model normalises, and makes the heatmaps.
+    dict(type='ToPlanes'),
+    dict(type='TopDownJointCells', sigma=2),
     dict(
         type='Collect',
-        keys=['img', 'target', 'target_weight'],
-        meta_keys=[
-            'image_file',
-            'joints_3d',
-            'joints_3d_visible',
-            'center',
-            'scale',
-            'rotation',
-            'flip_pairs',
-        ],
+        keys=['img', 'joint_cells', 'heatmap', 'target_weight'],
+        meta_keys=['image_file', 'center', 'scale', 'rotation', 'flip_pairs'],
     ),
 ]
 val_pipeline = [

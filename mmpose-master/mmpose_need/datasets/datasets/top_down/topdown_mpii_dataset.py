@@ -88,6 +88,9 @@ class TopDownMpiiDataset(TopDownBaseDataset):
                 f'{ann_file}: {len(self.db)} people in {self.num_images} '
                 'pictures'
             )
+        for step in self.pipeline.transforms:
+            if hasattr(step, 'prepare'):
+                step.prepare(self.image_set)
 
     def _get_db(self):
         """Samples in the order of the annotation file.
