@@ -200,11 +200,11 @@ def look_at_picture(path):
     Returns:
         tuple: What is wrong or None, and width and height or None.
     """
-    import pictures
+    from mmpose.datasets.pipelines.loading import fault_and_size
 
     try:
         with open(path, 'rb') as file:
-            return pictures.fault_and_size(file.read())
+            return fault_and_size(file.read())
     except OSError as error:
         return error.strerror, None
 

@@ -122,7 +122,7 @@ RULES = {
         _rule('a whole number from 0', _whole, lambda v: 0 <= v < 2**32), None
     ),
     'data.samples_per_gpu': FROM_1,
-    'data.samples_per_cpu': FROM_1,
+    'data.samples_per_cpu': _either(FROM_1, None),
     'data.workers_per_gpu': FROM_0,
     'data.*.data_cfg.image_size': ONE_OR_MORE,
     'data.*.data_cfg.heatmap_size': ONE_OR_MORE,

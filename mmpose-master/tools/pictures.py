@@ -71,38 +71,6 @@ def read_picture(path):
     return picture
 
 
-def fault_and_size(data):
-    """Says what is wrong with an encoded picture; decodes it to its end.
-
-    Args:
-        data (bytes): A whole file.
-
-    Returns:
-        tuple[str | None, tuple[int, int] | None]: What is wrong, None if
-        nothing is; width and height as they are stored, None if something is.
-    """
-    if not data:
-        return 'the file is empty', None
-    # Pillow, because OpenCV paints the rest of a broken picture grey.
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore', Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data)) as picture:
-                fault = size_fault(*picture.size)
-                if not fault:
-                    picture.load()
-                    return None, picture.size
-                return fault, None
-    except Image.UnidentifiedImageError:
-        return f'no picture of a known format ({len(data)} bytes)', None
-    except Image.DecompressionBombError as error:
-        # Some kilobytes can claim gigabytes of pixels.
-        return str(error), None
-    except Exception as error:
-        # Pillow's plugins raise what they like at broken files.
-        return f'broken picture: {error or type(error).__name__}', None
-
-
 def size_fault(width, height):
     """Says whether a picture is too large to be decoded.
 
@@ -305,19 +273,25 @@ def replaced(path):
 def _fault_before(data):
     """Says what is wrong with a picture before OpenCV is given it.
 
-    Of formats that Pillow does not know only OpenCV can tell.
+    Some kilobytes can claim gigabytes of pixels, and the missing rest of a
+    JPEG comes out grey. Of formats that Pillow does not know only OpenCV can
+    tell.
     """
-    if data[:3] == b'\xff\xd8\xff':
-        return fault_and_size(data)[0]
+    is_jpeg = data[:3] == b'\xff\xd8\xff'
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
             with Image.open(io.BytesIO(data)) as picture:
-                return size_fault(*picture.size)
+                fault = size_fault(*picture.size)
+                if is_jpeg and not fault:
+                    picture.load()
+                return fault
     except Image.DecompressionBombError as error:
         return str(error)
-    except Exception:
+    except Image.UnidentifiedImageError:
         return None
+    except Exception as error:
+        return f'broken picture: {error}' if is_jpeg else None
 
 
 def _decode(data):

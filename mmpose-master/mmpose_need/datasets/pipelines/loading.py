@@ -23,6 +23,12 @@ try:
 except ImportError:
     simplejpeg = None
 
+MAX_SIDE = 32766
+"""cv2.warpAffine addresses its source with 16-bit integers."""
+TOO_LARGE = 'too large'
+MAX_PIXELS = 178956970
+"""Where Pillow, too, takes a picture for an attack on the memory."""
+
 _SPACES = dict(rgb='RGB', bgr='BGR')
 # Numbers of JPEG's segments, and of an Exif tag.
 _APP1, _SCAN = 0xE1, 0xDA
@@ -100,11 +106,64 @@ def _decode_jpeg(content, channel_order):
     if simplejpeg is None or space is None or content[:2] != b'\xff\xd8':
         return None
     try:
-        if _is_upright(content):
+        height, width = simplejpeg.decode_jpeg_header(content)[:2]
+        if not size_fault(width, height) and _is_upright(content):
             return simplejpeg.decode_jpeg(content, space)
     except (ValueError, OSError):  # damaged
         pass
     return None
+
+
+def size_fault(width, height):
+    """Say whether a picture is too large to be decoded.
+
+    Some kilobytes can claim to be gigabytes of pixels.
+
+    Args:
+        width (int): Pixels.
+        height (int): Pixels.
+
+    Returns:
+        str | None: What is wrong.
+    """
+    if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
+        return (
+            f'{TOO_LARGE}: {width} x {height} pixels (sides of {MAX_SIDE} and '
+            f'{MAX_PIXELS // 10**6} million in all can be handled)'
+        )
+    return None
+
+
+def fault_and_size(content):
+    """Decode a picture to its end, and say what is wrong with it.
+
+    By Pillow, because OpenCV paints the rest of a broken picture grey.
+
+    Args:
+        content (bytes): A whole file.
+
+    Returns:
+        tuple[str | None, tuple[int, int] | None]: What is wrong, None if
+        nothing is; width and height as they are stored, None if something is.
+    """
+    if not content:
+        return 'the file is empty', None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            with Image.open(io.BytesIO(content)) as picture:
+                fault = size_fault(*picture.size)
+                if fault:
+                    return fault, None
+                picture.load()
+                return None, picture.size
+    except Image.DecompressionBombError as error:
+        return f'{TOO_LARGE}: {error}', None
+    except Image.UnidentifiedImageError:
+        return f'no picture of a known format ({len(content)} bytes)', None
+    except Exception as error:
+        # Pillow's readers raise what they like at broken files.
+        return f'broken picture: {error or type(error).__name__}', None
 
 
 def read_picture(path, color_type='color', channel_order='rgb'):
@@ -120,21 +179,30 @@ def read_picture(path, color_type='color', channel_order='rgb'):
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It holds no picture.
+        ValueError: It holds no picture, or a damaged or too large one.
     """
+    fault = None
     # mmcv.use_backend may have chosen a decoder with other pixels.
     if color_type == 'color' and mmcv.image.io.imread_backend == 'cv2':
         mmcv.check_file_exist(path, f'img file does not exist: {path}')
         with open(path, 'rb') as file:
-            picture = _decode_jpeg(file.read(), channel_order)
+            content = file.read()
+        picture = _decode_jpeg(content, channel_order)
         if picture is not None:
             return picture
+        # Turned, of four colours, no JPEG: or damaged, which OpenCV hides.
+        fault, _ = fault_and_size(content)
+        if fault and fault.startswith(TOO_LARGE):
+            raise ValueError(f'{path}: {fault}')
     try:
         picture = mmcv.imread(path, color_type, channel_order)
     except mmcv.image.io.cv2.error:  # None went on to its change of colours
         picture = None
     if picture is None:
-        raise ValueError(f'Fail to read {path}: it holds no picture')
+        raise ValueError(f'{path}: {fault or "it holds no picture"}')
+    if fault:
+        # Used all the same, as by stock mmpose: the rest of it is grey.
+        warnings.warn(f'{path}: {fault}', stacklevel=2)
     return picture
 
 

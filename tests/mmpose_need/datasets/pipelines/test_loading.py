@@ -138,13 +138,32 @@ def test_another_backend_is_honoured(tmp_path, monkeypatch):
 def test_no_picture(tmp_path, content, order):
     path = tmp_path / 'picture.jpg'
     path.write_bytes(content)
-    with pytest.raises(ValueError, match='picture.jpg: it holds no picture'):
+    message = 'picture.jpg: (the file is empty|no picture of a known format)'
+    with pytest.raises(ValueError, match=message):
         loading.read_picture(str(path), channel_order=order)
 
 
 def test_no_file(tmp_path):
     with pytest.raises(FileNotFoundError, match='gone.jpg'):
         loading.read_picture(str(tmp_path / 'gone.jpg'))
+
+
+def test_a_damaged_picture_is_used_and_said(tmp_path):
+    path = tmp_path / 'picture.jpg'
+    path.write_bytes(FILES['truncated'])
+    with pytest.warns(UserWarning, match='picture.jpg: broken picture: image'):
+        loading.read_picture(str(path))
+
+
+@pytest.mark.parametrize('side', [31000, 60000])
+def test_a_bomb_is_refused_before_it_is_decoded(tmp_path, side):
+    data = bytearray(FILES['plain'])
+    at = data.index(b'\xff\xc0') + 5
+    data[at : at + 4] = side.to_bytes(2, 'big') * 2
+    path = tmp_path / 'picture.jpg'
+    path.write_bytes(bytes(data))
+    with pytest.raises(ValueError, match='picture.jpg: too large'):
+        loading.read_picture(str(path))
 
 
 @pytest.fixture
