@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 import torch
 from mpii_data import write_annotations, write_mpii, write_tiny_config
-from processes import launch  # noqa: F401
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = Path(__file__).with_name('packages')
