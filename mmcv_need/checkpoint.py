@@ -990,6 +990,14 @@ def load_checkpoint(
         isinstance(key, str) for key in weights
     ):
         raise RuntimeError(f'{filename} holds no weights')
+    for key, value in weights.items():
+        if not (
+            isinstance(value, torch.Tensor) or key.endswith('_extra_state')
+        ):
+            raise RuntimeError(
+                f'{filename} holds no weights: {key} is a '
+                f'{type(value).__name__}'
+            )
     # Saved from inside a parallel wrapper.
     prefix = 'module.'
     if next(iter(weights), '').startswith(prefix):

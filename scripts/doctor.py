@@ -74,7 +74,8 @@ KNOWN_FAILURES = {
     'EI0006': 'the processes did not find each other in time: raise '
     'HCCL_CONNECT_TIMEOUT, and look at the network between the devices',
     'libhccl.so': 'CANN is not in the environment: source env.sh, or the '
-    'set_env.sh of CANN',
+    'set_env.sh of CANN (to go without NPUs: export '
+    'TORCH_DEVICE_BACKEND_AUTOLOAD=0)',
 }
 
 SEVERITIES = ('ok', 'note', 'warning', 'error')

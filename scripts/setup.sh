@@ -196,7 +196,7 @@ install_mmcv() {
   rm -rf "$site"/mm{cv,pose} "$site"/mm{cv,cv_full,pose}-*.dist-info \
     "$site"/xtcocotools*
   # torch_npu must not load itself while mmcv's setup.py imports torch.
-  export TORCH_DEVICE_BACKEND_AUTOLOAD=0
+  local -x TORCH_DEVICE_BACKEND_AUTOLOAD=0
   if [ "$with_ops" ]; then
     say '[3/4] building mmcv 1.2.7 with its operators, and mmpose 0.8.0'
     install_mmcv_full

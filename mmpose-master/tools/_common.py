@@ -189,11 +189,12 @@ def is_users_mistake(error):
     where = frames[-1][0].f_globals if frames else {}
     module = where.get('__name__', '')
     if module == 'mmcv.utils.registry':
-        # What a class has raised itself is passed on with the class's name.
-        raised = error.__context__
-        return isinstance(error, (KeyError, TypeError, AssertionError)) or (
-            raised is not None and is_users_mistake(raised)
-        )
+        # Whatever a class raises at what the config gives it comes from
+        # here, with the class's name before it.
+        return True
+    if module == 'mmcv.runner.checkpoint':
+        # mmcv's word for weights of another model.
+        return isinstance(error, (RuntimeError, *_MISTAKES))
     ours = module.split('.')[0] in ('mmcv', 'mmpose', '__main__')
     ours = ours or os.path.dirname(where.get('__file__', '')) == TOOLS
     return ours and isinstance(error, _MISTAKES)
@@ -436,7 +437,7 @@ def load_config(path, groups=None):
         overrides[key] = value
     try:
         cfg.merge_from_dict(overrides)
-    except (KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(
             f'--cfg-options do not fit the config: {_text(error)}'
         ) from error
@@ -796,6 +797,7 @@ def load_weights(model, path):
     Raises:
         UserError: If it cannot be read, or is of another model.
     """
+    import torch
     from mmcv.runner import _load_checkpoint
 
     try:
@@ -805,11 +807,17 @@ def load_weights(model, path):
     except Exception as error:
         reason = ' '.join(str(error).split())
         raise UserError(f'{path} cannot be read: {reason}') from error
-    if not isinstance(checkpoint, dict):
-        raise UserError(f'{path} holds no weights')
+    saved = checkpoint
+    if isinstance(checkpoint, dict):
+        saved = checkpoint.get('state_dict', checkpoint)
+    if not isinstance(saved, dict) or not all(
+        isinstance(key, str) and isinstance(value, torch.Tensor)
+        for key, value in saved.items()
+    ):
+        raise UserError(f'{path} holds no weights: tensors by name are wanted')
     weights = {
         key[7:] if key.startswith('module.') else key: value
-        for key, value in checkpoint.get('state_dict', checkpoint).items()
+        for key, value in saved.items()
     }
     own = model.state_dict()
     missing = [key for key in own if key not in weights]
@@ -837,4 +845,5 @@ def load_weights(model, path):
             f'{len(own)}: {"; ".join(faults)}.'
         )
     model.load_state_dict(weights)
-    return checkpoint.get('meta') or {}
+    meta = checkpoint.get('meta')
+    return meta if isinstance(meta, dict) else {}

@@ -63,6 +63,16 @@ SHARE = _rule('a number from 0 to 1', _number, lambda v: 0 <= v <= 1)
 RATIO = _rule('a number above 0, up to 1', _number, lambda v: 0 < v <= 1)
 FLAG = Rule('true or false', lambda v: type(v) is bool)
 TEXT = Rule('a text', lambda v: isinstance(v, str))
+SETTINGS = Rule('dict(...)', lambda v: isinstance(v, dict))
+STEP = Rule(
+    "a pair like ('train', 1)",
+    lambda v: (
+        isinstance(v, (list, tuple))
+        and len(v) == 2
+        and v[0] in ('train', 'val')
+        and FROM_1.holds(v[1])
+    ),
+)
 ONE_OR_MORE = Rule(
     'a whole number from 1, or a list of such',
     lambda v: FROM_1.holds(v) or _list_of(FROM_1).holds(v),
@@ -81,6 +91,32 @@ DATA_KEYS = (
 
 # * stands for every key, or every place of a list.
 RULES = {
+    'model': SETTINGS,
+    'data': SETTINGS,
+    'data.train': SETTINGS,
+    'data.val': SETTINGS,
+    'data.test': SETTINGS,
+    'data.*.data_cfg': SETTINGS,
+    'data.*.pipeline': _list_of(SETTINGS),
+    'data.*.ann_file': TEXT,
+    'data.*.img_prefix': TEXT,
+    'optimizer': SETTINGS,
+    'optimizer_config': _either(SETTINGS, None),
+    'amp': _either(SETTINGS, None),
+    'fp16': _either(SETTINGS, None),
+    'lr_config': SETTINGS,
+    'momentum_config': _either(SETTINGS, None),
+    'checkpoint_config': _either(SETTINGS, None),
+    'evaluation': SETTINGS,
+    'eval_config': SETTINGS,
+    'log_config': SETTINGS,
+    'log_config.hooks': _list_of(SETTINGS),
+    'dist_params': SETTINGS,
+    'workflow': _list_of(STEP),
+    'frozen_parameters': _list_of(TEXT),
+    'work_dir': _either(TEXT, None),
+    'load_from': _either(TEXT, None),
+    'resume_from': _either(TEXT, None),
     'total_epochs': FROM_1,
     'seed': _either(
         _rule('a whole number from 0', _whole, lambda v: 0 <= v < 2**32), None
@@ -93,7 +129,10 @@ RULES = {
     'data.*.data_cfg.num_joints': FROM_1,
     'data.*.pipeline.*.flip_prob': SHARE,
     'data.*.pipeline.*.rot_factor': NOT_NEGATIVE,
-    'data.*.pipeline.*.scale_factor': SHARE,
+    # A range of factors for bottom-up models.
+    'data.*.pipeline.*.scale_factor': Rule(
+        SHARE.wanted, lambda v: isinstance(v, (list, tuple)) or SHARE.holds(v)
+    ),
     'data.*.pipeline.*.mean': _list_of(NOT_NEGATIVE),
     'data.*.pipeline.*.std': _list_of(POSITIVE),
     'optimizer.lr': NOT_NEGATIVE,
@@ -126,6 +165,7 @@ RULES = {
 """Rule by dotted key; a key that is not there breaks none."""
 
 for _loader in LOADERS:
+    RULES[f'data.{_loader}'] = SETTINGS
     RULES[f'data.{_loader}.samples_per_gpu'] = FROM_1
     RULES[f'data.{_loader}.workers_per_gpu'] = FROM_0
 
@@ -143,7 +183,9 @@ def faults(cfg):
     for pattern, rule in RULES.items():
         for key, value in _find(cfg._cfg_dict, pattern.split('.')):
             if not rule.holds(value):
-                found.append(f'{key} is {value!r}: {rule.wanted} is wanted')
+                text = repr(value)
+                text = text if len(text) <= 60 else text[:57] + '...'
+                found.append(f'{key} is {text}: {rule.wanted} is wanted')
     for place, known in known_keys().items():
         node = _at(cfg._cfg_dict, place)
         if not isinstance(node, dict) or 'type' in node:

@@ -50,10 +50,17 @@ class Bench:
         self.site = site
         self._started = []
 
-    @property
-    def variants(self):
-        """What is compared: stock, if it shall be, and ours."""
-        return ('stock', 'ours') if self.site else ('ours',)
+    def variants(self, **ours):
+        """Return the options of what is compared, by name.
+
+        Stock gets the config in the form that mmpose 0.8.0 understands.
+
+        Args:
+            **ours (dict): Options of ours, by name; none: the config as it
+                is.
+        """
+        stock = dict(stock=dict(stock_form=True)) if self.site else {}
+        return dict(stock, **(ours or dict(ours={})))
 
     def worker(self, variant, environment=None, **kwargs):
         """Start a process that measures stock or ours."""
@@ -87,8 +94,11 @@ def pipeline(bench):
         'sample, flipped': 1.0,
         'sample, not flipped': 0.0,
     }
+    variants = bench.variants(
+        **{'ours, stock config': dict(stock_form=True), 'ours': {}}
+    )
     subjects = []
-    for variant in bench.variants:
+    for variant, form in variants.items():
         workers = [bench.worker(variant, ONE_THREAD)]
         if variant == 'ours':
             floor = Subject(
@@ -105,7 +115,7 @@ def pipeline(bench):
                 variant,
                 workers,
                 'sample',
-                **bench.source(count=count, flip=flip),
+                **bench.source(count=count, flip=flip, **form),
             )
             for what, flip in flips.items()
         ]
@@ -115,7 +125,7 @@ def pipeline(bench):
                 variant,
                 workers,
                 'parts',
-                **bench.source(count=count),
+                **bench.source(count=count, **form),
             )
         )
         subjects.append(
@@ -128,6 +138,7 @@ def pipeline(bench):
                     batches=2 if bench.small else 8,
                     batch=batch,
                     workers=bench.workers,
+                    **form,
                 ),
             )
         )
@@ -140,7 +151,7 @@ def step(bench):
     if bench.small:
         sizes = dict(batch=2, joints=16, size=24, steps=1)
     subjects = []
-    for variant in bench.variants:
+    for variant, form in bench.variants().items():
         workers = [bench.worker(variant)]
         subjects.append(
             Subject(
@@ -158,7 +169,7 @@ def step(bench):
                 variant,
                 workers,
                 'optimizer',
-                **bench.source(steps=1),
+                **bench.source(steps=1, **form),
             )
         )
     return subjects
@@ -167,7 +178,7 @@ def step(bench):
 def evaluation(bench):
     """Testing with flip: what surrounds the network, and all of it."""
     subjects = []
-    for variant in bench.variants:
+    for variant, form in bench.variants().items():
         workers = [bench.worker(variant)]
         for what, network, people in (
             ('person, without the network', False, 2 if bench.small else 16),
@@ -180,7 +191,10 @@ def evaluation(bench):
                     workers,
                     'evaluation',
                     **bench.source(
-                        people=people, network=network, device=bench.device
+                        people=people,
+                        network=network,
+                        device=bench.device,
+                        **form,
                     ),
                 )
             )
@@ -199,9 +213,9 @@ def train(bench):
             # A process each: its peak of memory is its own.
             [bench.worker(variant)],
             'training',
-            **bench.source(**sizes),
+            **bench.source(**sizes, **form),
         )
-        for variant in bench.variants
+        for variant, form in bench.variants().items()
     ]
     # torch before 1.10 has no bfloat16 for batch norm on a CPU.
     if hasattr(torch, 'autocast'):
@@ -231,7 +245,7 @@ def ranks(bench):
             OMP_NUM_THREADS=str(max(1, cores // count)),
             OMP_WAIT_POLICY='PASSIVE',
         )
-        for variant in bench.variants:
+        for variant, form in bench.variants().items():
             group = [bench.worker(variant, threads) for _ in range(count)]
             if count > 1:
                 measure.form_group(group)
@@ -241,7 +255,7 @@ def ranks(bench):
                     variant,
                     group,
                     'training',
-                    **bench.source(**sizes),
+                    **bench.source(**sizes, **form),
                 )
             )
     return subjects
@@ -279,10 +293,10 @@ def cuda(bench):
         ('image, from JPEGs', False),
         ('image, from memory', True),
     ):
-        for variant in bench.variants:
-            precision = dict(amp=True)
+        for variant, form in bench.variants().items():
+            precision = dict(form, amp=True)
             if variant == 'stock':
-                precision = dict(fp16=dict(loss_scale=512.0))
+                precision = dict(form, fp16=dict(loss_scale=512.0))
             subjects.append(
                 Subject(
                     what,

@@ -64,14 +64,41 @@ def peak_memory():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def load_config(path, data, options=None):
+def _stock_form(cfg):
+    """Turn a config of the bundle into what mmpose 0.8.0 understands.
+
+    Same network, same samples: what the model makes of bytes and cells on
+    its device is made by the pipeline.
+
+    Args:
+        cfg (mmcv.Config): Changed in place.
+    """
+    statistics = cfg.model.pop('data_preprocessor', None)
+    steps = []
+    for step in cfg.data.train.pipeline:
+        if step['type'] == 'ToPlanes':
+            steps.append(dict(type='ToTensor'))
+            steps.append(dict(type='NormalizeTensor', **statistics))
+        elif step['type'] == 'TopDownJointCells':
+            steps.append(dict(step, type='TopDownGenerateTarget'))
+        elif step['type'] == 'Collect':
+            keys = ['img', 'target', 'target_weight']
+            joints = ['joints_3d', 'joints_3d_visible']
+            known = [key for key in step['meta_keys'] if key not in joints]
+            steps.append(dict(step, keys=keys, meta_keys=known + joints))
+        else:
+            steps.append(step)
+    cfg.data.train.pipeline = steps
+
+
+def load_config(path, data, options=None, stock_form=False):
     """Read a config and point it at a data set.
 
     Args:
         path (str): The config.
         data (str): Folder of a data set in MPII's form.
-        options (dict): Values by dotted keys, in place of the config's; None
-            takes a key away.
+        options (dict): Values by dotted keys, in place of the config's.
+        stock_form (bool): Whether to put it as mmpose 0.8.0 wants it.
 
     Returns:
         mmcv.Config: The config.
@@ -79,15 +106,9 @@ def load_config(path, data, options=None):
     from mmcv import Config
 
     cfg = Config.fromfile(path)
-    options = dict(options or {})
-    for key in [key for key, value in options.items() if value is None]:
-        *parents, last = key.split('.')
-        place = cfg._cfg_dict
-        for parent in parents:
-            place = place.get(parent, {})
-        place.pop(last, None)
-        del options[key]
-    cfg.merge_from_dict(options)
+    if stock_form:
+        _stock_form(cfg)
+    cfg.merge_from_dict(options or {})
     for split in ('train', 'val', 'test'):
         name = 'train' if split == 'train' else 'val'
         cfg.data[split].ann_file = f'{data}/annotations/mpii_{name}.json'
@@ -112,10 +133,10 @@ def fast_decoder():
 
 
 @case
-def floor(config, data, count, options=None):
+def floor(config, data, count, options=None, stock_form=False):
     """Decode a file and warp it once: what no exact input can go below."""
     cv2.setNumThreads(1)
-    cfg = load_config(config, data, options)
+    cfg = load_config(config, data, options, stock_form)
     width, height = cfg.data_cfg.image_size
     folder = cfg.data.train.img_prefix
     names = sorted(os.listdir(folder))
@@ -138,16 +159,18 @@ def floor(config, data, count, options=None):
 
 
 def _digest(samples):
-    """Return a hash over the tensors of samples."""
+    """Return a hash over the tensors of samples; None if they are bytes."""
     digest = hashlib.sha256()
     for sample in samples:
+        if 'target' not in sample:
+            return None
         for key in ('img', 'target', 'target_weight'):
             digest.update(np.ascontiguousarray(sample[key]).tobytes())
     return digest.hexdigest()
 
 
 @case
-def sample(config, data, count, options=None, flip=None):
+def sample(config, data, count, options=None, stock_form=False, flip=None):
     """Make samples one by one in this process, one thread.
 
     Also says how long each step of the pipeline takes (``parts``), and a
@@ -157,7 +180,7 @@ def sample(config, data, count, options=None, flip=None):
 
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
-    cfg = load_config(config, data, options)
+    cfg = load_config(config, data, options, stock_form)
     if flip is not None:
         for step in cfg.data.train.pipeline:
             if step['type'] == 'TopDownRandomFlip':
@@ -176,13 +199,13 @@ def sample(config, data, count, options=None, flip=None):
 
 
 @case
-def parts(config, data, count, options=None):
+def parts(config, data, count, options=None, stock_form=False):
     """Make samples one by one and take the time of each step."""
     from mmpose.datasets import build_dataset
 
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
-    cfg = load_config(config, data, options)
+    cfg = load_config(config, data, options, stock_form)
     dataset = build_dataset(cfg.data.train)
     steps = dataset.pipeline.transforms
     names = [type(step).__name__ for step in steps]
@@ -206,11 +229,13 @@ def parts(config, data, count, options=None):
 
 
 @case
-def loader(config, data, batches, batch, workers, options=None):
+def loader(
+    config, data, batches, batch, workers, options=None, stock_form=False
+):
     """Load batches through worker processes, from their start to their end."""
     from mmpose.datasets import build_dataloader, build_dataset
 
-    cfg = load_config(config, data, options)
+    cfg = load_config(config, data, options, stock_form)
     dataset = build_dataset(cfg.data.train)
     dataset.db = (dataset.db * batches * batch)[: batches * batch]
     settings = dict(
@@ -313,12 +338,12 @@ def outside_network(batch, joints, size, steps, device='cpu'):
 
 
 @case
-def optimizer(config, data, steps, options=None):
+def optimizer(config, data, steps, options=None, stock_form=False):
     """Let the config's optimiser step over the weights of its network."""
     from mmpose.core import build_optimizers
     from mmpose.models import build_posenet
 
-    cfg = load_config(config, data, options)
+    cfg = load_config(config, data, options, stock_form)
     model = build_posenet(cfg.model)
     for parameter in model.parameters():
         parameter.grad = torch.full_like(parameter, 1e-3)
@@ -342,6 +367,7 @@ def evaluation(
     data,
     people,
     options=None,
+    stock_form=False,
     network=True,
     samples_per_gpu=1,
     workers=0,
@@ -356,7 +382,7 @@ def evaluation(
     from mmpose.datasets import build_dataloader, build_dataset
     from mmpose.models import build_posenet
 
-    cfg = load_config(config, data, options)
+    cfg = load_config(config, data, options, stock_form)
     dataset = build_dataset(cfg.data.test, dict(test_mode=True))
     dataset.db = (dataset.db * people)[:people]
     torch.manual_seed(0)
@@ -389,11 +415,13 @@ def evaluation(
 
 
 @case
-def inference(config, data, options=None, engine='torch', count=1):
+def inference(
+    config, data, options=None, stock_form=False, engine='torch', count=1
+):
     """Run the network on one crop, in torch or in ONNX Runtime."""
     from mmpose.models import build_posenet
 
-    cfg = load_config(config, data, options)
+    cfg = load_config(config, data, options, stock_form)
     torch.manual_seed(0)
     model = build_posenet(cfg.model).eval()
     width, height = cfg.data_cfg.image_size
@@ -519,6 +547,7 @@ def training(
     skip,
     iterations,
     options=None,
+    stock_form=False,
     amp=False,
     fp16=None,
     device='cpu',
@@ -538,7 +567,7 @@ def training(
     ranks = 1
     if torch.distributed.is_initialized():
         ranks = torch.distributed.get_world_size()
-    cfg = load_config(config, data, options)
+    cfg = load_config(config, data, options, stock_form)
     cfg.data.samples_per_gpu = batch
     cfg.data.workers_per_gpu = workers
     cfg.gpu_ids = [0]

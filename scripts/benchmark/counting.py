@@ -20,14 +20,13 @@ class HostReads:
         bytes (int): Size of what was read.
     """
 
+    # Not numpy(): without cpu() before it, it does not exist off the CPU.
     METHODS = (
-        '__array__',
         '__bool__',
         '__float__',
         '__int__',
         'cpu',
         'item',
-        'numpy',
         'tolist',
     )
 
@@ -39,7 +38,7 @@ class HostReads:
 
     def _watched(self, name, method):
         def read(tensor, *args, **kwargs):
-            # `.cpu().numpy()` is one read, and so is what item() calls.
+            # `.cpu().tolist()` is one read, and so is what item() calls.
             known = any(tensor is result for result in self._seen)
             if not self._depth and not known:
                 self.names.append(name)

@@ -3,20 +3,18 @@ import re
 import numpy as np
 import onnx
 import pytest
-from networks import OnnxNetwork
+from networks import OnnxNetwork, TorchNetwork
 
 
-def test_integers_give_nearly_the_same(export, monkeypatch, tmp_path, capsys):
+def test_integers_give_nearly_the_same(
+    export, tiny, checkpoint, monkeypatch, tmp_path, capsys
+):
     import onnx_int8
 
     # These people are noise: there is no PCKh that could be lost.
     monkeypatch.setattr(onnx_int8, 'LIMIT', 100)
     monkeypatch.chdir(tmp_path)
-    options = ['--preprocess', '--flip-test']
-    _, path = export(*options)
-    single = OnnxNetwork(str(path), 'cpu')
-    capsys.readouterr()
-    status, path = export('--int8', *options)
+    status, path = export('--int8', '--preprocess', '--flip-test')
     assert status == 0
     out = capsys.readouterr().out
     assert 'calibrated on 6 training people; 5 of 5 validation' in out
@@ -31,7 +29,8 @@ def test_integers_give_nearly_the_same(export, monkeypatch, tmp_path, capsys):
     assert 'QLinearConv' in operators and 'Conv' not in operators
     random = np.random.RandomState(0)
     crops = random.randint(0, 256, (3, 64, 64, 3)).astype(np.uint8)
-    wanted, given = single(crops), OnnxNetwork(str(path), 'cpu')(crops)
+    wanted = TorchNetwork(str(tiny), str(checkpoint), 'cpu')(crops)
+    given = OnnxNetwork(str(path), 'cpu')(crops)
     difference = np.abs(wanted - given).max() / np.abs(wanted).max()
     assert 0 < difference < 0.2
 

@@ -8,7 +8,8 @@ from benchmark.counting import HostReads, count_operators
 def test_each_read_counts_once_with_its_bytes():
     values = torch.zeros(6)
     with HostReads() as reads:
-        values.cpu().numpy()
+        values.cpu().tolist()
+        values.numpy()
         float(values[0])
         values[:2].tolist()
         if values[0] > 1:

@@ -7,7 +7,7 @@ _base_ = ['./hourglass_mpii_sample_96x96.py']
 
 data = dict(samples_per_gpu=2)
 optimizer = dict(lr=4e-3)
-total_epochs = 6
-evaluation = dict(interval=6)
+total_epochs = 7
+evaluation = dict(interval=7)
 # The same model, for eval.sh, demo.py and pytorch2onnx.py.
 work_dir = 'work_dirs/hourglass_mpii_sample_96x96'
