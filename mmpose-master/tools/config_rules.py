@@ -160,6 +160,7 @@ RULES = {
     'log_level': TEXT,
     'find_unused_parameters': FLAG,
     'cudnn_benchmark': FLAG,
+    'lean_input': FLAG,
 }
 """Rule by dotted key; a key that is not there breaks none."""
 

@@ -55,7 +55,7 @@ def test_model_and_recipe_are_the_published_ones(size, batch):
     assert steps['TopDownRandomFlip'].flip_prob == 0.5
     assert steps['TopDownGetRandomScaleRotation'].rot_factor == 40
     assert steps['TopDownGetRandomScaleRotation'].scale_factor == 0.5
-    assert steps['TopDownJointCells'].sigma == 2
+    assert steps['TopDownGenerateTarget'].sigma == 2
     for split in ('train', 'val', 'test'):
         part = cfg.data[split]
         assert part.data_cfg.image_size == [size, size]

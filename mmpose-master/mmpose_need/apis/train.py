@@ -1,5 +1,6 @@
 """Training of a pose model: from a config to a running runner."""
 
+import copy
 import os
 import os.path as osp
 import random
@@ -36,6 +37,15 @@ from mmpose.core import (
 )
 from mmpose.core.distributed_wrapper import DistributedDataParallelWrapper
 from mmpose.datasets import build_dataloader, build_dataset
+from mmpose.datasets.pipelines import (
+    Collect,
+    Compose,
+    NormalizeTensor,
+    TopDownGenerateTarget,
+    TopDownJointCells,
+    ToPlanes,
+    ToTensor,
+)
 from mmpose.utils import get_root_logger
 
 
@@ -337,6 +347,60 @@ def freeze_parameters(model, prefixes):
             parameter.requires_grad = False
 
 
+def lean_input(dataset, model):
+    """Lets the model do what its input needs, with the same numbers.
+
+    The data workers hand over bytes and the cells of the joints; the model
+    normalises the crops and makes the heatmaps where it is. Less is computed
+    on the host, and a fifth of the bytes is moved.
+
+    Args:
+        dataset (Dataset): Whose pipeline ends as mmpose's do: ToTensor,
+            NormalizeTensor, TopDownGenerateTarget, Collect. Not changed.
+        model (nn.Module): A TopDown model; gets its ``data_preprocessor``.
+
+    Returns:
+        Dataset: A copy with another pipeline, of the same records.
+
+    Raises:
+        ValueError: If pipeline or model are others.
+    """
+    lean = copy.copy(dataset)
+    if hasattr(dataset, 'dataset'):  # a wrapper, such as RepeatDataset
+        lean.dataset = lean_input(dataset.dataset, model)
+        return lean
+    steps = list(dataset.pipeline.transforms)
+    kinds = (ToTensor, NormalizeTensor, TopDownGenerateTarget, Collect)
+    fits = [type(step) for step in steps[-4:]] == list(kinds)
+    if fits:
+        _, normalize, target, collect = steps[-4:]
+        fits = not target.unbiased_encoding and {'img', 'target'} <= set(
+            collect.keys
+        )
+    if not fits or not hasattr(model, 'data_preprocessor'):
+        raise ValueError(
+            'lean_input is for a TopDown model and a training pipeline that '
+            'ends in ToTensor, NormalizeTensor, TopDownGenerateTarget '
+            '(without unbiased_encoding) and Collect of img and target: set '
+            'lean_input=False for another'
+        )
+    keys = [key for key in collect.keys if key != 'target']
+    lean.pipeline = Compose(
+        steps[:-4]
+        + [
+            ToPlanes(),
+            TopDownJointCells(target.sigma),
+            Collect(
+                [*keys, 'joint_cells', 'heatmap'],
+                collect.meta_keys,
+                collect.meta_name,
+            ),
+        ]
+    )
+    model.data_preprocessor = dict(mean=normalize.mean, std=normalize.std)
+    return lean
+
+
 def _has_prefix(name, prefix):
     return name == prefix or name.startswith(prefix + '.')
 
@@ -486,6 +550,7 @@ def train_model(
 
     - ``frozen_parameters`` (list[str]): see :func:`freeze_parameters`. Where
       it is given, ``find_unused_parameters`` is False by default.
+    - ``lean_input`` (bool): see :func:`lean_input`. False by default.
     - ``amp`` (dict | None): mixed precision O2; the arguments of
       ``mmcv.runner.hooks.optimizer.AmpOptions``. ``optimizer_config`` then
       takes those of ``AmpOptimizerHook``.
@@ -525,6 +590,8 @@ def train_model(
         pin_memory=device.type != 'cpu',
     )
     datasets = dataset if isinstance(dataset, (list, tuple)) else [dataset]
+    if cfg.get('lean_input', False):
+        datasets = [lean_input(d, model) for d in datasets]
     data_loaders = [_train_loader(d, cfg, loader_settings) for d in datasets]
 
     freeze_parameters(model, cfg.get('frozen_parameters', ()))

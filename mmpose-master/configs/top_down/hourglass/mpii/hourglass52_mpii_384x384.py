@@ -5,8 +5,6 @@
 
 # Model -----------------------------------------------------------------------
 num_joints = 16
-# ImageNet's, RGB.
-statistics = dict(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225])
 model = dict(
     type='TopDown',
     pretrained=None,
@@ -20,7 +18,6 @@ model = dict(
         extra=dict(final_conv_kernel=1),
     ),
     loss_pose=dict(type='JointsMSELoss', use_target_weight=True),
-    data_preprocessor=statistics,
     train_cfg=dict(),
     test_cfg=dict(
         flip_test=True,
@@ -35,6 +32,8 @@ model = dict(
 # gradient. Named here, they need not be searched for in each parallel step.
 # Take the line out for two stacks or more.
 frozen_parameters = ['backbone.inters']
+# The model normalises its input and makes the heatmaps, not the data workers.
+lean_input = True
 
 # Data ------------------------------------------------------------------------
 data_root = 'data/mpii'  # under mmpose-master/; MPII_ROOT overrides
@@ -48,7 +47,12 @@ data_cfg = dict(
     use_gt_bbox=True,
     bbox_file=None,
 )
-normalize = dict(type='NormalizeTensor', **statistics)
+# ImageNet's statistics, RGB.
+normalize = dict(
+    type='NormalizeTensor',
+    mean=[0.485, 0.456, 0.406],
+    std=[0.229, 0.224, 0.225],
+)
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='TopDownRandomFlip', flip_prob=0.5),
@@ -56,13 +60,21 @@ train_pipeline = [
         type='TopDownGetRandomScaleRotation', rot_factor=40, scale_factor=0.5
     ),
     dict(type='TopDownAffine'),
-    # Bytes and cells only: the model normalises, and makes the heatmaps.
-    dict(type='ToPlanes'),
-    dict(type='TopDownJointCells', sigma=2),
+    dict(type='ToTensor'),
+    normalize,
+    dict(type='TopDownGenerateTarget', sigma=2),
     dict(
         type='Collect',
-        keys=['img', 'joint_cells', 'heatmap', 'target_weight'],
-        meta_keys=['image_file', 'center', 'scale', 'rotation', 'flip_pairs'],
+        keys=['img', 'target', 'target_weight'],
+        meta_keys=[
+            'image_file',
+            'joints_3d',
+            'joints_3d_visible',
+            'center',
+            'scale',
+            'rotation',
+            'flip_pairs',
+        ],
     ),
 ]
 val_pipeline = [

@@ -27,6 +27,8 @@ log_config = dict(interval=20, hooks=[dict(type='TextLoggerHook')])
 
 # With one stack nothing follows these layers: they never get a gradient.
 frozen_parameters = ['backbone.inters']
+# The model normalises its input and makes the heatmaps, not the data workers.
+lean_input = True
 
 channel_cfg = dict(
     num_output_channels=16,
@@ -35,8 +37,6 @@ channel_cfg = dict(
     inference_channel=list(range(16)),
 )
 
-# ImageNet's, RGB.
-statistics = dict(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225])
 model = dict(
     type='TopDown',
     pretrained=None,
@@ -66,7 +66,6 @@ model = dict(
         modulate_kernel=11,
     ),
     loss_pose=dict(type='JointsMSELoss', use_target_weight=True),
-    data_preprocessor=statistics,
 )
 
 data_cfg = dict(
@@ -80,7 +79,11 @@ data_cfg = dict(
     bbox_file=None,
 )
 
-normalize = dict(type='NormalizeTensor', **statistics)
+normalize = dict(
+    type='NormalizeTensor',
+    mean=[0.485, 0.456, 0.406],
+    std=[0.229, 0.224, 0.225],
+)
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='TopDownRandomFlip', flip_prob=0.5),
@@ -88,13 +91,21 @@ train_pipeline = [
         type='TopDownGetRandomScaleRotation', rot_factor=15, scale_factor=0.15
     ),
     dict(type='TopDownAffine'),
-    # Bytes and cells only: the model normalises, and makes the heatmaps.
-    dict(type='ToPlanes'),
-    dict(type='TopDownJointCells', sigma=1.5),
+    dict(type='ToTensor'),
+    normalize,
+    dict(type='TopDownGenerateTarget', sigma=1.5),
     dict(
         type='Collect',
-        keys=['img', 'joint_cells', 'heatmap', 'target_weight'],
-        meta_keys=['image_file', 'center', 'scale', 'rotation', 'flip_pairs'],
+        keys=['img', 'target', 'target_weight'],
+        meta_keys=[
+            'image_file',
+            'joints_3d',
+            'joints_3d_visible',
+            'center',
+            'scale',
+            'rotation',
+            'flip_pairs',
+        ],
     ),
 ]
 val_pipeline = [
