@@ -134,9 +134,9 @@ def main(argv=None):
     """
     args = parse_args(argv)
     if args.onnx:
-        ensure_packages('numpy', 'cv2', 'onnxruntime')
+        ensure_packages('numpy', 'cv2', 'PIL', 'onnxruntime')
     else:
-        ensure_packages('numpy', 'cv2', 'torch', 'mmcv', 'mmpose')
+        ensure_packages('numpy', 'cv2', 'PIL', 'torch', 'mmcv', 'mmpose')
     from infer import run
 
     try:

@@ -9,7 +9,7 @@
 # somewhere else.
 
 _hg_prefer() { # NAME VALUE: the default of an environment variable
-  eval "_hg_value=\${$1-}"
+  eval "_hg_value=\${$1+set}"
   if [ -z "$_hg_value" ]; then
     eval "export $1=\$2"
   fi
@@ -20,7 +20,8 @@ _hg_find_cann() { # sets _hg_cann to CANN's own set_env.sh, or to nothing
   _hg_info=${CANN_SYSROOT-}/etc/Ascend/ascend_cann_install.info
   _hg_root=''
   if [ -r "$_hg_info" ]; then
-    _hg_root=$(sed -n 's/^Install_Path=//p' "$_hg_info")
+    _hg_root=$(sed -n 's/^Install_Path=//p' "$_hg_info" | head -n 1)
+    _hg_root=${_hg_root%/}
   fi
   # Where the installer says, where root installs, where a user installs. The
   # whole toolkit is preferred to the run time alone.
@@ -47,7 +48,8 @@ _hg_source_cann() { # CANN's script, which knows neither set -e nor set -u
 }
 
 _hg_set_npu() {
-  # Errors only; the default level writes a line for nearly every operator.
+  # Errors only, as CANN does by itself today; at a lower level nearly every
+  # operator writes a line.
   _hg_prefer ASCEND_GLOBAL_LOG_LEVEL 3
   if [ "${ASCEND_LAUNCH_BLOCKING-}" = 1 ]; then
     # Somebody is looking for a fault and wants one operator at a time.

@@ -13,12 +13,13 @@ from abc import ABCMeta, abstractmethod
 from numbers import Integral
 
 import mmcv
+import torch
 from torch.optim import Optimizer
 
 from ..parallel import is_module_wrapper
 from .checkpoint import load_checkpoint
 from .dist_utils import get_dist_info
-from .hooks import HOOKS, Hook
+from .hooks import HOOKS, Hook, LoggerHook
 from .hooks.optimizer import engine_of
 from .log_buffer import LogBuffer
 from .priority import get_priority
@@ -55,6 +56,81 @@ def _momentum_of(group):
     if 'momentum' in group:
         return group['momentum']
     return group['betas'][0] if 'betas' in group else 0
+
+
+class DeferredNumber:
+    """A number for the log that is worked out when somebody reads it.
+
+    Args:
+        tensor (Tensor): What it is made of, on any device.
+        finish (callable): Makes the number of the list of its values.
+    """
+
+    def __init__(self, tensor, finish):
+        self.tensor = tensor.detach()
+        self.finish = finish
+
+    def __float__(self):
+        return float(self.finish(self.tensor.reshape(-1).tolist()))
+
+
+class DeferredLogBuffer(LogBuffer):
+    """mmcv's buffer, but what lies on a device stays there until it is due.
+
+    Averages are those of the plain numbers. To read a number from a device
+    is to wait for all that the device still has to do, so it is done where a
+    line of the log is due, and for all numbers of the line at once.
+    """
+
+    # Whoever never asks for a line shall not fill the device's memory.
+    MOST_UPDATES = 1000
+
+    def __init__(self):
+        super().__init__()
+        self._unread = 0
+
+    def update(self, vars, count=1):
+        """Take in the values of an iteration.
+
+        Args:
+            vars (dict): By name numbers, tensors of one number, or
+                :class:`DeferredNumber`.
+            count (int): Weight of the values in averages.
+        """
+        super().update(vars, count)
+        self._unread += 1
+        if self._unread >= self.MOST_UPDATES:
+            self._read()
+
+    def average(self, n=0):
+        """Set ``output`` to the averages of the latest values.
+
+        Args:
+            n (int): How many values count; 0: all.
+        """
+        self._read(n)
+        super().average(n)
+
+    def _read(self, n=0):
+        """Replace the latest ``n`` values by plain numbers."""
+        self._unread = 0
+        places, tensors = [], []
+        for values in self.val_history.values():
+            for i in range(max(len(values) - n, 0) if n else 0, len(values)):
+                tensor = getattr(values[i], 'tensor', values[i])
+                if isinstance(tensor, torch.Tensor):
+                    places.append((values, i))
+                    tensors.append(tensor.detach().reshape(-1))
+        if not tensors:
+            return
+        precise = any(tensor.dtype == torch.float64 for tensor in tensors)
+        kind = torch.float64 if precise else torch.float32
+        device = tensors[0].device
+        numbers = torch.cat([t.to(device, kind) for t in tensors]).tolist()
+        for (values, i), tensor in zip(places, tensors):
+            own, numbers = numbers[: len(tensor)], numbers[len(tensor) :]
+            finish = getattr(values[i], 'finish', None)
+            values[i] = finish(own) if finish else sum(own)
 
 
 class BaseRunner(metaclass=ABCMeta):
@@ -138,12 +214,13 @@ class BaseRunner(metaclass=ABCMeta):
         self.timestamp = get_time_str()
         self.mode = None
         self._hooks = []
+        self._silenced = []  # loggers that could not write
         self._epoch = 0
         self._iter = 0
         self._inner_iter = 0
         self._max_epochs = max_epochs
         self._max_iters = max_iters
-        self.log_buffer = LogBuffer()
+        self.log_buffer = DeferredLogBuffer()
 
     @staticmethod
     def _check_batch_processor(batch_processor, model):
@@ -317,11 +394,22 @@ class BaseRunner(metaclass=ABCMeta):
     def call_hook(self, fn_name):
         """Call one method of every hook.
 
+        A log that cannot be written, on a full disk for instance, is told
+        once and does not end the training.
+
         Args:
             fn_name (str): Its name, such as ``before_train_epoch``.
         """
         for hook in self._hooks:
-            getattr(hook, fn_name)(self)
+            try:
+                getattr(hook, fn_name)(self)
+            except OSError as error:
+                if not isinstance(hook, LoggerHook):
+                    raise
+                if hook not in self._silenced:
+                    self._silenced.append(hook)
+                    name = type(hook).__name__
+                    self.logger.warning('%s cannot log: %s', name, error)
 
     def _register(self, config, default_type=None):
         """Add a hook, given as itself or as its config; None adds nothing."""

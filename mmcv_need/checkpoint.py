@@ -1,11 +1,12 @@
 """Checkpoints: read from any place without running code, written whole.
 
-Three things differ from the file of mmcv 1.2.7 that this one replaces:
+Four things differ from the file of mmcv 1.2.7 that this one replaces:
 
 - A checkpoint is data. Reading one never runs code that it brings along,
-  unless the user says that he trusts it (``MMCV_TRUST_CHECKPOINT=1``).
+  unless the program was told to trust it (:func:`trust_checkpoints`).
 - A checkpoint is written beside its name and then renamed, so that under this
   name there is always a whole file.
+- What reads one compares it with the checksums that torch writes into it.
 - When several processes load and one of them fails, all of them fail: nobody
   waits for ever for a process that is gone.
 """
@@ -13,6 +14,7 @@ Three things differ from the file of mmcv 1.2.7 that this one replaces:
 import contextlib
 import glob
 import io
+import logging
 import os
 import os.path as osp
 import pickle
@@ -23,6 +25,7 @@ import sys
 import time
 import types
 import warnings
+import zipfile
 from collections import OrderedDict
 from datetime import date, datetime, timedelta, timezone
 from datetime import time as time_of_day
@@ -46,7 +49,6 @@ from .hooks.optimizer import engine_of
 ENV_MMCV_HOME = 'MMCV_HOME'
 ENV_XDG_CACHE_HOME = 'XDG_CACHE_HOME'
 DEFAULT_CACHE_DIR = '~/.cache'
-ENV_TRUST_CHECKPOINT = 'MMCV_TRUST_CHECKPOINT'
 
 _TORCH = tuple(int(n) for n in re.findall(r'\d+', torch.__version__)[:2])
 
@@ -65,29 +67,24 @@ def _get_mmcv_home():
 # --------------------------------------------------------------------------
 
 
+class _Trust:
+    """Whether checkpoints may run code in this process."""
+
+    given = False
+
+
 def trust_checkpoints(trust=True):
     """Let checkpoints run code while they are loaded, or forbid it again.
 
-    For tools that ask the user. Processes started afterwards inherit it.
+    For programs that have asked the user. It holds for this process; there is
+    no other way round safe loading, lest a variable that somebody once set
+    undoes it unnoticed.
 
     Args:
-        trust (bool): True is the same as ``MMCV_TRUST_CHECKPOINT=1``.
+        trust (bool): True lets the files that are loaded from now on do
+            whatever the user may do.
     """
-    os.environ[ENV_TRUST_CHECKPOINT] = '1' if trust else '0'
-
-
-def _trusts_checkpoints():
-    """Tell whether the user lets checkpoints run code.
-
-    Raises:
-        ValueError: The variable is neither a yes nor a no.
-    """
-    value = os.environ.get(ENV_TRUST_CHECKPOINT, '')
-    if value.lower() in ('1', 'true', 'yes', 'on'):
-        return True
-    if value.lower() in ('', '0', 'false', 'no', 'off'):
-        return False
-    raise ValueError(f'{ENV_TRUST_CHECKPOINT}={value!r}: use 1 or 0')
+    _Trust.given = bool(trust)
 
 
 class _NumpyDtype:
@@ -286,20 +283,53 @@ def _read_checkpoint(source, map_location, name=None):
     name = name or source
     opened = open(source, 'rb') if isinstance(source, str) else source
     with opened as file:
-        start = file.read(2)
-        # A zip archive, or a pickle of protocol 2 and up (torch before 1.6).
-        # The tar archives of torch before 0.1.10 are not read any more.
-        if not start:
-            raise ValueError(f'{name} is empty: no checkpoint in it')
-        if start != b'PK' and start[:1] != b'\x80':
-            raise ValueError(f'{name} is not a checkpoint')
-        file.seek(0)
-        trusted = _trusts_checkpoints()
+        _check_content(file, name)
+        trusted = _Trust.given
         load = _load_trusted if trusted else _load_safely
         try:
             return load(file, map_location)
         except Exception as error:
             raise ValueError(_explain(name, error, trusted)) from error
+
+
+def _check_content(file, name):
+    """Refuse an open file that is no checkpoint, or not a whole one.
+
+    torch writes a CRC-32 of every record into its zip archives, but does not
+    look at it when it reads them. So any checkpoint can be checked, whoever
+    saved it, and nothing needs to be kept beside it. Only what torch before
+    1.6 wrote has no checksums.
+
+    Args:
+        file (io.BufferedIOBase): At its start, where it is left.
+        name (str): What messages call it.
+
+    Raises:
+        ValueError: It is empty, something else, or damaged.
+    """
+    start = file.read(2)
+    file.seek(0)
+    # A zip archive, or a pickle of protocol 2 and up (torch before 1.6).
+    # The tar archives of torch before 0.1.10 are not read any more.
+    if not start:
+        raise ValueError(f'{name} is empty: no checkpoint in it')
+    if start != b'PK' and start[:1] != b'\x80':
+        raise ValueError(f'{name} is not a checkpoint')
+    if start != b'PK':
+        return
+    try:
+        with zipfile.ZipFile(file) as archive:
+            # All are 0 where checksums were turned off, which torch allows.
+            summed = any(record.CRC for record in archive.infolist())
+            damaged = archive.testzip() if summed else None
+    except Exception as error:
+        # Damaged headers lead to exceptions of many kinds.
+        raise ValueError(_explain(name, error, trusted=True)) from error
+    if damaged is not None:
+        raise ValueError(
+            f'{name} is damaged: {damaged} does not match its checksum'
+        )
+    file.seek(0)
 
 
 def _explain(name, error, trusted):
@@ -322,10 +352,86 @@ def _explain(name, error, trusted):
         if trusted or not isinstance(error, pickle.UnpicklingError):
             return problem
     return (
-        f'{problem} Only if you trust whoever made it, set '
-        f'{ENV_TRUST_CHECKPOINT}=1: the file may then do anything that you '
-        'may do.'
+        f'{problem} Only if you trust whoever made it, give the option '
+        '--trust-checkpoint, or call mmcv.runner.checkpoint.trust_checkpoints'
+        '(): the file may then do anything that you may do.'
     )
+
+
+# --------------------------------------------------------------------------
+# The checkpoints of a training
+# --------------------------------------------------------------------------
+
+
+def list_checkpoints(folder, filename_tmpl=None):
+    """List the checkpoints that a training has left, the latest first.
+
+    Args:
+        folder (str): Its work folder. Need not exist.
+        filename_tmpl (str | None): Name of its checkpoints, with a place for
+            the number, if that is not one of the usual two.
+
+    Returns:
+        list[tuple[str, str, int]]: Path, template and number of each. That
+        which was written last comes first, whatever its number: a training
+        may have gone on from an earlier one.
+    """
+    templates = ['epoch_{}.pth', 'iter_{}.pth']
+    if filename_tmpl is not None and filename_tmpl not in templates:
+        templates.insert(0, filename_tmpl)
+    found = []
+    for template in templates:
+        before, _, after = template.partition('{}')
+        for path in glob.glob(osp.join(glob.escape(folder), '*')):
+            name = osp.basename(path)
+            number = name[len(before) : len(name) - len(after)]
+            if name == template.format(number) and number.isdigit():
+                with contextlib.suppress(FileNotFoundError):
+                    written = os.stat(path).st_mtime_ns
+                    found.append((written, int(number), path, template))
+    found.sort(reverse=True)
+    return [(path, template, number) for _, number, path, template in found]
+
+
+def find_whole_checkpoint(folder, filename_tmpl=None, logger=None):
+    """Find the latest whole checkpoint of a training.
+
+    That is ``latest.pth`` unless it is missing or damaged. Damaged files are
+    named and left where they are.
+
+    Args:
+        folder (str): The work folder.
+        filename_tmpl (str | None): See :func:`list_checkpoints`.
+        logger (logging.Logger | None): Told which files are passed over.
+
+    Returns:
+        str | None: Its path; None if there is no checkpoint at all.
+
+    Raises:
+        ValueError: There are checkpoints, but not one is whole.
+    """
+    paths = [path for path, _, _ in list_checkpoints(folder, filename_tmpl)]
+    latest = osp.join(folder, 'latest.pth')
+    if osp.lexists(latest):
+        paths.insert(0, latest)
+    tried = set()
+    for path in paths:
+        if osp.realpath(path) in tried:
+            continue
+        tried.add(osp.realpath(path))
+        try:
+            _read_checkpoint(path, 'cpu')
+            return path
+        except (OSError, ValueError) as error:
+            mmcv.print_log(
+                f'Passed over: {error}', logger, level=logging.WARNING
+            )
+    if tried:
+        raise ValueError(
+            f'no checkpoint in {folder} is whole: bring one back, or remove '
+            'them to start afresh'
+        )
+    return None
 
 
 # --------------------------------------------------------------------------
@@ -884,6 +990,14 @@ def load_checkpoint(
         isinstance(key, str) for key in weights
     ):
         raise RuntimeError(f'{filename} holds no weights')
+    for key, value in weights.items():
+        if not (
+            isinstance(value, torch.Tensor) or key.endswith('_extra_state')
+        ):
+            raise RuntimeError(
+                f'{filename} holds no weights: {key} is a '
+                f'{type(value).__name__}'
+            )
     # Saved from inside a parallel wrapper.
     prefix = 'module.'
     if next(iter(weights), '').startswith(prefix):

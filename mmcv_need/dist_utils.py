@@ -25,10 +25,13 @@ import gc
 import os
 import random
 import re
+import resource
 import socket
 import subprocess
 import sys
 from collections import OrderedDict
+from datetime import timedelta
+from numbers import Real
 
 import numpy as np
 import torch
@@ -310,6 +313,19 @@ def synchronize():
         accelerator.synchronize()
 
 
+def peak_memory():
+    """Return the most memory that was held so far, for a log.
+
+    Returns:
+        int: Bytes of tensors on the device of this process; on the CPU those
+        of the whole process.
+    """
+    kind = _current_kind()
+    if kind == 'cpu':
+        return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return getattr(torch, kind).max_memory_allocated()
+
+
 # --------------------------------------------------------------------------
 # Random generators
 # --------------------------------------------------------------------------
@@ -406,7 +422,8 @@ def init_dist(launcher, backend='nccl', **kwargs):
         backend (str | None): Collective backend. ``nccl``, which stands in
             every mmcv config, and None mean the device's own.
         **kwargs: Passed to ``torch.distributed.init_process_group``
-            (``timeout``, ``init_method``, ...). For slurm also ``port``.
+            (``init_method``, ...). ``timeout`` may be seconds, as configs
+            hold no timedelta. For slurm also ``port``.
 
     Raises:
         ValueError: The launcher or its environment is not as it should be,
@@ -421,6 +438,13 @@ def init_dist(launcher, backend='nccl', **kwargs):
             f'launcher {launcher!r} is not known: use one of '
             f'{", ".join(starters)}'
         )
+    timeout = kwargs.get('timeout')
+    if isinstance(timeout, Real) and not isinstance(timeout, bool):
+        if not 0 < timeout < float('inf'):
+            raise ValueError(
+                f'timeout={timeout!r} must be a number of seconds above 0'
+            )
+        kwargs['timeout'] = timedelta(seconds=timeout)
     if mp.get_start_method(allow_none=True) is None:
         mp.set_start_method('spawn')
     starters[launcher](backend, **kwargs)
@@ -684,6 +708,24 @@ def gather_objects(obj):
     gathered = [None] * world_size if rank == 0 else None
     dist.gather_object(obj, gathered, dst=0, group=_get_host_group())
     return gathered
+
+
+def broadcast_object(obj):
+    """Give every process the object of rank 0, through host memory.
+
+    Every process must call it.
+
+    Args:
+        obj (Any): Anything that pickles; that of rank 0 counts.
+
+    Returns:
+        Any: A copy of rank 0's object; ``obj`` itself on rank 0.
+    """
+    if get_dist_info()[1] == 1:
+        return obj
+    box = [obj]
+    dist.broadcast_object_list(box, src=0, group=_get_host_group())
+    return box[0]
 
 
 def barrier():

@@ -89,6 +89,7 @@ class EpochBasedRunner(BaseRunner):
         self.call_hook('before_train_epoch')
         for i, data_batch in self._batches(data_loader):
             self._inner_iter = i
+            self.data_batch = data_batch  # for hooks
             self.call_hook('before_train_iter')
             self.run_iter(data_batch, train_mode=True)
             self._batches_done = i + 1

@@ -1006,6 +1006,18 @@ class O2Engine:
         # All of them, hence no generator.
         return any([flag.read() for flag in flags])
 
+    def overflow_waits(self):
+        """Tell whether one of the passes since the last step overflowed.
+
+        Returns:
+            bool: Then the next step will be skipped.
+        """
+        return any([flag.read() for flag in self._flags])
+
+    def expect_overflow(self):
+        """Skip the next step: one of its passes, before a stop, overflowed."""
+        self._flags.append(_OverflowFlag(torch.ones((), device=self.device)))
+
     def _count(self, overflow):
         if not overflow:
             self.consecutive_overflows = 0
@@ -1693,6 +1705,8 @@ class AmpOptimizerHook(OptimizerHook):
                 'number from 1 on'
             )
         self.cumulative_iters = cumulative_iters
+        self._waiting = None  # optimiser and next iteration, amid a step
+        self._resumed = {}  # state_dict() of the run that goes on
 
     def after_train_iter(self, runner):
         """Compute scaled gradients, and step if this iteration completes one.
@@ -1704,6 +1718,8 @@ class AmpOptimizerHook(OptimizerHook):
         engine = engine_of(runner.optimizer)
         if first:
             runner.optimizer.zero_grad()
+        elif self._waiting is None:
+            self._put_back(runner, engine)
         loss = runner.outputs['loss']
         if count > 1:
             loss = loss / count
@@ -1714,10 +1730,65 @@ class AmpOptimizerHook(OptimizerHook):
             with engine.scale_loss(loss) as scaled_loss:
                 scaled_loss.backward()
             weights = engine.master_params()
+        self._waiting = None if last else (runner.optimizer, runner.iter + 1)
         if last:
             self._clip_and_log(runner, weights)
             with _naming_checkpoint(runner):
                 runner.optimizer.step()
+
+    def state_dict(self):
+        """Return the gradients that wait for more passes.
+
+        They are the same on all ranks: each pass averages them.
+
+        Returns:
+            dict: Empty between steps. Else ``gradients``, fp32 on the CPU, in
+            the order of the optimiser's weights; ``overflow``, whether they
+            are void; ``passes``, the iterations of a step; and ``iter``, the
+            number of the next iteration, from 0.
+        """
+        if self._waiting is None:
+            return {}
+        optimizer, iteration = self._waiting
+        engine = engine_of(optimizer)
+        return dict(
+            # Copies: a view of DDP's bucket would be saved with all of it.
+            gradients=[
+                None if w.grad is None else w.grad.detach().cpu().clone()
+                for w in _weights_of(optimizer)
+            ],
+            overflow=engine is not None and engine.overflow_waits(),
+            passes=self.cumulative_iters,
+            iter=iteration,
+        )
+
+    def load_state_dict(self, state):
+        """Take over what :meth:`state_dict` returned."""
+        self._resumed = state
+
+    def _put_back(self, runner, engine):
+        """Begin in the midst of a step with what was gathered for it."""
+        state = self._resumed
+        weights = (
+            _weights_of(runner.optimizer)
+            if engine is None
+            else engine.master_params()
+        )
+        place = (runner.iter, self.cumulative_iters, len(weights))
+        saved = state.get('gradients', ())
+        if place != (state.get('iter'), state.get('passes'), len(saved)):
+            runner.logger.warning(
+                'The checkpoint holds no gradients for iteration %d, which '
+                'is not the first of a step of %d: this step is made of those '
+                'that follow',
+                runner.iter + 1,
+                self.cumulative_iters,
+            )
+            return
+        for weight, grad in zip(weights, saved):
+            weight.grad = None if grad is None else grad.to(weight.device)
+        if state['overflow']:
+            engine.expect_overflow()
 
     def after_run(self, runner):
         """Learn the outcome of the last step."""

@@ -12,7 +12,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 GUARD = 'HOURGLASS_BOOTSTRAPPED'
 
 
-def ensure_packages(*names):
+def look_for(*names):
     """Goes on in the bundle's environment if packages are missing here.
 
     The running script is started again, with the same arguments, by the
@@ -22,21 +22,33 @@ def ensure_packages(*names):
     Args:
         *names (str): Packages, as they are imported.
 
-    Raises:
-        SystemExit: Status 2 if there is no such environment, or it lacks the
-            packages too; what to do is said on stderr.
+    Returns:
+        list[str]: Those that are missing, and no environment has them.
     """
     missing = [n for n in names if importlib.util.find_spec(n) is None]
     # Taken away, so that a script that this one starts may do the same.
     restarted = os.environ.pop(GUARD, None)
-    if not missing:
-        return
     venv = os.path.abspath(os.environ.get('VENV') or ROOT + '/.venv')
     python = os.path.join(venv, 'bin', 'python')
-    if not restarted and os.access(python, os.X_OK):
+    if missing and not restarted and os.access(python, os.X_OK):
         os.environ[GUARD] = '1'
         sys.stdout.flush()
         os.execv(python, [python] + sys.argv)
+    return missing
+
+
+def ensure_packages(*names):
+    """Does as :func:`look_for`, and ends the process if any is missing.
+
+    Args:
+        *names (str): Packages, as they are imported.
+
+    Raises:
+        SystemExit: Status 2; what to do is said on stderr.
+    """
+    missing = look_for(*names)
+    if not missing:
+        return
     sys.stderr.write(
         '{}: error: {} lacks {}. Run: bash {}\n'.format(
             os.path.basename(sys.argv[0]),

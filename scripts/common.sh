@@ -161,14 +161,36 @@ make_sample() {
   [ -e "$data" ] || "$PY" "$ROOT/mmpose-master/tools/make_sample_mpii.py"
 }
 
+# children_of PID: prints the ids of its child processes.
+children_of() {
+  local stat line parent
+  for stat in /proc/[0-9]*/stat; do
+    { read -r line <"$stat"; } 2>/dev/null || continue
+    # Behind the name, which may hold anything: state, parent.
+    read -r _ parent _ <<<"${line##*) }"
+    if [ "$parent" = "$1" ]; then
+      stat=${stat#/proc/}
+      printf '%s\n' "${stat%/stat}"
+    fi
+  done
+}
+
+# pass_on SIGNAL: what wait_for does with a signal; a script may replace
+# it. Here it goes to the process group of $child.
+pass_on() {
+  [ -z "$child" ] || kill -s "$1" -- "-$child"
+}
+
 # wait_for COMMAND...: runs it in a process group of its own and passes signals
-# on to that; while a plain command runs, a shell does not act on them.
+# on; while a plain command runs, a shell does not act on them.
 wait_for() {
   local status=0
   child=''
   interrupted=''
-  trap 'interrupted=yes; [ -z "$child" ] || kill -s INT -- "-$child"' INT
-  trap 'interrupted=yes; [ -z "$child" ] || kill -s TERM -- "-$child"' TERM HUP
+  trap 'interrupted=130; pass_on INT' INT
+  trap 'interrupted=143; pass_on TERM' TERM
+  trap 'interrupted=129; pass_on TERM' HUP
+  trap 'pass_on USR1' USR1
   set -m
   "$@" &
   child=$!
@@ -178,8 +200,8 @@ wait_for() {
     status=0
     wait "$child" || status=$?
   done
-  trap - INT TERM HUP
-  [ -z "$interrupted" ] || [ "$status" != 0 ] || status=130
+  trap - INT TERM HUP USR1
+  [ -z "$interrupted" ] || [ "$status" != 0 ] || status=$interrupted
   return "$status"
 }
 
@@ -188,6 +210,9 @@ train() {
   local nproc=$1 argument taken='' evaluation=()
   shift
   read_job "$@"
+  # The sample on several devices has a recipe of its own.
+  [ -z "$sample" ] || [ "$nproc" = 1 ] ||
+    config=${config/%_sample_96x96.py/_sample_96x96_8p.py}
   [ -z "$checkpoint" ] ||
     refuse 'a training goes on from --resume-from K, not --checkpoint'
   set -- "$ROOT/scripts/launch.sh" train "$nproc" "$config" \

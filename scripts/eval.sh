@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Evaluates a checkpoint on the validation people: table of PCKh.
 #
-# usage: bash scripts/eval.sh [N] [--sample] [--checkpoint K] [--config C]
-#                             [options of test.py]
+# usage: bash scripts/eval.sh [N] [--sample] [--checkpoint K | --onnx FILE]
+#                             [--config C] [options of test.py]
 #
 #   N               number of devices (default: 8)
 #   --sample        the small model on the drawn data set
 #   --checkpoint K  what to evaluate (default: latest.pth of the training)
+#   --onnx FILE     evaluate what pytorch2onnx.py has made, by ONNX Runtime
 #   --config C      its config (default: hourglass52_mpii_384x384.py)
 #
 # For the options of test.py see python3 mmpose-master/tools/test.py --help

@@ -15,7 +15,9 @@
 #   OMP_WAIT_POLICY
 #       how they wait for each other (default: PASSIVE)
 #
-# The exit status is that of the process, or of torch's launcher.
+# SIGTERM, SIGINT: save and stop, status 143 or 130; a second one: stop at once.
+# SIGUSR1: save and go on. Else the exit status is that of the process, or of
+# torch's launcher.
 set -euo pipefail
 here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
 # shellcheck source=scripts/common.sh
@@ -120,5 +122,27 @@ if [ -z "${OMP_NUM_THREADS:-}" ]; then
   threads=$(($(nproc) / nproc))
   export OMP_NUM_THREADS=$((threads > 0 ? threads : 1))
 fi
-exec "$PY" -m "$launcher" "${options[@]}" ${elastic[@]+"${elastic[@]}"} \
-  "$program" "${arguments[@]}" --launcher pytorch
+
+# A signal goes to the ranks of this host and not to torch's launcher, which
+# would give them little time, or none. They tell here by which they stopped.
+STOPPED_FILE=$(mktemp)
+export STOPPED_FILE
+trap 'rm -f "$STOPPED_FILE"' EXIT
+# shellcheck disable=SC2329 # wait_for calls it
+pass_on() {
+  local ranks
+  ranks=$(children_of "$child")
+  if [ -n "$ranks" ]; then
+    # shellcheck disable=SC2086 # one word for each
+    kill -s "$1" $ranks 2>/dev/null || true
+  elif [ "$1" != USR1 ]; then
+    kill -s "$1" "$child" 2>/dev/null || true
+  fi
+}
+status=0
+wait_for "$PY" -m "$launcher" "${options[@]}" \
+  ${elastic[@]+"${elastic[@]}"} "$program" "${arguments[@]}" \
+  --launcher pytorch || status=$?
+stopped=$(cat "$STOPPED_FILE")
+[ -z "$stopped" ] || status=$((128 + stopped))
+exit "$status"

@@ -185,9 +185,40 @@ def write_all(found, step, reverting):
     return said
 
 
+def spare_apex(found):
+    """Find an Apex that cannot be changed and that nobody has named.
+
+    It came with the host's Python and may belong to somebody else. The line
+    that is wrong in it is reached by O1 only, which the bundle does not use:
+    no reason to stop a set-up.
+
+    Returns:
+        tuple[OrderedDict, list[str]]: ``found`` without it; warnings.
+    """
+    rest, warnings = OrderedDict(), []
+    for package, targets in found.items():
+        problems = []
+        if package.name == 'apex' and package.directory is None:
+            waiting = [t for t in targets if t.state not in engine.IN_ORDER]
+            problems = [t.problem() for t in waiting if t.problem()]
+            if waiting and not problems:
+                problems = engine.check_writable(package, waiting)
+            targets = waiting
+        if not problems:
+            rest[package] = targets
+        warnings += [
+            'warning: Apex is left as it is, so that its O1 (not O2) may '
+            f'fail. {problem}'
+            for problem in problems[:1]
+        ]
+    return rest, warnings
+
+
 def apply(found):
     """Put every change in place; see :func:`status` for what it returns."""
-    return [], write_all(found, engine.apply_targets, reverting=False)
+    found, warnings = spare_apex(found)
+    done = write_all(found, engine.apply_targets, reverting=False)
+    return [], warnings + done
 
 
 def revert(found):

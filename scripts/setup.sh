@@ -1,23 +1,29 @@
 #!/usr/bin/env bash
 # Makes the virtual environment that everything else runs in.
 #
-# usage: bash scripts/setup.sh [--with-ops] [--if-needed]
+# usage: bash scripts/setup.sh [--with-ops] [--if-needed] [--dry-run]
 #
 #   --with-ops   build mmcv-full's operators too (10 to 20 minutes; mmpose
 #                0.8.0 does not use them)
 #   --if-needed  say nothing if all is done already
+#   --dry-run    say what would be done, and do nothing
 #   VENV=DIR     where it goes (default: .venv in the bundle's folder)
 #   PYTHON=NAME  what it is made from: Python 3.7 or 3.9 to 3.12 (default:
 #                what is there, else python3)
+#   TORCH=VERSION, TORCH_NPU=VERSION
+#                what to install in place of what is chosen; TORCH_NPU also
+#                takes the path of a wheel, and 'none'
 #
-# A torch (and torch_npu) that this Python has already is used as it is. A run
-# that was broken off is repaired by the next one.
+# A torch (and torch_npu) that this Python has already is used as it is. Where
+# there is CANN and no torch_npu, the two are chosen for that CANN by Ascend's
+# published matrix. A run that was broken off is repaired by the next one.
 set -euo pipefail
 # shellcheck source=scripts/common.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 
 with_ops=''
 if_needed=''
+dry_run=''
 for option; do
   case $option in
     -h | --help)
@@ -26,12 +32,14 @@ for option; do
       ;;
     --with-ops) with_ops=ops ;;
     --if-needed) if_needed=yes ;;
+    --dry-run) dry_run=yes ;;
     *) refuse "unknown option $option; --help lists all" ;;
   esac
 done
 
 # What has been finished is noted in this folder, one file for each step:
 #   python    version and path of the interpreter it was made from
+#   request   what TORCH and TORCH_NPU were
 #   packages  hash of the requirements that are installed
 #   mmcv      'plain' or 'ops': mmcv and mmpose are installed
 #   patches   hash of the changes that are applied to them
@@ -40,9 +48,14 @@ done
 # for whole what it has left half-written.
 state=$VENV/.setup
 py=$VENV/bin/python
-requirements=$ROOT/mmpose-master/requirements.txt
-source_requirements=$ROOT/mmpose-master/requirements-source.txt
+# Made by lock.sh from the .txt files beside them. torch is not among them: it
+# comes from the host, or from the index for the host's kind of accelerator.
+requirements=$ROOT/mmpose-master/requirements.lock
+source_requirements=$ROOT/mmpose-master/requirements-source.lock
+mmcv_requirements=$ROOT/scripts/requirements-mmcv.lock
+build_requirements=$ROOT/scripts/requirements-build.lock
 torch_requirements=$ROOT/scripts/requirements-torch.txt
+npu_requirements=$ROOT/scripts/requirements-npu.lock
 modules='torch numpy cv2 scipy matplotlib PIL yaml addict yapf json_tricks
   munkres onnx onnxruntime google.protobuf setuptools pip'
 
@@ -80,9 +93,12 @@ has_packages() {
 # find_steps: sets todo to the steps that are left.
 find_steps() {
   todo=''
-  # Whoever has had the operators built once keeps them.
+  # Whoever has had the operators built once keeps them, and the torch that he
+  # has asked for.
   [ "$(noted mmcv)" != ops ] || with_ops=ops
-  if ! has_packages; then
+  request="${TORCH:-} ${TORCH_NPU:-}"
+  [ "$request" != ' ' ] || request=$(noted request)
+  if ! has_packages || [ "$request" != "$(noted request)" ]; then
     todo='environment packages mmcv patches'
   elif [ "$(noted packages)" != "$packages_hash" ]; then
     todo='packages mmcv patches'
@@ -111,54 +127,38 @@ choose_base() {
   esac
 }
 
-# Prints 'NAME VERSION' of the base's torch and torch_npu, as far as they are
-# there, without importing them.
-host_torch() {
-  "${base#* }" - <<'PY'
-import importlib.util
-import os
-import re
-
-for name in ('torch', 'torch_npu'):
-    spec = importlib.util.find_spec(name)
-    if spec and spec.origin:
-        path = os.path.join(os.path.dirname(spec.origin), 'version.py')
-        with open(path) as stream:
-            text = stream.read()
-        version = re.search(r'^__version__[^=]*=.*?([\d.]+\d)', text, re.M)
-        print(name, version.group(1) if version else 'unknown')
-PY
-}
-
-say_host_torch() {
-  local torch npu
-  torch=$(sed -n 's/^torch //p' <<<"$1")
-  npu=$(sed -n 's/^torch_npu //p' <<<"$1")
-  say "using torch $torch${npu:+ and torch_npu $npu} of ${base#* }"
-  if [ -n "$npu" ] && [ "$npu" != "$torch" ]; then
-    say "warning: torch $torch and torch_npu $npu do not belong together;" \
-      "torch_npu $npu is made for torch $npu"
-  fi
+# Sets torch and torch_npu to 'WHENCE VERSION' and says why, see npu_host.py.
+choose_torch() {
+  local answer
+  answer=$(PYTHONDONTWRITEBYTECODE=1 "${base#* }" "$ROOT/scripts/npu_host.py" \
+    --python "${base%% *}" --machine "$(uname -m)" --torch="${request%% *}" \
+    --torch-npu="${request#* }") || exit
+  torch=$(sed -n 's/^torch //p' <<<"$answer")
+  torch_npu=$(sed -n 's/^torch_npu //p' <<<"$answer")
+  case $torch,$torch_npu in
+    host*,host*)
+      say "using torch ${torch#* } and torch_npu ${torch_npu#* } of ${base#* }"
+      ;;
+    host*) say "using torch ${torch#* } of ${base#* }" ;;
+  esac
+  sed -n 's/^say //p' <<<"$answer" | while read -r line; do say "$line"; done
 }
 
 make_environment() {
-  local host flags=()
+  local flags=()
   rm -f "$state"/{packages,mmcv,patches}
-  host=$(host_torch)
-  if [ -n "$host" ]; then
-    say_host_torch "$host"
-    flags=(--system-site-packages)
-  fi
+  [ "${torch%% *}" != host ] || flags=(--system-site-packages)
   say "[1/4] making ${VENV} with Python ${base%% *}"
   # Only what this script has made gets here, see prepare().
   find "$VENV" -mindepth 1 -maxdepth 1 ! -name .setup -exec rm -rf {} +
   note python "$base"
+  note request "$request"
   "${base#* }" -m venv ${flags[@]+"${flags[@]}"} "$VENV" ||
     die "${base#* } cannot make virtual environments (on Debian and Ubuntu:" \
       "apt-get install python${base%% *}-venv)"
   site=$("$py" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
   # A base that is a virtual environment itself hands on only what lies below.
-  if [ -n "$host" ] && ! has_modules torch; then
+  if [ "${torch%% *}" = host ] && ! has_modules torch; then
     "${base#* }" -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
       >"$site/host-packages.pth"
   fi
@@ -167,13 +167,27 @@ make_environment() {
 install_packages() {
   rm -f "$state/packages"
   say '[2/4] installing the required packages'
-  local wanted=(-r "$requirements")
-  if ! has_modules torch || [ -e "$site/torch" ]; then
-    wanted+=(-r "$torch_requirements")
-  fi
-  "$py" -m pip install 'pip>=22.0'
-  "$py" -m pip install "${wanted[@]}"
+  "$py" -m pip install -r "$build_requirements"
+  "$py" -m pip install -r "$requirements"
+  case $torch in
+    install*) "$py" -m pip install "torch==${torch#* }" ;;
+    default*) "$py" -m pip install -r "$torch_requirements" ;;
+  esac
+  case $torch_npu in
+    install*) install_torch_npu "${torch_npu#* }" ;;
+  esac
   note packages "$packages_hash"
+}
+
+install_torch_npu() {
+  local wheel=$1
+  [[ $wheel = *.whl ]] || wheel=torch_npu==$wheel
+  # Without its dependencies: on x86-64 it may ask for the +cpu build of its
+  # torch by name, which few package indexes have.
+  "$py" -m pip install --no-deps "$wheel" ||
+    die "pip does not get $wheel for Python ${base%% *}. Take its wheel from" \
+      'the releases of torch_npu by Ascend and name it: TORCH_NPU=/PATH/OF.whl'
+  "$py" -m pip install -r "$npu_requirements"
 }
 
 install_mmcv() {
@@ -182,14 +196,14 @@ install_mmcv() {
   rm -rf "$site"/mm{cv,pose} "$site"/mm{cv,cv_full,pose}-*.dist-info \
     "$site"/xtcocotools*
   # torch_npu must not load itself while mmcv's setup.py imports torch.
-  export TORCH_DEVICE_BACKEND_AUTOLOAD=0
+  local -x TORCH_DEVICE_BACKEND_AUTOLOAD=0
   if [ "$with_ops" ]; then
     say '[3/4] building mmcv 1.2.7 with its operators, and mmpose 0.8.0'
     install_mmcv_full
   else
     say '[3/4] installing mmcv 1.2.7 and mmpose 0.8.0'
     MMCV_WITH_OPS=0 "$py" -m pip install --ignore-installed --no-deps \
-      --no-build-isolation --no-binary mmcv mmcv==1.2.7
+      --no-build-isolation --no-binary mmcv -r "$mmcv_requirements"
   fi
   "$py" -m pip install --no-deps --no-build-isolation -r "$source_requirements"
   note mmcv "${with_ops:-plain}"
@@ -200,9 +214,8 @@ install_mmcv_full() {
   local build=$state/build
   rm -rf "$build"
   mkdir "$build"
-  "$py" -m pip install ninja
   "$py" -m pip download --no-deps --no-build-isolation --no-binary mmcv \
-    --dest "$build" mmcv==1.2.7
+    --dest "$build" -r "$mmcv_requirements"
   tar -xzf "$build"/mmcv-1.2.7.tar.gz -C "$build"
   "$py" "$ROOT/scripts/patches.py" apply --mmcv "$build/mmcv-1.2.7"
   # -v: it takes long, and otherwise shows nothing. ninja is in bin/.
@@ -219,6 +232,26 @@ apply_patches() {
   say '[4/4] applying the changes to mmcv and mmpose'
   "$py" "$ROOT/scripts/patches.py" apply
   note patches "$patches_hash"
+}
+
+# Says what would be done.
+describe() {
+  say "Python ${base%% *}, ${base#* }"
+  case $todo in
+    *packages*)
+      describe_one torch "$torch"
+      [ -z "$torch_npu" ] || describe_one torch_npu "$torch_npu"
+      ;;
+  esac
+  say "steps that are left in $VENV: ${todo:-none}"
+}
+
+describe_one() {
+  case $2 in
+    host*) say "$1 ${2#* }: there already" ;;
+    install*) say "$1 ${2#* }: would be installed" ;;
+    default*) say "$1: would be installed as $torch_requirements says" ;;
+  esac
 }
 
 # Opens the environment's folder to this run alone; refuses one of somebody
@@ -244,11 +277,17 @@ mapfile -t changes < <(
     LC_ALL=C sort
 )
 packages_hash=$(hash_of "$requirements" "$source_requirements" \
-  "$torch_requirements" "${BASH_SOURCE[0]}")
+  "$mmcv_requirements" "$build_requirements" "$torch_requirements" \
+  "$npu_requirements" "${BASH_SOURCE[0]}")
 patches_hash=$(hash_of "${changes[@]}")
 
 choose_base
 find_steps
+case $todo in *packages*) choose_torch ;; esac
+if [ "$dry_run" ]; then
+  describe
+  exit
+fi
 if [ -n "$todo" ]; then
   prepare
   find_steps
@@ -266,6 +305,8 @@ for step in $todo; do
     patches) apply_patches ;;
   esac
 done
+# What else is in the way of training; no reason to fail.
+[ -z "$todo" ] || "$py" "$ROOT/scripts/doctor.py" --brief >&2 || true
 if [ -n "$todo" ] || [ -z "$if_needed" ]; then
   say "ready: $VENV ($("$py" -V 2>&1))"
 fi

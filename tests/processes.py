@@ -1,12 +1,7 @@
 """Several real processes that work together, as a fixture."""
 
-import sys
-from pathlib import Path
-
 import pytest
-
-sys.path.insert(0, str(Path(__file__).with_name('mmcv_need')))
-from launching import torch_launcher  # noqa: E402
+from launching import torch_launcher
 
 
 @pytest.fixture

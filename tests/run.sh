@@ -11,7 +11,7 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/../scripts/common.sh"
 export VENV
 bash "$ROOT/scripts/setup.sh"
 
-requirements=$ROOT/tests/requirements.txt
+requirements=$ROOT/tests/requirements.lock
 installed=$VENV/.setup/tests
 if ! cmp -s "$requirements" "$installed"; then
   "$VENV/bin/python" -m pip install -r "$requirements"

@@ -6,17 +6,28 @@ without these packages can still hand over to the one that has them.
 """
 
 import ast
+import contextlib
 import difflib
+import errno
+import json
 import multiprocessing
 import os
+import re
 import signal
 import sys
 import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
+
+import config_rules
+import options
 
 MMPOSE_ROOT = Path(__file__).resolve().parents[1]
 """The folder that relative paths in configs start from."""
+
+TOOLS = str(MMPOSE_ROOT / 'tools')
+"""This folder."""
 
 DEFAULT_DATA = 'data/mpii'
 """What MPII_ROOT stands in for."""
@@ -42,18 +53,47 @@ OPTIONAL_KEYS = tuple(DEFAULTS) + (
     'find_unused_parameters',
     'fp16',
     'frozen_parameters',
+    'lean_input',
     'momentum_config',
     'use_adversarial_train',
 )
-OPTIONAL_DATA_KEYS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 
 # How long a rank other than 0 keeps an error to itself, in seconds. Most
 # often rank 0 reports the same, and the launcher ends this process first.
 OTHERS_SPEAK_AFTER = 8
 
 
+# Of the disk's making: what the error says is all that there is to say.
+DISK_ERRORS = (
+    errno.EACCES,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EIO,
+    errno.ENOSPC,
+    errno.ENOTDIR,
+    errno.EROFS,
+    errno.ESTALE,
+)
+
+
 class UserError(ValueError):
     """A mistake of the person at the keyboard; the message says all."""
+
+
+class Stopped(BaseException):
+    """A signal has ended the run in good order.
+
+    Args:
+        number (int): Of the signal.
+    """
+
+    def __init__(self, number):
+        super().__init__(number)
+        self.number = number
+
+
+stopped_by = 0
+"""Signal that has asked for the end, whether it was obeyed yet or not."""
 
 
 # Errors -------------------------------------------------------------------
@@ -62,8 +102,11 @@ class UserError(ValueError):
 def run(main):
     """Runs a command and ends the process with the fitting status.
 
-    Status 0: done; 1: failed, with a traceback; 2: the user's mistake, with
-    one message and no traceback; 130: interrupted.
+    Status 0: done; 1: failed, with a traceback where no message says all; 2:
+    the user's mistake, with one message and no traceback; 130, 143: stopped
+    by SIGINT or SIGTERM. Where STOPPED_FILE names a file, the signal's number
+    is left there and the status is 0: torch's launcher would call a rank that
+    was stopped a failure, and end the others.
 
     Args:
         main (Callable[[], None]): The command.
@@ -72,16 +115,57 @@ def run(main):
         try:
             main()
         except Exception as error:
+            if stopped_by and (_lost_worker(error) or _lost_peer(error)):
+                # The signal was for all of us, and came to them first; or
+                # the launcher sends it since another rank has failed.
+                alone = int(os.environ.get('WORLD_SIZE', 1)) == 1
+                leave(128 + stopped_by, 'stopped at once' if alone else None)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
             _wait_for_rank_0(error)
             if is_users_mistake(error):
-                _leave(2, f'error: {_text(error)}')
+                leave(2, f'error: {_text(error)}')
+            message = explain_failure(error)
+            if message:
+                leave(1, f'error: {message}')
             traceback.print_exc()
-            _leave(1)
+            leave(1)
+    except Stopped as stop:
+        status = 128 + stop.number
+        if os.environ.get('STOPPED_FILE'):
+            status = 0
+            with open(os.environ['STOPPED_FILE'], 'w') as stream:
+                stream.write(f'{stop.number:d}\n')
+        name = signal.Signals(stop.number).name
+        leave(status, f'stopped by {name}' if _rank() == 0 else None)
     except KeyboardInterrupt:
         # Ctrl-C reaches every rank, from the terminal and the launcher, and
         # this place out of an error's report too.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        _leave(130, 'interrupted' if _rank() == 0 else None)
+        leave(130, 'interrupted' if _rank() == 0 else None)
+
+
+@contextlib.contextmanager
+def silence(number):
+    """Context in which nothing that libraries print is seen, by C++ too.
+
+    For what would be said twice, or at length, before an error of ours.
+
+    Args:
+        number (int): 1 for standard output, 2 for standard error.
+    """
+    stream = {1: sys.stdout, 2: sys.stderr}[number]
+    stream.flush()
+    kept = os.dup(number)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, number)
+        yield
+    finally:
+        stream.flush()
+        os.dup2(kept, number)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def is_users_mistake(error):
@@ -100,17 +184,103 @@ def is_users_mistake(error):
     """
     if isinstance(error, UserError):
         return True
+    if _said_by_worker(error):
+        return True
     frames = list(traceback.walk_tb(error.__traceback__))
-    module = frames[-1][0].f_globals.get('__name__', '') if frames else ''
+    where = frames[-1][0].f_globals if frames else {}
+    module = where.get('__name__', '')
     if module == 'mmcv.utils.registry':
-        return isinstance(error, (KeyError, TypeError))
+        # Whatever a class raises at what the config gives it comes from
+        # here, with the class's name before it.
+        return True
+    if module == 'mmcv.runner.checkpoint':
+        # mmcv's word for weights of another model.
+        return isinstance(error, (RuntimeError, *_MISTAKES))
     ours = module.split('.')[0] in ('mmcv', 'mmpose', '__main__')
-    return ours and isinstance(error, (ValueError, FileNotFoundError))
+    ours = ours or os.path.dirname(where.get('__file__', '')) == TOOLS
+    return ours and isinstance(error, _MISTAKES)
+
+
+# Of a file: it is not there, may not be read, or is a folder.
+_MISTAKES = (
+    ValueError,
+    FileNotFoundError,
+    PermissionError,
+    IsADirectoryError,
+    NotADirectoryError,
+)
+
+
+def explain_failure(error):
+    """Finds words for a failure that is nobody's mistake.
+
+    Args:
+        error (Exception): What ended the command.
+
+    Returns:
+        str | None: The message; None where only a traceback tells enough.
+    """
+    if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+        return str(error)
+    lost = _lost_worker(error)
+    if lost:
+        return (
+            f'a data worker is gone (process {lost.group(1)}, '
+            f'{lost.group(2)}). If it was killed, most likely memory ran out: '
+            'lower data.workers_per_gpu or data.samples_per_gpu. A bus error '
+            'means that shared memory (/dev/shm) is full: give it more, or '
+            'set data.workers_per_gpu=0'
+        )
+    return None
+
+
+def _lost_worker(error):
+    return isinstance(error, RuntimeError) and re.match(
+        r'DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) '
+        r'(exited unexpectedly|is killed by signal: [\w ]+)',
+        str(error),
+    )
 
 
 def _text(error):
     # str() of a KeyError is the repr of its message.
-    return error.args[0] if isinstance(error, KeyError) else error
+    text = error.args[0] if isinstance(error, KeyError) else str(error)
+    text = _said_by_worker(error) or text
+    if isinstance(error, TypeError):
+        text += _nearest_argument(error)
+    return text
+
+
+def _said_by_worker(error):
+    """What mmcv or mmpose said in a data worker, or None.
+
+    torch raises there an error of the same kind, with the worker's whole
+    traceback for a message.
+    """
+    if not isinstance(error, _MISTAKES):
+        return None
+    found = _WORKERS_ERROR.match(str(error))
+    if not found or not re.search(r'[/\\]mm(cv|pose)[/\\]', found['file']):
+        return None
+    return found['text'].strip()
+
+
+_WORKERS_ERROR = re.compile(
+    r'Caught (?P<kind>\w+) in DataLoader worker process \d+\.\n.*'
+    r'File "(?P<file>[^"\n]+)", line \d+, in .*'
+    r'\n(?P=kind): (?P<text>.*)',
+    re.DOTALL,
+)
+
+
+def _nearest_argument(error):
+    """A hint for a key that a class of mmcv's registry does not know."""
+    found = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+    frame = list(traceback.walk_tb(error.__traceback__))[-1][0]
+    built = frame.f_locals.get('obj_cls')
+    if not found or built is None:
+        return ''
+    return config_rules.nearest(found.group(1), config_rules.parameters(built))
 
 
 def _wait_for_rank_0(error):
@@ -120,25 +290,37 @@ def _wait_for_rank_0(error):
     has died see a broken connection, which explains nothing. Both wait for
     the launcher to end them, and speak only if it does not.
     """
-    lost_peer = isinstance(error, RuntimeError) and any(
+    several = int(os.environ.get('WORLD_SIZE', 1)) > 1
+    if several and (_rank() or _lost_peer(error)):
+        time.sleep(OTHERS_SPEAK_AFTER)
+
+
+def _lost_peer(error):
+    return isinstance(error, RuntimeError) and any(
         word in str(error).lower()
         for word in ('gloo', 'nccl', 'hccl', 'connection', 'peer')
     )
-    if int(os.environ.get('WORLD_SIZE', 1)) > 1 and (_rank() or lost_peer):
-        time.sleep(OTHERS_SPEAK_AFTER)
 
 
 def _rank():
     return int(os.environ.get('RANK', 0))
 
 
-def _leave(status, message=None):
-    if message:
-        print(message, file=sys.stderr)
-    sys.stdout.flush()
-    sys.stderr.flush()
+def leave(status, message=None):
+    """Ends this process and its data workers at once.
+
+    Args:
+        status (int): Exit status.
+        message (str | None): For standard error.
+    """
+    # In a signal's handler the stream may be in use.
+    with suppress(RuntimeError):
+        if message:
+            print(message, file=sys.stderr)
+        sys.stdout.flush()
+        sys.stderr.flush()
     for worker in multiprocessing.active_children():
-        worker.terminate()
+        worker.kill()
     # Not sys.exit(): the threads of a process group whose other half is gone
     # can keep the process from ending.
     os._exit(status)
@@ -183,6 +365,7 @@ def add_options(parser):
         type=int,
         help="set by torch's launcher",
     )
+    options.add_trust_option(parser)
 
 
 def parse_args(parser, argv=None):
@@ -224,10 +407,10 @@ def load_config(path, groups=None):
         mmcv.Config: The config, with the keys of OPTIONAL_KEYS filled in.
 
     Raises:
-        UserError: If the file is missing or no config, or an override does
-            not fit it.
+        UserError: If the file is missing or no config, an override does not
+            fit it, or a value makes no sense.
     """
-    _find_packages()
+    find_packages()
     from mmcv import Config
 
     if not os.path.isfile(path):
@@ -255,13 +438,16 @@ def load_config(path, groups=None):
         overrides[key] = value
     try:
         cfg.merge_from_dict(overrides)
-    except (KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(
             f'--cfg-options do not fit the config: {_text(error)}'
         ) from error
     for key, value in DEFAULTS.items():
         if key not in cfg._cfg_dict:
             cfg[key] = value
+    faults = config_rules.faults(cfg)
+    if faults:
+        raise UserError(f'the config {path}: ' + '; '.join(faults))
     for split in ('train', 'val', 'test'):
         _resolve_data_paths(cfg.data.get(split))
     for key in ('work_dir', 'load_from', 'resume_from'):
@@ -270,14 +456,20 @@ def load_config(path, groups=None):
     return cfg
 
 
-def _find_packages():
-    """Goes on in the bundle's own Python where this one lacks the packages."""
+def find_packages(*names):
+    """Goes on in the bundle's own Python where this one lacks packages.
+
+    To be called before anything else is done: the program starts again.
+
+    Args:
+        *names (str): As they are imported; by default torch, mmcv and mmpose.
+    """
     scripts = str(MMPOSE_ROOT.parent / 'scripts')
     if scripts not in sys.path:
         sys.path.append(scripts)
     from bootstrap import ensure_packages
 
-    ensure_packages('torch', 'mmcv', 'mmpose')
+    ensure_packages(*(names or ('torch', 'mmcv', 'mmpose')))
 
 
 def choose_work_dir(args, cfg):
@@ -307,6 +499,51 @@ def make_folder(path):
         os.makedirs(path, exist_ok=True)
     except OSError as error:
         raise UserError(f'the folder cannot be made: {error}') from error
+
+
+def check_folder_of(path):
+    """Makes sure that a file can be written.
+
+    Args:
+        path (str): The file.
+
+    Raises:
+        UserError: If there is no such folder.
+    """
+    folder = os.path.dirname(os.path.abspath(path))
+    if not os.path.isdir(folder):
+        raise UserError(f'there is no folder {folder}')
+
+
+def write_json(path, content):
+    """Writes a file of JSON, whole or not at all.
+
+    Args:
+        path (str): The file.
+        content (dict): Plain values.
+    """
+    with open(f'{path}.part', 'w') as file:
+        json.dump(content, file, indent=2)
+        file.write('\n')
+    os.replace(f'{path}.part', path)
+
+
+def count(text):
+    """Reads a whole number from 1, for an option.
+
+    Args:
+        text (str): What was typed.
+
+    Returns:
+        int: The number.
+
+    Raises:
+        ValueError: If it is none; argparse says so.
+    """
+    number = int(text)
+    if number < 1:
+        raise ValueError(text)
+    return number
 
 
 def _nearest_file(path):
@@ -353,8 +590,9 @@ def _parse_value(text):
 def _check_key(node, key):
     """Refuses a key that is most likely a slip of the pen.
 
-    At the top level every key that means something is known. Further down
-    the arguments of any class can stand, so only near misses are refused.
+    At the top level, and in data, every key that means something is known.
+    Elsewhere the arguments of any class can stand, so that only near misses
+    are refused here; the class refuses what it does not know.
     """
     parts = key.split('.')
     for depth, part in enumerate(parts):
@@ -377,11 +615,11 @@ def _check_key(node, key):
         if depth == 0:
             known += OPTIONAL_KEYS
         elif path == 'data':
-            known += OPTIONAL_DATA_KEYS
+            known += config_rules.DATA_KEYS
         if part in known:
             return
         near = difflib.get_close_matches(part, known, 1, 0.75)
-        if near or depth == 0:
+        if near or path in ('', 'data'):
             hint = f': did you mean {".".join(parts[:depth] + near)}?'
             raise UserError(
                 f'--cfg-options {key}: the config has no such key'
@@ -477,6 +715,7 @@ def start(args, cfg):
     """
     from mmcv.runner.dist_utils import init_dist, set_device
 
+    options.apply_trust(args)
     if args.local_rank is not None:
         os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     launcher = args.launcher
@@ -486,8 +725,14 @@ def start(args, cfg):
     try:
         device = set_device(args.device)
         if launcher != 'none':
-            init_dist(launcher, **cfg.dist_params)
-    except ValueError as error:
+            params = dict(cfg.dist_params)
+            timeout = params.get('timeout')
+            if isinstance(timeout, (int, float)) and timeout > 0:
+                # RankGuard speaks first: the libraries name no rank.
+                params['timeout'] = timeout + 60
+            init_dist(launcher, **params)
+    except (TypeError, ValueError) as error:
+        # TypeError: dist_params name what torch does not know.
         raise UserError(str(error)) from error
     share_cores(device, args, cfg)
     return device, launcher != 'none'
@@ -497,13 +742,16 @@ def share_cores(device, args, cfg):
     """Divides the host's cores among the processes on it.
 
     Arithmetic threads are set only where several processes compute on the
-    CPU, and OMP_NUM_THREADS does not say how many. Workers that were asked
-    for by ``--cfg-options`` stay as they are.
+    CPU, and OMP_NUM_THREADS does not say how many; there too a batch is no
+    larger than ``data.samples_per_cpu``, if the config has that: processes
+    that share the cores gain nothing from more, and share the memory. What
+    was asked for by ``--cfg-options`` stays as it is.
 
     Args:
         device (torch.device): What this process computes on.
         args (argparse.Namespace): Options of :func:`add_options`.
-        cfg (mmcv.Config): ``data.workers_per_gpu`` is lowered in place.
+        cfg (mmcv.Config): ``data.workers_per_gpu`` and
+            ``data.samples_per_gpu`` are lowered in place.
     """
     import cv2
     import torch
@@ -517,8 +765,16 @@ def share_cores(device, args, cfg):
         if 'OMP_NUM_THREADS' not in os.environ:
             torch.set_num_threads(cores)
         cv2.setNumThreads(0)
-    asked = [text for group in args.cfg_options or () for text in group]
-    if not any(text.startswith('data.workers_per_gpu=') for text in asked):
+    asked = {
+        text.partition('=')[0]
+        for group in args.cfg_options or ()
+        for text in group
+    }
+    most = cfg.data.get('samples_per_cpu')
+    if most and on_cpu and processes > 1:
+        if 'data.samples_per_gpu' not in asked:
+            cfg.data.samples_per_gpu = min(cfg.data.samples_per_gpu, most)
+    if 'data.workers_per_gpu' not in asked:
         # On the CPU one core of each process is busy with the model itself.
         most = cores - 1 if on_cpu else cores
         cfg.data.workers_per_gpu = min(
@@ -536,15 +792,33 @@ def load_weights(model, path):
         model (nn.Module): The bare model, on the CPU; changed in place.
         path (str): Checkpoint.
 
+    Returns:
+        dict: ``meta`` of the checkpoint; empty where there is none.
+
     Raises:
-        UserError: If it is of another model.
+        UserError: If it cannot be read, or is of another model.
     """
+    import torch
     from mmcv.runner import _load_checkpoint
 
-    checkpoint = _load_checkpoint(path, 'cpu', logger='silent')
+    try:
+        checkpoint = _load_checkpoint(path, 'cpu', logger='silent')
+    except ValueError:
+        raise
+    except Exception as error:
+        reason = ' '.join(str(error).split())
+        raise UserError(f'{path} cannot be read: {reason}') from error
+    saved = checkpoint
+    if isinstance(checkpoint, dict):
+        saved = checkpoint.get('state_dict', checkpoint)
+    if not isinstance(saved, dict) or not all(
+        isinstance(key, str) and isinstance(value, torch.Tensor)
+        for key, value in saved.items()
+    ):
+        raise UserError(f'{path} holds no weights: tensors by name are wanted')
     weights = {
         key[7:] if key.startswith('module.') else key: value
-        for key, value in checkpoint.get('state_dict', checkpoint).items()
+        for key, value in saved.items()
     }
     own = model.state_dict()
     missing = [key for key in own if key not in weights]
@@ -572,3 +846,5 @@ def load_weights(model, path):
             f'{len(own)}: {"; ".join(faults)}.'
         )
     model.load_state_dict(weights)
+    meta = checkpoint.get('meta')
+    return meta if isinstance(meta, dict) else {}

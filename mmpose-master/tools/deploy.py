@@ -8,6 +8,7 @@ import people as people_of
 import topdown
 from infer import DEMO_PEOPLE, DEMO_PICTURE
 from networks import TorchNetwork, choose_model
+from options import apply_trust
 from pictures import find_pictures, read_picture, replaced
 
 
@@ -24,6 +25,11 @@ def convert(args, tolerance):
     """
     if not args.out.lower().endswith('.onnx'):
         raise ValueError(f'--out {args.out}: the name must end in .onnx')
+    apply_trust(args)
+    if args.int8 and args.fp16:
+        raise ValueError('--int8 and --fp16 exclude each other: give one')
+    if args.int8 and args.opset < 10:
+        raise ValueError(f'--int8 needs opset 10 or later, not {args.opset}')
     pictures = [read_picture(p) for p in find_pictures(args.img or ())]
     config, checkpoint = choose_model(
         args.config, args.checkpoint, args.sample
@@ -43,14 +49,19 @@ def convert(args, tolerance):
             f'--shape with a batch of {batch} fixes nothing unless --static '
             'is given'
         )
+    if args.int8:
+        import onnx_int8
+
+        people = onnx_int8.load_people(config, settings)
     network = onnx_export.DeployedNetwork(
         trained.model, settings, args.preprocess, args.flip_test, args.decode
     )
     batches = _batches(settings, pictures, batch, args.static)
+    precision = 'fp16' if args.fp16 else 'int8' if args.int8 else 'fp32'
     properties = onnx_export.make_properties(
         settings,
         network,
-        precision='fp16' if args.fp16 else 'fp32',
+        precision=precision,
         config=os.path.basename(config),
         checkpoint=os.path.basename(checkpoint),
         mmpose_version=trained.meta.get('mmpose_version'),
@@ -64,10 +75,15 @@ def convert(args, tolerance):
         if args.fp16:
             onnx_export.to_half(temporary)
         _compare(temporary, trained, batches, args.static, tolerance)
+        if args.int8:
+            single = onnx_int8.measure(temporary, people)
+            onnx_int8.quantise(temporary, people.calibration)
+            onnx_export.check_form(temporary, args.opset, args.static)
+            integer = onnx_int8.measure(temporary, people)
+            onnx_int8.report(single, integer, people)
         size = os.path.getsize(temporary) / 2**20
     print(
-        f'{args.out}: opset {args.opset}, '
-        f'{"fp16" if args.fp16 else "fp32"}, input img '
+        f'{args.out}: opset {args.opset}, {precision}, input img '
         f'{_described(network, batch, height, width, args.static)}, output '
         f'{"joints" if args.decode else "heatmap"}, {size:.1f} MiB'
     )

@@ -94,10 +94,10 @@ def contact_sheet(people, poses, truth, errors):
         255,
         np.uint8,
     )
-    _caption(canvas, 'colour: predicted, white: truth', MARGIN, 0)
+    caption(canvas, 'colour: predicted, white: truth', MARGIN, 0)
     for i, (name, group) in enumerate(groups.items()):
         top = CAPTION + i * row
-        _caption(canvas, name, MARGIN, top, bold=True)
+        caption(canvas, name, MARGIN, top, bold=True)
         for j, person in enumerate(group):
             left = MARGIN + j * step
             tile = _tile(people[person], poses[person], truth, person)
@@ -105,7 +105,7 @@ def contact_sheet(people, poses, truth, errors):
                 tile
             )
             seen = errors[person][~np.isnan(errors[person])]
-            _caption(
+            caption(
                 canvas,
                 f'{100 * np.mean(seen <= 0.5):.0f} % within 0.5, '
                 f'median {np.median(seen):.2f}',
@@ -139,7 +139,16 @@ def _tile(person, pose, truth, index):
     return draw_people(tile, [predicted], sizes=[TILE / 2])
 
 
-def _caption(canvas, text, left, top, bold=False):
+def caption(canvas, text, left, top, bold=False):
+    """Writes a line of black text into a row of CAPTION pixels.
+
+    Args:
+        canvas (np.ndarray): 8-bit BGR picture; changed in place.
+        text (str): ASCII.
+        left (int): Where it begins.
+        top (int): Where the row begins.
+        bold (bool): Larger and thicker.
+    """
     cv2.putText(
         canvas,
         text,

@@ -10,6 +10,7 @@ import draw
 import people as people_of
 import topdown
 from networks import MMPOSE_MASTER, OnnxNetwork, TorchNetwork, choose_model
+from options import apply_trust
 from pictures import (
     PICTURE_SUFFIXES,
     RESULT_PREFIX,
@@ -46,6 +47,7 @@ def run(args):
         ValueError: The request cannot be fulfilled; the message says why.
     """
     _check(args)
+    apply_trust(args)
     sources = args.img or [_default_picture()]
     videos = [source for source in sources if is_video(source)]
     if videos and len(sources) > 1:
@@ -179,10 +181,12 @@ class _Finder:
 
 def _check(args):
     """Refuses options that contradict each other or make no sense."""
-    if args.onnx and (args.config or args.checkpoint or args.sample):
+    if args.onnx and (
+        args.config or args.checkpoint or args.sample or args.trust_checkpoint
+    ):
         raise ValueError(
-            '--onnx brings its own model: leave --config, --checkpoint and '
-            '--sample away'
+            '--onnx brings its own model: leave --config, --checkpoint, '
+            '--trust-checkpoint and --sample away'
         )
     if not 0 <= args.kpt_thr <= 1:
         raise ValueError(f'--kpt-thr {args.kpt_thr}: must be from 0 to 1')

@@ -10,6 +10,7 @@ import json
 import os
 
 import numpy as np
+from _common import load_weights
 from mpii import JOINT_NAMES
 from topdown import Settings, merge_flipped, normalise
 
@@ -69,7 +70,6 @@ def load_model(config, checkpoint, device=None):
             the checkpoint cannot be read or belongs to another model.
     """
     from mmcv import Config
-    from mmcv.runner import load_checkpoint
     from mmcv.runner.dist_utils import set_device
     from mmpose.models import build_posenet
 
@@ -80,20 +80,9 @@ def load_model(config, checkpoint, device=None):
         model = build_posenet(cfg.model)
     except Exception as error:
         raise ValueError(f'{config}: not a usable config: {error}') from error
-    try:
-        content = load_checkpoint(
-            model, checkpoint, map_location='cpu', strict=True
-        )
-    except ValueError:
-        raise
-    except Exception as error:
-        raise ValueError(
-            f'{checkpoint} cannot be loaded into the model of {config}: '
-            f'{_shortened(str(error))}'
-        ) from error
-    meta = content.get('meta') if isinstance(content, dict) else None
+    meta = load_weights(model, checkpoint)
     # Weights may have been saved in half precision.
-    return model.float().to(device).eval(), cfg, meta or {}
+    return model.float().to(device).eval(), cfg, meta
 
 
 def settings_from_config(cfg):
@@ -216,6 +205,7 @@ class OnnxNetwork:
     Attributes:
         settings (Settings): Of the file.
         decodes (bool): Whether it gives joints in place of heatmaps.
+        fixed (int | None): Batch that the file is fixed to.
         place (str): What it runs on, in words.
 
     Raises:
@@ -242,7 +232,9 @@ class OnnxNetwork:
             # A provider's own fall-back to the CPU is not wanted: a device
             # that was named is used or refused.
             self._session = onnxruntime.InferenceSession(
-                path, providers=[(provider, options)]
+                path,
+                self._session_options(onnxruntime),
+                providers=[(provider, options)],
             )
         except Exception as error:
             raise ValueError(
@@ -254,7 +246,8 @@ class OnnxNetwork:
             )
         properties = self._session.get_modelmeta().custom_metadata_map
         self.settings = settings_from_properties(properties, path)
-        graph = json.loads(properties['graph'])
+        self._path = path
+        graph = _graph_from_properties(properties, path)
         self._preprocess = graph['preprocess']
         self._flip_inside = graph['flip_test']
         self.decodes = graph['decode']
@@ -262,7 +255,7 @@ class OnnxNetwork:
         self._input = first.name
         # A number where the file has a fixed batch, a name where it has not.
         batch = first.shape[0]
-        self._fixed = batch if isinstance(batch, int) else None
+        self.fixed = batch if isinstance(batch, int) else None
         self.place = f'ONNX Runtime ({provider[: -len("ExecutionProvider")]})'
 
     def __call__(self, crops):
@@ -275,7 +268,7 @@ class OnnxNetwork:
             np.ndarray: Heatmaps [N, K, h/4, w/4], or, if decoding is in the
             graph, joints [N, K, 3]: x, y (crop) and score.
         """
-        step = self._fixed or BATCH
+        step = self.fixed or BATCH
         settings = self.settings
         if self._flip_inside:
             settings = settings._replace(flip_test=False)
@@ -287,13 +280,52 @@ class OnnxNetwork:
 
     def _run(self, crops):
         count = len(crops)
-        if self._fixed and count < self._fixed:
-            rest = np.repeat(crops[-1:], self._fixed - count, axis=0)
+        if self.fixed and count < self.fixed:
+            rest = np.repeat(crops[-1:], self.fixed - count, axis=0)
             crops = np.concatenate([crops, rest])
+        feed = self.feed(crops)
+        try:
+            result = self._session.run(None, feed)[0][:count]
+        except Exception as error:
+            raise ValueError(
+                f'{self._path}: ONNX Runtime cannot run it on '
+                f'{feed[self._input].shape}: {_shortened(str(error))}'
+            ) from error
+        joints = len(self.settings.joints)
+        wanted = (count, joints, 3) if self.decodes else (count, joints)
+        if (
+            result.shape[: len(wanted)] != wanted
+            or result.ndim != (3 if self.decodes else 4)
+            or not result.size
+        ):
+            raise ValueError(
+                f'{self._path}: the output is of shape {result.shape}, not of '
+                f'{joints} joints for each of {count} people'
+            )
+        return result
+
+    def feed(self, crops):
+        """Makes what the file takes.
+
+        Args:
+            crops (np.ndarray[N, h, w, 3]): 8-bit RGB; N as the file has it.
+
+        Returns:
+            dict[str, np.ndarray]: By the name of the input.
+        """
         batch = np.ascontiguousarray(crops)
         if not self._preprocess:
             batch = normalise(crops, self.settings.mean, self.settings.std)
-        return self._session.run(None, {self._input: batch})[0][:count]
+        return {self._input: batch}
+
+    @staticmethod
+    def _session_options(onnxruntime):
+        """As many threads as torch would take: processes share the cores."""
+        options = onnxruntime.SessionOptions()
+        threads = os.environ.get('OMP_NUM_THREADS', '')
+        if threads.isdigit():
+            options.intra_op_num_threads = int(threads)
+        return options
 
     @classmethod
     def _provider(cls, onnxruntime, device):
@@ -346,12 +378,73 @@ def settings_from_properties(properties, path):
         values = {
             name: json.loads(properties[name]) for name in Settings._fields
         }
-        json.loads(properties['graph'])
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, RecursionError) as error:
         raise ValueError(
             f'{path}: no file of pytorch2onnx.py: its properties lack {error}'
         ) from error
-    return Settings(**{k: _tuples(v) for k, v in values.items()})
+    settings = Settings(**{k: _tuples(v) for k, v in values.items()})
+    for name, holds in _SETTINGS.items():
+        if not holds(getattr(settings, name), settings):
+            raise ValueError(
+                f'{path}: its property {name} makes no sense: '
+                f'{_shortened(properties[name], 60)}'
+            )
+    return settings
+
+
+def _is_flag(value, _):
+    return type(value) is bool
+
+
+def _are_numbers(value, count, kinds=(int, float)):
+    return (
+        isinstance(value, tuple)
+        and len(value) == count
+        and all(type(v) in kinds and abs(v) < 1e5 for v in value)
+    )
+
+
+def _are_pairs(value, settings):
+    return isinstance(value, tuple) and all(
+        _are_numbers(pair, 2, (int,))
+        and all(0 <= joint < len(settings.joints) for joint in pair)
+        for pair in value
+    )
+
+
+# What a file of ONNX has to say of itself, as it comes from anywhere.
+_SETTINGS = dict(
+    image_size=lambda v, _: (
+        _are_numbers(v, 2, (int,)) and min(v) > 0 and max(v) <= 4096
+    ),
+    mean=lambda v, _: _are_numbers(v, 3),
+    std=lambda v, _: _are_numbers(v, 3) and min(v) > 0,
+    joints=lambda v, _: v == JOINT_NAMES,
+    flip_pairs=_are_pairs,
+    flip_test=_is_flag,
+    shift_heatmap=_is_flag,
+    post_process=_is_flag,
+    unbiased_decoding=_is_flag,
+    modulate_kernel=lambda v, _: (
+        _are_numbers((v,), 1, (int,)) and v % 2 == 1 and 0 < v < 100
+    ),
+)
+
+
+def _graph_from_properties(properties, path):
+    """What is folded into a graph: name and whether it is."""
+    try:
+        graph = json.loads(properties['graph'])
+        flags = {
+            name: graph[name] for name in ('preprocess', 'flip_test', 'decode')
+        }
+        if not all(type(flag) is bool for flag in flags.values()):
+            raise ValueError(f'graph: {graph}')
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ValueError(
+            f'{path}: no file of pytorch2onnx.py: its properties lack {error}'
+        ) from error
+    return flags
 
 
 def _with_flip_test(run, crops, settings):

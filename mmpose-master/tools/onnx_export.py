@@ -5,12 +5,12 @@ import copy
 import inspect
 import json
 import os
-import sys
 import warnings
 
 import numpy as np
 import onnx
 import torch
+from _common import silence
 from mmcv.cnn import fuse_conv_bn
 from networks import OnnxNetwork, last_heatmaps, settings_to_properties
 from onnx import TensorProto, helper, numpy_helper
@@ -144,7 +144,7 @@ def export(network, path, shape, opset=11, static=False):
         options['dynamo'] = False
     example = _example_input(network, shape)
     try:
-        with warnings.catch_warnings(), torch.no_grad(), _silence():
+        with warnings.catch_warnings(), torch.no_grad(), silence(1):
             # Of the tracer, about sizes that are meant to be constants, and
             # about its own age.
             warnings.simplefilter('ignore')
@@ -194,7 +194,7 @@ def to_half(path):
     model = onnx.load(path)
     graph = model.graph
     nodes = list(graph.node)
-    start, end = _arithmetic(nodes)
+    start, end = arithmetic(nodes)
     body = nodes[start : end + 1]
     used = {name for node in body for name in node.input}
     made = {name for node in body for name in node.output}
@@ -250,7 +250,7 @@ def verify(path, reference, batches, static=False):
         WrongFile: The file breaks ONNX' rules, shapes cannot be inferred,
             or the output has another shape or is not finite.
     """
-    _check_form(path, static)
+    check_form(path, None, static)
     try:
         network = OnnxNetwork(path, 'cpu')
     except ValueError as error:
@@ -382,23 +382,48 @@ def training_result(checkpoint, meta):
     return result
 
 
-@contextlib.contextmanager
-def _silence():
-    """Drops what is printed, by C++ too.
+def check_form(path, opset, static):
+    """Checks a file by ONNX' own rules, its opset and the batch of its output.
 
-    Some versions of torch print the whole graph before they raise.
+    Args:
+        path (str): File of ONNX.
+        opset (int | None): Version that it must have; None for any.
+        static (bool): Whether the batch should be fixed.
+
+    Raises:
+        WrongFile: If something is wrong.
     """
-    sys.stdout.flush()
-    kept = os.dup(1)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
+    model = onnx.load(path)
+    found = [o.version for o in model.opset_import if not o.domain]
+    if opset is not None and found != [opset]:
+        raise WrongFile(f'the file has opset {found}, not {opset}')
     try:
-        os.dup2(nowhere, 1)
-        yield
-    finally:
-        sys.stdout.flush()
-        os.dup2(kept, 1)
-        os.close(kept)
-        os.close(nowhere)
+        onnx.checker.check_model(model)
+        model = onnx.shape_inference.infer_shapes(model, strict_mode=True)
+    except Exception as error:
+        raise WrongFile(f'the file is not valid ONNX: {error}') from error
+    (output,) = model.graph.output
+    dims = output.type.tensor_type.shape.dim
+    shape = [d.dim_value or d.dim_param or '?' for d in dims]
+    fixed = [isinstance(n, int) for n in shape]
+    if fixed != [static] + [True] * (len(shape) - 1):
+        raise WrongFile(
+            f'the batch should be {"fixed" if static else "free"} and all '
+            f'else fixed, but the inferred shape of the output is {shape}'
+        )
+
+
+def arithmetic(nodes):
+    """Finds what makes up the network itself.
+
+    Args:
+        nodes (list[NodeProto]): Of a graph, in their order.
+
+    Returns:
+        tuple[int, int]: Places of the first and the last convolution.
+    """
+    convolutions = [i for i, n in enumerate(nodes) if n.op_type == 'Conv']
+    return convolutions[0], convolutions[-1]
 
 
 def _example_input(network, shape):
@@ -441,31 +466,6 @@ def _with_opset(model, opset):
             f'this torch writes opset {found}, and ONNX cannot convert it '
             f'to {opset}: {error}'
         ) from error
-
-
-def _check_form(path, static):
-    """Checks a file by ONNX' own rules, and the batch of its output."""
-    model = onnx.load(path)
-    try:
-        onnx.checker.check_model(model)
-        model = onnx.shape_inference.infer_shapes(model, strict_mode=True)
-    except Exception as error:
-        raise WrongFile(f'the file is not valid ONNX: {error}') from error
-    (output,) = model.graph.output
-    dims = output.type.tensor_type.shape.dim
-    shape = [d.dim_value or d.dim_param or '?' for d in dims]
-    fixed = [isinstance(n, int) for n in shape]
-    if fixed != [static] + [True] * (len(shape) - 1):
-        raise WrongFile(
-            f'the batch should be {"fixed" if static else "free"} and all '
-            f'else fixed, but the inferred shape of the output is {shape}'
-        )
-
-
-def _arithmetic(nodes):
-    """Range of nodes between the first and the last convolution."""
-    convolutions = [i for i, n in enumerate(nodes) if n.op_type == 'Conv']
-    return convolutions[0], convolutions[-1]
 
 
 def _cast(body, names, mark, kind):

@@ -1,5 +1,41 @@
 """Command-line options that several commands have; standard library only."""
 
+import os
+import sys
+
+
+def add_trust_option(parser):
+    """Adds the one way round the safe loading of checkpoints.
+
+    Args:
+        parser (argparse.ArgumentParser): Parser of a command, or a group.
+    """
+    parser.add_argument(
+        '--trust-checkpoint',
+        action='store_true',
+        help='let a checkpoint run the code that it brings along: it may then '
+        'do anything that you may do; only for files of people whom you trust',
+    )
+
+
+def apply_trust(args):
+    """Does what ``--trust-checkpoint`` says, and says so.
+
+    Args:
+        args (argparse.Namespace): With the option of
+            :func:`add_trust_option`.
+    """
+    if args.trust_checkpoint:
+        from mmcv.runner.checkpoint import trust_checkpoints
+
+        trust_checkpoints()
+        if os.environ.get('RANK', '0') == '0':
+            print(
+                'warning: --trust-checkpoint: code in the checkpoint is '
+                'executed, with all that you may do',
+                file=sys.stderr,
+            )
+
 
 def add_model_options(parser):
     """Adds the options that choose a model: config, checkpoint, sample.
@@ -23,3 +59,4 @@ def add_model_options(parser):
         action='store_true',
         help='the small model that `bash scripts/train_1p.sh --sample` trains',
     )
+    add_trust_option(parser)

@@ -1,11 +1,15 @@
 """Reads and writes pictures and videos, and says in words what is wrong."""
 
 import contextlib
+import io
 import os
 import uuid
+import warnings
 
 import cv2
 import numpy as np
+from _common import silence
+from PIL import Image
 
 PICTURE_SUFFIXES = (
     '.jpg',
@@ -46,6 +50,9 @@ def read_picture(path):
     data = np.fromfile(path, np.uint8)
     picture = None
     if len(data):
+        fault = _fault_before(data.tobytes())
+        if fault:
+            raise ValueError(f'{path}: {fault}')
         try:
             picture = _decode(data)
         except (cv2.error, MemoryError) as error:
@@ -58,12 +65,28 @@ def read_picture(path):
             f'{path}: no picture that OpenCV can read, or a broken one '
             f'({len(data)} bytes)'
         )
-    if max(picture.shape[:2]) > MAX_SIDE:
-        raise ValueError(
-            f'{path}: {picture.shape[1]} x {picture.shape[0]} pixels; sides '
-            f'of up to {MAX_SIDE} can be handled: make it smaller first'
-        )
+    fault = size_fault(picture.shape[1], picture.shape[0])
+    if fault:
+        raise ValueError(f'{path}: {fault}')
     return picture
+
+
+def size_fault(width, height):
+    """Says whether a picture is too large to be decoded.
+
+    Args:
+        width (int): Pixels.
+        height (int): Pixels.
+
+    Returns:
+        str | None: What is wrong.
+    """
+    if max(width, height) > MAX_SIDE:
+        return (
+            f'{width} x {height} pixels; sides of up to {MAX_SIDE} can be '
+            'handled: make it smaller first'
+        )
+    return None
 
 
 def write_picture(path, picture):
@@ -153,7 +176,8 @@ class Video:
         camera = source.isdigit() and not os.path.exists(source)
         if not camera and not os.path.isfile(source):
             raise ValueError(f'{source}: there is no such file')
-        self._capture = cv2.VideoCapture(int(source) if camera else source)
+        with silence(2):  # OpenCV and FFmpeg say it in words of their own
+            self._capture = cv2.VideoCapture(int(source) if camera else source)
         if not self._capture.isOpened():
             kind = 'camera' if camera else 'video'
             raise ValueError(f'{source}: this {kind} cannot be opened')
@@ -244,6 +268,30 @@ def replaced(path):
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.remove(temporary)
+
+
+def _fault_before(data):
+    """Says what is wrong with a picture before OpenCV is given it.
+
+    Some kilobytes can claim gigabytes of pixels, and the missing rest of a
+    JPEG comes out grey. Of formats that Pillow does not know only OpenCV can
+    tell.
+    """
+    is_jpeg = data[:3] == b'\xff\xd8\xff'
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            with Image.open(io.BytesIO(data)) as picture:
+                fault = size_fault(*picture.size)
+                if is_jpeg and not fault:
+                    picture.load()
+                return fault
+    except Image.DecompressionBombError as error:
+        return str(error)
+    except Image.UnidentifiedImageError:
+        return None
+    except Exception as error:
+        return f'broken picture: {error}' if is_jpeg else None
 
 
 def _decode(data):

@@ -6,7 +6,6 @@ number of processes gives the same predictions and the same table.
 """
 
 import argparse
-import json
 import math
 import os
 
@@ -33,6 +32,12 @@ def parse_args(argv=None):
         'checkpoint',
         nargs='?',
         help='checkpoint file (default: latest.pth of the work folder)',
+    )
+    parser.add_argument(
+        '--onnx',
+        metavar='FILE',
+        help='evaluate a file of pytorch2onnx.py, by ONNX Runtime, in place '
+        'of a checkpoint',
     )
     _common.add_options(parser)
     parser.add_argument(
@@ -79,7 +84,7 @@ def check_request(args):
 
     Args:
         args (argparse.Namespace): From :func:`parse_args`; ``checkpoint`` is
-            filled in.
+            filled in, unless there is ``onnx``.
 
     Returns:
         mmcv.Config: The config, with its work folder.
@@ -91,8 +96,19 @@ def check_request(args):
     cfg = _common.load_config(args.config, args.cfg_options)
     _common.check_data(cfg, ['test'])
     _common.choose_work_dir(args, cfg)
+    if args.onnx and args.checkpoint:
+        raise _common.UserError(
+            '--onnx brings its own weights: leave the checkpoint away'
+        )
     path = args.checkpoint or os.path.join(cfg.work_dir, 'latest.pth')
-    if '://' not in path and not os.path.isfile(path):
+    if args.onnx:
+        if not os.path.isfile(args.onnx):
+            raise _common.UserError(
+                f'there is no file {args.onnx}: python3 pytorch2onnx.py '
+                'makes one'
+            )
+        path = None
+    elif '://' not in path and not os.path.isfile(path):
         raise _common.UserError(
             f'there is no checkpoint {path}: train first (scripts/'
             'train_1p.sh, with --sample for the drawn people), or name '
@@ -100,9 +116,7 @@ def check_request(args):
         )
     args.checkpoint = path
     for path in filter(None, (args.out, args.json)):
-        folder = os.path.dirname(os.path.abspath(path))
-        if not os.path.isdir(folder):
-            raise _common.UserError(f'there is no folder {folder}')
+        _common.check_folder_of(path)
     return cfg
 
 
@@ -195,7 +209,7 @@ def format_table(scores):
 
 
 def write_json(path, scores, **facts):
-    """Writes scores as JSON, whole or not at all; NaN becomes null.
+    """Writes scores as JSON; NaN becomes null.
 
     Args:
         path (str): The file.
@@ -203,10 +217,7 @@ def write_json(path, scores, **facts):
         **facts: Further keys.
     """
     clean = {k: None if math.isnan(v) else v for k, v in scores.items()}
-    with open(f'{path}.part', 'w') as file:
-        json.dump(dict(facts, scores=clean), file, indent=2)
-        file.write('\n')
-    os.replace(f'{path}.part', path)
+    _common.write_json(path, dict(facts, scores=clean))
 
 
 def main():
@@ -236,25 +247,30 @@ def main():
     check_truth(dataset, settings['metric'], bool(args.show_dir))
 
     cfg.model.pretrained = None
-    model = build_posenet(cfg.model)
-    if cfg.get('fp16') is not None:
-        wrap_fp16_model(model)
-    _common.load_weights(model, args.checkpoint)
+    if args.onnx:
+        from onnx_pose import OnnxPose
 
+        model = OnnxPose(args.onnx, cfg, str(device))
+    else:
+        model = build_posenet(cfg.model)
+        if cfg.get('fp16') is not None:
+            wrap_fp16_model(model)
+        _common.load_weights(model, args.checkpoint)
     outputs = predict(model, dataset, cfg, device, distributed)
     if get_dist_info()[0] != 0:
         return
     if args.out:
         mmcv.dump(outputs, args.out)
     scores = dataset.evaluate(outputs, cfg.work_dir, **settings)
-    print(f'{args.checkpoint} on {len(dataset)} samples:')
+    source = args.onnx or args.checkpoint
+    print(f'{source} on {len(dataset)} samples:')
     print(format_table(scores))
     if args.json:
         write_json(
             args.json,
             scores,
             config=os.path.abspath(args.config),
-            checkpoint=os.path.abspath(args.checkpoint),
+            checkpoint=os.path.abspath(source),
             samples=len(dataset),
         )
     if args.show_dir:

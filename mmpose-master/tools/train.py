@@ -9,7 +9,10 @@ MPII_ROOT replaces data/mpii.
 import argparse
 import copy
 import os
+import signal
+import sys
 import time
+from importlib.util import find_spec
 
 import _common
 
@@ -59,8 +62,8 @@ def parse_args(argv=None):
     parser.add_argument(
         '--resume-from',
         metavar='FILE',
-        help='go on from a checkpoint; auto takes latest.pth of the work '
-        'folder, or starts afresh if there is none',
+        help='go on from a checkpoint; auto takes the latest whole one of the '
+        'work folder, or starts afresh if there is none',
     )
     parser.add_argument(
         '--no-validate', action='store_true', help='do not evaluate meanwhile'
@@ -143,14 +146,31 @@ def find_resume(args, cfg, logger):
 
     Returns:
         str | None: The checkpoint, or None for a fresh start.
+
+    Raises:
+        UserError: If there are checkpoints, but all of them are damaged.
     """
     if args.resume_from != 'auto':
         return args.resume_from or cfg.resume_from
-    latest = os.path.join(cfg.work_dir, 'latest.pth')
-    if os.path.exists(latest):
-        return latest
-    logger.info(f'No {latest} to resume from: starting afresh')
-    return None
+    from mmcv.runner.checkpoint import find_whole_checkpoint
+    from mmcv.runner.dist_utils import broadcast_object, get_dist_info
+
+    path = problem = None
+    # One looks for all: they must not go different ways.
+    if get_dist_info()[0] == 0:
+        template = (cfg.checkpoint_config or {}).get('filename_tmpl')
+        try:
+            path = find_whole_checkpoint(cfg.work_dir, template, logger)
+        except ValueError as error:
+            problem = str(error)
+    path, problem = broadcast_object((path, problem))
+    if problem:
+        raise _common.UserError(problem)
+    if path is None:
+        logger.info(
+            f'No checkpoint in {cfg.work_dir} to resume from: starting afresh'
+        )
+    return path
 
 
 def seed_everything(seed, deterministic):
@@ -171,6 +191,21 @@ def seed_everything(seed, deterministic):
         accelerator.manual_seed_all(seed)
 
 
+def _tell_of_lost_lines(record):
+    """Stands in for ``logging.Handler.handleError``: one line, and goes on.
+
+    A training shall not end, nor be drowned in tracebacks, for want of room
+    for its log.
+    """
+    if not _tell_of_lost_lines.done:
+        _tell_of_lost_lines.done = True
+        error = sys.exc_info()[1]
+        print(f'warning: the log cannot be written: {error}', file=sys.stderr)
+
+
+_tell_of_lost_lines.done = False
+
+
 def check_request(args):
     """Checks what can be checked before anything is started.
 
@@ -189,6 +224,12 @@ def check_request(args):
         raise _common.UserError(
             f'the config {args.config} has no {", ".join(missing)}'
         )
+    hooks = [hook['type'] for hook in cfg.log_config['hooks']]
+    if 'TensorboardLoggerHook' in hooks and not find_spec('tensorboard'):
+        raise _common.UserError(
+            'TensorboardLoggerHook of log_config needs the package '
+            'tensorboard: pip install tensorboard, or take the hook out'
+        )
     _common.check_data(
         cfg, ['train'] if args.no_validate else ['train', 'val']
     )
@@ -200,14 +241,39 @@ def check_request(args):
     return cfg
 
 
+def plot_run(work_dir, logger):
+    """Draws the figure of a training that is done, beside its log.
+
+    Whatever goes wrong here is only said: the training is what counts.
+
+    Args:
+        work_dir (str): Its folder.
+        logger (logging.Logger): Told where the figure is, or why not.
+    """
+    try:
+        import plot_log
+
+        logger.info(f'Figure of the training: {plot_log.plot([work_dir])}')
+    except Exception as error:
+        logger.warning(
+            f'There is no figure of the training ({error!r}). What the log '
+            'holds can be plotted later: python3 mmpose-master/tools/'
+            f'plot_log.py {work_dir}'
+        )
+
+
 def main():
     """Trains as the command line says."""
+    # There is nothing to save yet; by default the signal would end us.
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     args = parse_args()
     check_device_count(args)
     cfg = check_request(args)
 
     # Loading torch takes seconds; whoever mistyped an option waits less.
+    import guards
     import torch
+    import train_log
     from mmcv.runner.dist_utils import get_dist_info
     from mmcv.utils import collect_env
     from mmpose import __version__
@@ -232,6 +298,8 @@ def main():
         log_file=os.path.join(cfg.work_dir, f'{timestamp}.log'),
         log_level=cfg.log_level,
     )
+    for handler in logger.handlers:
+        handler.handleError = _tell_of_lost_lines
     if distributed:
         # torch 1.8 logs to the root logger when a group is formed, which
         # gives that a handler, and our lines would come twice.
@@ -242,8 +310,9 @@ def main():
     logger.info(f'Config:\n{cfg.pretty_text}')
     logger.info(
         f'Training on {world_size} x {device.type}, per process '
-        f'{torch.get_num_threads()} thread(s) and '
-        f'{cfg.data.workers_per_gpu} data worker(s)'
+        f'{torch.get_num_threads()} thread(s), '
+        f'{cfg.data.workers_per_gpu} data worker(s) and '
+        f'{cfg.data.samples_per_gpu} sample(s) in a step'
     )
     cfg.resume_from = find_resume(args, cfg, logger)
 
@@ -268,15 +337,24 @@ def main():
         cfg.checkpoint_config.meta = dict(
             mmpose_version=__version__, config=cfg.pretty_text
         )
-    train_model(
-        model,
-        datasets,
-        cfg,
-        distributed=distributed,
-        validate=not args.no_validate,
-        timestamp=timestamp,
-        meta=dict(env_info=environment, seed=cfg.seed),
-    )
+    train_log.make_readable(cfg.log_config)
+    loss_guard, signal_guard, rank_guard = guards.make(cfg)
+    try:
+        train_model(
+            model,
+            datasets,
+            cfg,
+            distributed=distributed,
+            validate=not args.no_validate,
+            timestamp=timestamp,
+            meta=dict(env_info=environment, seed=cfg.seed),
+            hooks=(loss_guard, signal_guard, rank_guard),
+        )
+    except _common.Stopped:
+        signal_guard.save_epoch()
+        raise
+    if rank == 0:
+        plot_run(cfg.work_dir, logger)
     logger.info(f'Done: {cfg.work_dir}')
 
 

@@ -3,6 +3,7 @@
 Usage: group_worker.py OUT LAUNCHER FILE (the original of dist_utils.py)
 """
 
+import atexit
 import importlib.util
 import os
 import sys
@@ -45,7 +46,25 @@ def objects(rank):
     return {'rank': rank, 'scores': torch.full((rank + 1,), 0.5)}
 
 
+def threads():
+    """Number of this process's threads, or None where that is not told."""
+    tasks = '/proc/self/task'
+    return len(os.listdir(tasks)) if os.path.isdir(tasks) else None
+
+
+def check_left(before):
+    """At the very end: the group is left, and its threads are gone.
+
+    They would need the interpreter, and take the process along without it.
+    """
+    assert not dist.is_initialized()
+    assert threads() == before
+    print('left')
+
+
 def main(out, launcher, stock):
+    # What is registered first is called last.
+    atexit.register(check_left, threads())
     dist_utils.init_dist(launcher, timeout=timedelta(seconds=60))
     rank, world_size = dist_utils.get_dist_info()
     spec = importlib.util.spec_from_file_location('stock_dist_utils', stock)
@@ -59,6 +78,7 @@ def main(out, launcher, stock):
     with patch.object(dist, 'get_backend', return_value='hccl'):
         dist_utils._Process.host_group = (None, None)
         gathered.append(dist_utils.gather_objects(rank))
+        shared = dist_utils.broadcast_object(objects(rank + 5))
         group = dist_utils._get_host_group()
         assert group is dist_utils._get_host_group(), 'made twice'
         dist_utils.barrier()
@@ -76,6 +96,7 @@ def main(out, launcher, stock):
         'master': dist_utils.master_only(lambda: 'here')(),
         'counters': counters,
         'gathered': gathered,
+        'shared': shared,
         'ours': average(dist_utils, rank),
         'theirs': average(theirs, rank),
     }

@@ -3,6 +3,7 @@
 Also one rank of test_resume.py: ``resume_cases.py WORK_DIR CHECKPOINT ...``.
 """
 
+import itertools
 import json
 import logging
 import random
@@ -103,15 +104,16 @@ def scramble():
     np.random.seed(987)
 
 
-def make_runner(work_dir, epochs=3, model=None, amp=None, **kwargs):
+def make_runner(work_dir, epochs=3, model=None, amp=False, passes=1, **kwargs):
     """Make a runner, with all generators in their first state.
 
     Args:
         work_dir (Path): Its folder.
         epochs (int): To train.
         model (nn.Module | None): Default: a Net.
-        amp (dict | None): Arguments of AmpOptimizerHook: train in mixed
-            precision with a scale that has to go down at first.
+        amp (bool): Train in mixed precision, with a scale that has to go
+            down at first.
+        passes (int): Iterations that make one step.
         **kwargs: For the runner.
     """
     kwargs.setdefault('logger', logging.getLogger('resume'))
@@ -119,14 +121,15 @@ def make_runner(work_dir, epochs=3, model=None, amp=None, **kwargs):
     random.seed(0)
     np.random.seed(0)
     hook = OptimizerHook(grad_clip=dict(max_norm=0.5))
-    model = model or (Net() if amp is None else LowNet())
+    if passes > 1 or amp:
+        hook = AmpOptimizerHook(dict(max_norm=0.5), passes)
+    model = model or (LowNet() if amp else Net())
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-    if amp is not None:
+    if amp:
         case = make_case('adam', scale=DYNAMIC)
         NativeDriver(model, optimizer, case)
         # As high as it gets: the first steps overflow.
         engine_of(optimizer).scaler.loss_scale = 2.0**24
-        hook = AmpOptimizerHook(grad_clip=dict(max_norm=0.5), **amp)
     runner = EpochBasedRunner(
         model,
         optimizer=optimizer,
@@ -178,12 +181,12 @@ class Saving(CheckpointHook):
         super()._save_checkpoint(runner)
 
 
-def train_rank(work_dir, checkpoint=None):
+def train_rank(work_dir, checkpoint=None, passes=1):
     """Train as one rank of several, from a checkpoint if one is given."""
     rank, _ = get_dist_info()
     torch.manual_seed(0)
     model = MMDistributedDataParallel(Net(), broadcast_buffers=False)
-    runner = make_runner(work_dir, model=model, epochs=2)
+    runner = make_runner(work_dir, model=model, epochs=2, passes=passes)
     runner.register_hook(Saving(interval=1, by_epoch=False))
     runner.register_hook(Saving(interval=1))
     runner.register_hook(DistSamplerSeedHook())
@@ -204,11 +207,13 @@ def main():
     init_dist('pytorch')
     work_dir, *names = sys.argv[1:]
     rank, _ = get_dist_info()
-    whole = train_rank(work_dir + '/whole')
     failed = {}
-    for name in names:
-        folder = f'{work_dir}/{name}'
-        again = train_rank(folder, f'{work_dir}/whole/{name}.pth')
+    for passes, name in itertools.product((1, 2), names):
+        folder = f'{work_dir}/{passes}'
+        if name == names[0]:
+            whole = train_rank(f'{folder}/whole', passes=passes)
+        path = f'{folder}/whole/{name}.pth'
+        again = train_rank(f'{folder}/{name}', path, passes)
         try:
             # Buffers are each rank's own here: nobody averages them.
             trained = dict(again[2]), dict(whole[2])
@@ -219,7 +224,7 @@ def main():
             assert_same(again[3:], whole[3:])
             assert again[0] == whole[0]
         except AssertionError as error:
-            failed[name] = str(error)
+            failed[f'{passes} {name}'] = str(error)
     Path(f'{work_dir}/rank{rank}.json').write_text(json.dumps(failed))
 
 

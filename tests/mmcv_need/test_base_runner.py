@@ -11,8 +11,11 @@ from mmcv.runner import (
     EpochBasedRunner,
     Hook,
     IterBasedRunner,
+    LogBuffer,
+    TextLoggerHook,
     save_checkpoint,
 )
+from mmcv.runner.base_runner import DeferredLogBuffer, DeferredNumber
 from torch import nn
 
 
@@ -162,6 +165,31 @@ def test_refuses_a_hook_twice():
         runner.register_hook(3)
 
 
+def test_a_log_that_cannot_be_written_ends_nothing(caplog):
+    class Full(TextLoggerHook):
+        calls = 0
+
+        def after_train_iter(self, runner):
+            self.calls += 1
+            raise OSError(28, 'No space left on device')
+
+    class Disk(Hook):
+        def after_val_iter(self, runner):
+            raise OSError(28, 'No space left on device')
+
+    runner, log = make(), Full()
+    runner.register_hook(log)
+    runner.register_hook(Disk())
+    runner.call_hook('after_train_iter')
+    runner.call_hook('after_train_iter')
+    assert log.calls == 2
+    assert caplog.messages == [
+        'Full cannot log: [Errno 28] No space left on device'
+    ]
+    with pytest.raises(OSError, match='No space'):
+        runner.call_hook('after_val_iter')
+
+
 def step(model, optimizer):
     optimizer.zero_grad()
     model.train_step(torch.ones(3, 2), None)['loss'].backward()
@@ -255,3 +283,54 @@ def test_iter_based_runner_goes_on_working(tmp_path):
     again.resume(str(tmp_path / 'latest.pth'), map_location='cpu')
     # The counters in the file are one ahead, as mmcv 1.2.7 writes them.
     assert (again.iter, again.epoch) == (6, 2)
+
+
+def test_log_averages_what_was_deferred_as_plain_numbers():
+    plain, deferred = LogBuffer(), DeferredLogBuffer()
+    draws = torch.Generator().manual_seed(0)
+    for count in (3, 4, 5, 1):
+        loss = torch.rand((), generator=draws)
+        hits = torch.randint(0, 9, (2,), generator=draws) + 1
+        share = DeferredNumber(hits, lambda n: n[0] / n[1])
+        plain.update(
+            dict(
+                loss=loss.item(),
+                share=hits[0].item() / hits[1].item(),
+                time=0.1,
+            ),
+            count,
+        )
+        deferred.update(dict(loss=loss, share=share, time=0.1), count)
+    for n in (2, 0):
+        plain.average(n)
+        deferred.average(n)
+        assert deferred.output == plain.output
+        assert deferred.ready
+    deferred.clear()
+    assert not deferred.val_history
+
+
+def test_log_reads_once_for_a_line(monkeypatch):
+    buffer, reads = DeferredLogBuffer(), []
+    tolist = torch.Tensor.tolist
+    monkeypatch.setattr(
+        torch.Tensor, 'tolist', lambda t: reads.append(len(t)) or tolist(t)
+    )
+    for i in range(5):
+        buffer.update(dict(loss=torch.tensor(1.0 * i), other=torch.ones(1)))
+    assert not reads
+    buffer.average(3)
+    assert reads == [6]
+    assert buffer.output == dict(loss=3.0, other=1.0)
+    # What was read is not read again.
+    buffer.average(2)
+    assert reads == [6]
+
+
+def test_log_of_a_run_without_lines_stays_small(monkeypatch):
+    monkeypatch.setattr(DeferredLogBuffer, 'MOST_UPDATES', 4)
+    buffer = DeferredLogBuffer()
+    for i in range(10):
+        buffer.update(dict(loss=torch.tensor(float(i))))
+    kept = [isinstance(v, torch.Tensor) for v in buffer.val_history['loss']]
+    assert kept == [False] * 8 + [True] * 2

@@ -18,16 +18,10 @@ import mmcv
 import numpy as np
 import pytest
 import torch
-from mmcv.runner import _load_checkpoint, checkpoint
+from mmcv.runner import _load_checkpoint, checkpoint, save_checkpoint
 from torch import nn
 
 FORMATS = ['zip', 'legacy']
-
-
-@pytest.fixture(autouse=True)
-def no_trust(monkeypatch):
-    """Do not take over the trust of whoever runs the tests."""
-    monkeypatch.delenv('MMCV_TRUST_CHECKPOINT', raising=False)
 
 
 @pytest.fixture(params=['as installed', 'ours'], autouse=True)
@@ -39,9 +33,11 @@ def unpickler(request, monkeypatch):
 
 
 @pytest.fixture
-def trust(no_trust, monkeypatch):
+def trust():
     """Trust checkpoints for the rest of the test."""
-    monkeypatch.setenv('MMCV_TRUST_CHECKPOINT', '1')
+    checkpoint.trust_checkpoints()
+    yield
+    checkpoint.trust_checkpoints(False)
 
 
 def save(content, path, form):
@@ -169,7 +165,7 @@ def test_attack_is_refused(name, form, tmp_path):
     folder.mkdir()
     marker = folder / 'm'
     path = craft(ATTACKS[name](marker), folder / 'evil.pth', form)
-    with pytest.raises(ValueError, match='evil.pth.*MMCV_TRUST_CHECKPOINT=1'):
+    with pytest.raises(ValueError, match='evil.pth.*--trust-checkpoint'):
         _load_checkpoint(path)
     assert not marker.exists()
 
@@ -204,9 +200,11 @@ def test_message_names_what_was_refused(tmp_path):
         _load_checkpoint(path)
 
 
-def test_trust_can_be_given_by_a_tool(tmp_path, monkeypatch):
-    # So that monkeypatch takes it away again.
-    monkeypatch.setenv('MMCV_TRUST_CHECKPOINT', '0')
+def test_trust_is_given_by_the_program_and_nothing_else(
+    tmp_path, monkeypatch, trust
+):
+    checkpoint.trust_checkpoints(False)
+    monkeypatch.setenv('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', '1')
     path = save(nn.Linear(1, 1), tmp_path / 'c.pth', 'zip')
     with pytest.raises(ValueError, match='Linear'):
         _load_checkpoint(path)
@@ -214,9 +212,6 @@ def test_trust_can_be_given_by_a_tool(tmp_path, monkeypatch):
     assert isinstance(_load_checkpoint(path), nn.Linear)
     checkpoint.trust_checkpoints(False)
     with pytest.raises(ValueError, match='Linear'):
-        _load_checkpoint(path)
-    monkeypatch.setenv('MMCV_TRUST_CHECKPOINT', 'maybe')
-    with pytest.raises(ValueError, match="'maybe': use 1 or 0"):
         _load_checkpoint(path)
 
 
@@ -406,8 +401,8 @@ def test_tar_and_missing_files_are_named(tmp_path):
 
 @pytest.mark.parametrize('trusted', [False, True])
 @pytest.mark.parametrize('form', FORMATS)
-def test_truncated_files_are_named(form, trusted, tmp_path, monkeypatch):
-    monkeypatch.setenv('MMCV_TRUST_CHECKPOINT', str(int(trusted)))
+def test_truncated_files_are_named(form, trusted, tmp_path, trust):
+    checkpoint.trust_checkpoints(trusted)
     weights = dict(state_dict=nn.Linear(20, 20).state_dict())
     whole = open(save(weights, tmp_path / 'c.pth', form), 'rb').read()
     path = tmp_path / 'c.pth'
@@ -419,6 +414,45 @@ def test_truncated_files_are_named(form, trusted, tmp_path, monkeypatch):
         assert '\n' not in message and len(message) < 500, message
     path.write_bytes(whole)
     _load_checkpoint(str(path))
+
+
+def test_a_flipped_bit_is_found_wherever_it_matters(tmp_path):
+    model = nn.Linear(5, 3)
+    optimizer = torch.optim.Adam(model.parameters())
+    model(torch.ones(1, 5)).sum().backward()
+    optimizer.step()
+    path = str(tmp_path / 'c.pth')
+    save_checkpoint(model, path, optimizer, meta=dict(epoch=1, iter=3))
+    with open(path, 'rb') as stream:
+        whole = stream.read()
+    good = _load_checkpoint(path)
+    rng = random.Random(0)
+    refused = 0
+    for place in rng.sample(range(len(whole)), 700):
+        content = bytearray(whole)
+        content[place] ^= 1 << rng.randrange(8)
+        with open(path, 'wb') as stream:
+            stream.write(content)
+        try:
+            loaded = _load_checkpoint(path)
+        except ValueError as error:
+            assert path in str(error)
+            refused += 1
+        else:
+            # A time, or what fills a gap between two records.
+            assert_same(loaded, good)
+    assert refused > 300
+
+
+def test_a_file_of_torch_without_checksums_is_loaded(tmp_path):
+    if not hasattr(torch.serialization, 'set_crc32_options'):
+        pytest.skip('this torch always writes checksums')
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(dict(a=torch.ones(3)), str(tmp_path / 'c.pth'))
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert _load_checkpoint(str(tmp_path / 'c.pth'))['a'].sum() == 3
 
 
 def test_bytes_go_through_no_other_codec():

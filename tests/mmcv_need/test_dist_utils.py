@@ -481,6 +481,7 @@ def test_nothing_but_host_names_gets_into_or_out_of_the_shell(
 def test_alone(monkeypatch):
     assert dist_utils.get_dist_info() == (0, 1)
     assert dist_utils.gather_objects('mine') == ['mine']
+    assert dist_utils.broadcast_object('mine') == 'mine'
     assert dist_utils.master_only(lambda x: x + 1)(1) == 2
     dist_utils.barrier()
     params = worker.tensors(0)
@@ -511,6 +512,9 @@ def check_ranks(folder, size=2, address='127.0.0.1'):
     assert [len(item['scores']) for item in first] == [1, 2, 3][:size]
     assert second == list(range(size))
     assert ranks[1]['gathered'] == [None, None]
+    for rank in ranks:
+        assert rank['shared']['rank'] == 5
+        assert rank['shared']['scores'].tolist() == [0.5] * 6
     return ranks
 
 
@@ -525,6 +529,7 @@ def test_torch_s_launcher(run, free_port, tmp_path, stock_file):
         torch_launcher(WORKER, 3, free_port, tmp_path, 'pytorch', stock_file)
     )
     assert done.returncode == 0, done.stderr
+    assert done.stdout.split().count('left') == 3, done.stderr
     ranks = check_ranks(tmp_path, size=3)
     assert [rank['local rank'] for rank in ranks] == ['0', '1', '2']
     # Both took the mean: different values are equal afterwards.

@@ -66,7 +66,7 @@ def test_from_any_iteration_and_any_epoch(tmp_path, workers):
 
 
 def test_mixed_precision(tmp_path):
-    whole = train(tmp_path / 'whole', amp={})
+    whole = train(tmp_path / 'whole', amp=True)
     scaler = whole[1]['loss_scaler0']
     assert scaler['skipped_steps'] > 3 and scaler['unskipped'] > 3
     assert any(
@@ -76,7 +76,39 @@ def test_mixed_precision(tmp_path):
     )
     for name in ('iter_2', 'iter_10', 'epoch_2', 'iter_20'):
         path = tmp_path / 'whole' / f'{name}.pth'
-        assert_same(train(tmp_path / name, path, amp={}), whole, name)
+        assert_same(train(tmp_path / name, path, amp=True), whole, name)
+
+
+@pytest.mark.parametrize('amp', [False, True])
+def test_between_the_passes_of_one_step(tmp_path, amp):
+    whole = train(tmp_path / 'whole', amp=amp, passes=3)
+    assert not amp or whole[1]['loss_scaler0']['skipped_steps'] == 3
+    # An epoch has 7 iterations. With amp the steps of iterations 1 to 9 are
+    # skipped, because of one of their passes or of all.
+    names = {'epoch_1', 'epoch_2'} | {f'iter_{i}' for i in range(1, 21)}
+    for name in sorted(names):
+        path = tmp_path / 'whole' / f'{name}.pth'
+        again = train(tmp_path / name, path, amp=amp, passes=3)
+        assert_same(again, whole, name)
+
+
+def test_gradients_that_were_not_saved_are_missed(tmp_path, caplog):
+    train(tmp_path, passes=2)
+    saved = {
+        n: _load_checkpoint(str(tmp_path / f'iter_{n}.pth')) for n in (3, 4)
+    }
+    held = [saved[n]['resume']['hooks']['AmpOptimizerHook'] for n in (3, 4)]
+    assert len(held[0]['gradients']) == 6 and held[1] == {}
+    # Not the storage of a bucket, of which they may be a view.
+    assert {g.storage().size() - g.numel() for g in held[0]['gradients']} == {
+        0
+    }
+    text, _ = warnings_of(caplog, tmp_path / 'iter_3.pth', passes=2)
+    assert text == ''
+    text, _ = warnings_of(caplog, tmp_path / 'iter_3.pth', passes=4)
+    assert 'no gradients for iteration 4, which is not the first' in text
+    text, _ = warnings_of(caplog, tmp_path / 'iter_4.pth', passes=2)
+    assert text == ''
 
 
 def test_a_resume_of_a_resume(tmp_path):
@@ -300,7 +332,7 @@ def test_two_ranks(launch, tmp_path):  # noqa: F811
     for rank in range(2):
         failed = json.loads((tmp_path / f'rank{rank}.json').read_text())
         assert failed == {}
-    saved = _load_checkpoint(str(tmp_path / 'whole' / 'iter_2.pth'))
+    saved = _load_checkpoint(str(tmp_path / '1' / 'whole' / 'iter_2.pth'))
     one, other = saved['resume']['random']
     assert not torch.equal(one['now']['torch'], other['now']['torch'])
 

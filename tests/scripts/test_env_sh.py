@@ -1,6 +1,7 @@
 """env.sh in bash and zsh, with made-up CANN trees."""
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -121,9 +122,36 @@ def test_the_installers_word_counts_first(shell, host):
     cann = add_cann(host / 'opt/Ascend/ascend-toolkit')
     info = host / 'system/etc/Ascend/ascend_cann_install.info'
     info.parent.mkdir(parents=True)
-    info.write_text(f'Version=6.3\nInstall_Path={host}/opt/Ascend\n')
+    info.write_text(
+        f'Version=6.3\nInstall_Path={host}/opt/Ascend/\nInstall_Path=/x\n'
+    )
     found = source(shell, host)
     assert found['ASCEND_TOOLKIT_HOME'] == str(cann)
+
+
+def test_an_installers_word_that_is_out_of_date_is_passed_over(shell, host):
+    cann = add_cann(host / 'system/usr/local/Ascend/nnae')
+    info = host / 'system/etc/Ascend/ascend_cann_install.info'
+    info.parent.mkdir(parents=True)
+    info.write_text('Install_Path=/not/there/any/more\n')
+    assert source(shell, host)['ASCEND_TOOLKIT_HOME'] == str(cann)
+
+
+def test_the_toolkit_is_preferred_to_the_run_time(shell, host):
+    add_cann(host / 'system/usr/local/Ascend/nnae')
+    cann = add_cann(host / 'system/usr/local/Ascend/ascend-toolkit')
+    assert source(shell, host)['ASCEND_TOOLKIT_HOME'] == str(cann)
+
+
+def test_each_variable_has_its_reason_beside_it():
+    lines = (BUNDLE / 'env.sh').read_text().splitlines()
+    named = {}
+    for number, line in enumerate(lines):
+        match = re.match(r'\s+_hg_prefer (\w+)', line)
+        if match:
+            named.setdefault(match.group(1), lines[number - 1].strip())
+    assert set(named) == set(OURS)
+    assert all(reason.startswith('# ') for reason in named.values()), named
 
 
 def test_twice_is_once(shell, host):
@@ -134,10 +162,11 @@ def test_twice_is_once(shell, host):
     assert once['LD_LIBRARY_PATH'] == f'{cann}/lib64:'
 
 
-@pytest.mark.parametrize('name', sorted(OURS))
-def test_what_is_set_stays(shell, host, name):
+@pytest.mark.parametrize('value', ['42', ''])
+def test_what_is_set_stays(shell, host, value):
     add_cann(host / 'home/Ascend/nnae')
-    assert source(shell, host, **{name: '42'})[name] == '42'
+    found = source(shell, host, **dict.fromkeys(OURS, value))
+    assert {name: found[name] for name in OURS} == dict.fromkeys(OURS, value)
 
 
 def test_cann_that_is_set_up_stays(shell, host):

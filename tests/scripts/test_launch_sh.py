@@ -484,6 +484,18 @@ def test_sample_is_drawn_once_trained_and_evaluated(bundle):
     ]
 
 
+def test_several_devices_have_a_recipe_of_the_sample(bundle):
+    run = bundle.run('scripts/train_8p.sh', '--sample', NPROC='2')
+    assert run.returncode == 0, run.err
+    folder = bundle.mmpose / 'configs/top_down/hourglass/mpii'
+    config = str(folder / 'hourglass_mpii_sample_96x96_8p.py')
+    for name in ('train', 'test'):
+        notes = bundle.read_notes(name)
+        assert [note['argv'][0] for note in notes] == [config] * 2
+    bundle.run('scripts/train_8p.sh', '--sample', '--config', 'own.py')
+    assert bundle.read_notes('train')[-1]['argv'][0] == 'own.py'
+
+
 def test_a_failed_sample_training_is_not_evaluated(bundle):
     run = bundle.run('scripts/train_1p.sh', '--sample', FAIL='0')
     assert run.returncode == 7

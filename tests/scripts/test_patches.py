@@ -499,6 +499,47 @@ def test_a_newer_apex_is_not_given_an_older_original(apex):
     assert apex.utils.read_bytes() == newer
 
 
+@pytest.mark.parametrize('fault', ['read-only', 'unknown', None])
+def test_an_apex_of_the_host_stops_nothing(
+    apex, site, capsys, monkeypatch, fault
+):
+    apex.torch('2.1.0')
+    apex.write(*map(CAST.format, (1, 1) if fault == 'unknown' else (1,)))
+    root = apex.utils.parent.parent
+    before = snapshot(root)
+    locate = patch_engine.locate
+    monkeypatch.setattr(
+        patch_engine,
+        'locate',
+        lambda name, directory=None: locate(
+            name, directory or (root if name == 'apex' else site)
+        ),
+    )
+    access = os.access
+    monkeypatch.setattr(
+        os,
+        'access',
+        lambda path, mode: (
+            not (fault == 'read-only' and path.startswith(str(root)))
+            and access(path, mode)
+        ),
+    )
+    assert patches.main(['apply']) == 0
+    said = capsys.readouterr().out
+    assert ('warning: Apex is left as it is' in said) is bool(fault)
+    assert (snapshot(root) == before) is bool(fault)
+    assert patches.main(['status', '--json']) == (1 if fault else 0)
+    packages = json.loads(capsys.readouterr().out)['packages']
+    states = {
+        package['name']: {file['state'] for file in package['files']}
+        for package in packages
+    }
+    assert states['mmcv'] == states['mmpose'] == {'applied'}
+    # Asked for by name it is refused.
+    if fault:
+        assert apex.call('apply')[0] == 1
+
+
 @pytest.mark.parametrize(
     'folder, words',
     [('interfaces', 'Pyramid toolkit'), ('multi_tensor_apply', '25.07')],

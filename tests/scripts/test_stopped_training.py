@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from mmcv.runner.checkpoint import _load_checkpoint
 from mpii_data import write_mpii, write_tiny_config
 from test_launch_sh import BUNDLE, Bundle
 
@@ -21,9 +22,10 @@ class Job:
     Args:
         folder (Path): For everything.
         workers (int): Data workers of each rank.
+        options (Sequence[str]): Overrides of the config.
     """
 
-    def __init__(self, folder, workers):
+    def __init__(self, folder, workers, options):
         self.mark = f'JOB={folder}'.encode()
         self.work = folder / 'work'
         bundle = Bundle(folder / 'bundle')
@@ -41,7 +43,8 @@ class Job:
             '--cfg-options',
             f'data.workers_per_gpu={workers}',
             'total_epochs=10000',
-            'checkpoint_config=none',
+            'checkpoint_config.interval=100000',
+            *options,
             JOB=str(folder),
             # Four iterations in an epoch: data workers start anew in each.
             MPII_ROOT=str(write_mpii(folder / 'mpii', train=16)),
@@ -92,10 +95,10 @@ class Job:
                 for line in path.read_text().splitlines()
             ]
 
-    def wait_for_end(self):
+    def wait_for_end(self, seconds=SECONDS):
         """Return what was printed on stderr, once nothing runs any more."""
-        end = time.monotonic() + SECONDS
-        _, errors = self.process.communicate(timeout=SECONDS)
+        end = time.monotonic() + seconds
+        _, errors = self.process.communicate(timeout=seconds)
         while self.processes():
             assert time.monotonic() < end, f'still run: {self.processes()}'
             time.sleep(0.1)
@@ -107,8 +110,8 @@ def start(tmp_path):
     """Starts a job, and returns it when it trains."""
     jobs = []
 
-    def execute(workers):
-        jobs.append(Job(tmp_path, workers))
+    def execute(workers, *options):
+        jobs.append(Job(tmp_path, workers, options))
         jobs[0].wait_for_training()
         return jobs[0]
 
@@ -134,19 +137,48 @@ def test_a_killed_rank_ends_the_job(start):
     assert 'train.py", line' not in errors
 
 
-def test_ctrl_c_ends_the_job(start):
-    job = start(workers=0)
-    # As a terminal does: to the launcher, which passes it on, and to all.
+def assert_stopped(job, errors, number):
+    """The job has saved, stopped in good order, and leaves nothing."""
+    assert job.process.returncode == 128 + number
+    name = signal.Signals(number).name
+    assert errors.count(f'stopped by {name}\n') == 1
+    assert 'Traceback' not in errors and 'ChildFailedError' not in errors
+    saved = _load_checkpoint(str(job.work / 'latest.pth'))
+    assert len(saved['resume']['random']) == 2
+    assert not list(job.work.glob('.*'))
+    return saved['meta']['iter']
+
+
+def test_ctrl_c_saves_and_stops(start):
+    job = start(workers=1)
+    # As a terminal does. The launcher and the ranks have other groups.
     os.killpg(job.process.pid, signal.SIGINT)
-    errors = job.wait_for_end()
-    assert job.process.returncode not in (0, None)
-    assert errors.count('interrupted\n') <= 1
-    assert 'train.py", line' not in errors
+    assert_stopped(job, job.wait_for_end(), signal.SIGINT)
 
 
-def test_sigterm_to_the_launcher_ends_the_job(start):
+def test_sigusr1_saves_and_sigterm_stops(start):
     job = start(workers=0)
+    job.process.send_signal(signal.SIGUSR1)
+    end = time.monotonic() + SECONDS
+    latest = job.work / 'latest.pth'
+    while not latest.exists():
+        assert time.monotonic() < end, 'nothing was saved'
+        time.sleep(0.05)
+    (first,) = [path for path in job.work.glob('iter_*.pth')][:1]
+    time.sleep(0.5)
+    assert job.process.poll() is None
     job.process.terminate()
-    errors = job.wait_for_end()
+    done = assert_stopped(job, job.wait_for_end(), signal.SIGTERM)
+    assert done > int(re.findall(r'\d+', first.name)[0])
+
+
+def test_a_rank_that_hangs_is_named(start):
+    job = start(0, 'dist_params.timeout=6')
+    os.kill(job.rank(1), signal.SIGSTOP)
+    errors = job.wait_for_end(SECONDS + 30)
     assert job.process.returncode not in (0, None)
+    (line,) = re.findall('error: no progress.*', errors)
+    assert (
+        'for 6 s (dist_params.timeout). Rank 1 is stuck: it does not' in line
+    )
     assert 'train.py", line' not in errors

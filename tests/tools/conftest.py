@@ -53,3 +53,40 @@ def main(tool, monkeypatch):
         return module.main()
 
     return execute
+
+
+@pytest.fixture
+def checkpoint(tiny, tmp_path):
+    """Weights of the tiny network, as training would leave them."""
+    import _common
+    import torch
+    from mmpose.models import build_posenet
+
+    cfg = _common.load_config(str(tiny))
+    torch.manual_seed(0)
+    model = build_posenet(cfg.model)
+    for parameter in model.parameters():
+        # As they begin, weights are so small that all heatmaps are flat.
+        torch.nn.init.normal_(parameter, std=0.1)
+    (tmp_path / 'work').mkdir()
+    path = tmp_path / 'work' / 'latest.pth'
+    torch.save(dict(state_dict=model.state_dict(), meta={}), str(path))
+    return path
+
+
+@pytest.fixture
+def export(tool, tiny, checkpoint, tmp_path):
+    """Makes a file of ONNX of the checkpoint.
+
+    Returns:
+        callable: ``export(*options)`` gives the status and the path.
+    """
+    command = tool('../../pytorch2onnx')
+
+    def execute(*options):
+        path = tmp_path / 'x.onnx'
+        choice = [f'--config={tiny}', f'--checkpoint={checkpoint}']
+        status = command.main([*choice, f'--out={path}', *options])
+        return status, path
+
+    return execute

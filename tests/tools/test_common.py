@@ -86,11 +86,15 @@ def test_overrides_may_be_given_several_times():
         ('optimizer.lrr=3', 'did you mean optimizer.lr'),
         ('data.val.ann_fil=x', 'did you mean data.val.ann_file'),
         ('data.train.pipeline.1.flip_prop=0', 'pipeline.1.flip_prob'),
-        ('data.train.pipeline.9.flip_prob=0', 'is a list of 8'),
+        ('data.train.pipeline.9.flip_prob=0', 'is a list of 7'),
         ('total_epochs.x=1', 'total_epochs is 210'),
         ('optimizer_config.grad_clip.max_norm=1', 'grad_clip is None'),
         ('total_epochs', "KEY=VALUE, not 'total_epochs'"),
         ('=3', 'KEY=VALUE'),
+        ('data.batch=3', 'has no such key'),
+        ('data.sample_per_gpu=3', 'did you mean data.samples_per_gpu'),
+        ('data.val_dataloder.drop_last=1', 'did you mean data.val_dataload'),
+        ('data.workers_per_gpu=-1', 'workers_per_gpu is -1: a whole number'),
         ('evaluation.rule=[a,(b]', 'brackets'),
     ],
 )
@@ -236,6 +240,28 @@ def test_cores_are_shared(
     assert cfg.data.workers_per_gpu == workers
 
 
+@pytest.mark.parametrize(
+    'device, ranks, asked, samples',
+    [
+        ('cpu', 1, None, 32),
+        ('cpu', 2, None, 1),
+        ('cpu', 8, 'data.samples_per_gpu=4', 4),
+        ('cpu', 8, 'data.samples_per_cpu=3', 3),
+        ('cpu', 8, 'data.samples_per_cpu=none', 32),
+        ('cuda', 8, None, 32),
+    ],
+)
+def test_memory_is_shared(monkeypatch, device, ranks, asked, samples):
+    monkeypatch.setenv('LOCAL_WORLD_SIZE', str(ranks))
+    monkeypatch.setenv('OMP_NUM_THREADS', '1')
+    args = Namespace(cfg_options=[[asked]] if asked else None)
+    cfg = _common.load_config(LARGE, args.cfg_options)
+    before = cv2.getNumThreads()
+    _common.share_cores(torch.device(device), args, cfg)
+    cv2.setNumThreads(before)
+    assert cfg.data.samples_per_gpu == samples
+
+
 def test_an_unknown_option_is_answered_by_the_nearest(capsys):
     parser = ArgumentParser(allow_abbrev=False)
     _common.add_options(parser)
@@ -256,6 +282,51 @@ def error_of(function, *args):
     except Exception as error:
         return error
     raise AssertionError('no error')
+
+
+class Picky:
+    """A data set that finds fault with its data, in a worker of torch's."""
+
+    error = ValueError
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        raise self.error('a.jpg: the file\nis empty')
+
+
+@pytest.mark.parametrize('kind', [ValueError, FileNotFoundError])
+@pytest.mark.parametrize('workers', [0, 1])
+def test_what_is_wrong_with_data_is_said_without_the_workers_traceback(
+    kind, workers, monkeypatch
+):
+    monkeypatch.setattr(Picky, 'error', kind)
+    loader = torch.utils.data.DataLoader(Picky(), num_workers=workers)
+    assert not _common.is_users_mistake(error_of(next, iter(loader)))
+
+    where = dict(__name__='mmpose.datasets.picky')
+    # Errors are told apart by where they come from.
+    program = "def fail(self, index):\n    raise self.error('a.jpg: is bad')"
+    exec(compile(program, '/x/mmpose/datasets/picky.py', 'exec'), where)
+    monkeypatch.setattr(Picky, '__getitem__', where['fail'])
+    error = error_of(next, iter(loader))
+    assert _common.is_users_mistake(error)
+    assert _common._text(error) == 'a.jpg: is bad'
+
+
+def test_an_argument_that_a_class_lacks_is_answered_by_the_nearest():
+    from mmcv.runner import HOOKS
+    from mmcv.utils import build_from_cfg
+
+    hook = dict(type='StepLrUpdaterHook', step=[1], warmup_itres=3)
+    error = error_of(build_from_cfg, hook, HOOKS)
+    assert _common.is_users_mistake(error)
+    assert 'did you mean warmup_iters?' in _common._text(error)
+    refused = error_of(
+        build_from_cfg, dict(type='StepLrUpdaterHook', step=[0]), HOOKS
+    )
+    assert _common.is_users_mistake(refused)
 
 
 def test_a_users_mistake_is_told_from_a_failure():
@@ -301,6 +372,20 @@ def run_main(run, body, wait=0, **env):
         ("raise _common.UserError('give more')", 2, 'error: give more'),
         ("raise ValueError('mine')", 2, 'error: mine'),
         ("open('/nowhere/x')", 2, 'error: [Errno 2]'),
+        ("raise OSError(28, 'c.pth: No space')", 1, 'error: [Errno 28] c.'),
+        (
+            "raise RuntimeError('DataLoader worker (pid(s) 7) exited unexp'"
+            "'ectedly')",
+            1,
+            'error: a data worker is gone (process 7, exited unexpectedly).',
+        ),
+        (
+            "raise RuntimeError('DataLoader worker (pid 7) is killed by '"
+            "'signal: Killed. ')",
+            1,
+            'error: a data worker is gone (process 7, is killed by signal: K',
+        ),
+        ('raise _common.Stopped(15)', 143, 'stopped by SIGTERM'),
         ("raise KeyError('x')", 1, 'Traceback'),
         ("int('x')", 2, 'error: invalid literal'),
         ('1 / 0', 1, 'Traceback'),
@@ -311,8 +396,14 @@ def test_statuses(run, body, status, first):
     done = run_main(run, body)
     assert done.returncode == status and done.stdout == ''
     assert done.stderr.startswith(first)
-    if status != 1:
+    if first != 'Traceback':
         assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_stopped_rank_tells_the_launcher_by_a_file(run, tmp_path):
+    path = tmp_path / 'stopped'
+    done = run_main(run, 'raise _common.Stopped(15)', STOPPED_FILE=str(path))
+    assert (done.returncode, path.read_text()) == (0, '15\n')
 
 
 def test_success_goes_on(run):

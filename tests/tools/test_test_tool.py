@@ -6,25 +6,8 @@ from pathlib import Path
 import _common
 import numpy as np
 import pytest
-import torch
-from mmpose.models import build_posenet
 from mpii_data import MAT_NAMES, write_mat
 from scipy.io import loadmat
-
-
-@pytest.fixture
-def checkpoint(tiny, tmp_path):
-    """Weights of the tiny network, as training would leave them."""
-    cfg = _common.load_config(str(tiny))
-    torch.manual_seed(0)
-    model = build_posenet(cfg.model)
-    for parameter in model.parameters():
-        # As they begin, weights are so small that all heatmaps are flat.
-        torch.nn.init.normal_(parameter, std=0.1)
-    (tmp_path / 'work').mkdir()
-    path = tmp_path / 'work' / 'latest.pth'
-    torch.save(dict(state_dict=model.state_dict(), meta={}), str(path))
-    return path
 
 
 @pytest.fixture
@@ -73,6 +56,45 @@ def test_table_json_and_files_say_the_same(test, checkpoint, tmp_path, capsys):
     )
     assert len({tuple(o[0].ravel()) for o in outputs}) == 5
     assert not list(tmp_path.rglob('*.part'))
+
+
+@pytest.mark.parametrize(
+    'options', [[], ['--flip-test', '--preprocess', '--decode', '--static']]
+)
+def test_onnx_gives_the_scores_of_torch(
+    test, checkpoint, export, tmp_path, capsys, options
+):
+    out = tmp_path / 'out.pkl'
+    test(checkpoint, f'--out={out}')
+    wanted = pickle.loads(out.read_bytes())
+    shown = table(capsys.readouterr().out)
+    _, path = export(*options)
+    capsys.readouterr()
+    test(f'--onnx={path}', f'--out={out}', f'--json={tmp_path}/x.json')
+    output = capsys.readouterr().out
+    assert table(output) == shown and f'{path} on 5 samples' in output
+    for (ours, box, *_), (theirs, its_box, *_) in zip(
+        pickle.loads(out.read_bytes()), wanted
+    ):
+        scale = np.abs(theirs[..., 2]).max()
+        np.testing.assert_allclose(
+            ours[..., 2], theirs[..., 2], atol=1e-5 * scale
+        )
+        np.testing.assert_allclose(ours[..., :2], theirs[..., :2], atol=1e-3)
+        np.testing.assert_allclose(box, its_box, rtol=1e-6)
+
+
+def test_onnx_files_that_do_not_fit_are_refused(test, checkpoint, export):
+    with pytest.raises(_common.UserError, match='no file none.onnx'):
+        test('--onnx=none.onnx')
+    _, path = export('--shape', '32', '32')
+    with pytest.raises(_common.UserError, match='leave the checkpoint away'):
+        test(checkpoint, f'--onnx={path}')
+    with pytest.raises(
+        ValueError, match=r'\(32, 32\), but .*64, 64'
+    ) as caught:
+        test(f'--onnx={path}')
+    assert _common.is_users_mistake(caught.value)
 
 
 def test_the_latest_checkpoint_is_the_default(test, checkpoint, capsys):

@@ -1,5 +1,7 @@
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 import time
@@ -48,6 +50,49 @@ def test_a_run_leaves_checkpoints_scores_and_config(train):
     best = json.loads((work / 'best.json').read_text())
     assert best['key_indicator'] == 'PCKh'
     assert (work / 'pred.mat').is_file()
+    assert (work / 'training.png').stat().st_size > 10000
+
+
+def test_a_figure_that_fails_does_not_fail_the_training(
+    train, monkeypatch, caplog
+):
+    from matplotlib.figure import Figure
+
+    def fail(*args, **kwargs):
+        raise OSError('no space left')
+
+    monkeypatch.setattr(Figure, 'savefig', fail)
+    work = train('--no-validate', '--cfg-options', 'total_epochs=1')
+    assert "no figure of the training (OSError('no space" in caplog.text
+    assert 'plot_log.py' in caplog.text and 'Done: ' in caplog.text
+    assert not list(work.glob('*.png'))
+
+
+TENSORBOARD = """
+log_config = dict(
+    interval=1,
+    hooks=[dict(type='TextLoggerHook'), dict(type='TensorboardLoggerHook')])
+"""
+
+
+def test_tensorboard_is_a_line_of_the_config(train, tiny):
+    pytest.importorskip('tensorboard')
+    from tensorboard.backend.event_processing import event_accumulator
+
+    tiny.write_text(tiny.read_text() + TENSORBOARD)
+    work = train('--cfg-options', 'total_epochs=1')
+    events = event_accumulator.EventAccumulator(str(work / 'tf_logs'))
+    events.Reload()
+    losses = events.Scalars('train/loss')
+    assert [event.step for event in losses] == [1, 2, 3]
+    assert events.Scalars('val/PCKh')
+
+
+def test_tensorboard_that_is_not_there_is_said(train, tiny, monkeypatch):
+    tiny.write_text(tiny.read_text() + TENSORBOARD)
+    monkeypatch.setitem(sys.modules, 'tensorboard', None)
+    with pytest.raises(_common.UserError, match='pip install tensorboard'):
+        train()
 
 
 def test_a_seed_decides_about_everything(train):
@@ -66,7 +111,7 @@ def test_a_seed_decides_about_everything(train):
 def test_resume_auto_starts_afresh_and_then_goes_on(train, caplog):
     options = ['--resume-from', 'auto', '--no-validate', '--cfg-options']
     work = train(*options, 'total_epochs=1')
-    assert 'latest.pth to resume from: starting afresh' in caplog.text
+    assert 'work to resume from: starting afresh' in caplog.text
     first = load(work / 'epoch_1.pth')
     train(*options, 'total_epochs=2')
     assert 'resumed epoch 1' in caplog.text
@@ -75,6 +120,96 @@ def test_resume_auto_starts_afresh_and_then_goes_on(train, caplog):
     # A file by its name; the learning rate goes on too.
     train('--resume-from', work / 'epoch_1.pth', '--no-validate', work='other')
     assert load(work.parent / 'other/latest.pth')['meta']['iter'] == 6
+
+
+def test_resume_auto_passes_over_what_is_damaged(train, caplog):
+    options = ['--resume-from', 'auto', '--no-validate', '--cfg-options']
+    work = train(*options, 'total_epochs=2')
+    whole = (work / 'epoch_2.pth').read_bytes()
+    (work / 'epoch_2.pth').write_bytes(whole[:-100])
+    train(*options, 'total_epochs=2')
+    assert re.search('Passed over: .*latest.pth cannot be read', caplog.text)
+    assert 'resumed epoch 1, iter 3' in caplog.text
+    assert load(work / 'latest.pth')['meta']['iter'] == 6
+    for path in work.glob('*.pth'):
+        path.write_bytes(b'')
+    with pytest.raises(_common.UserError, match='no checkpoint .* is whole'):
+        train(*options, 'total_epochs=2')
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """Mounts a file system of its own at a folder; needs root."""
+    mounted = []
+
+    def mount(folder, *options):
+        folder.mkdir(exist_ok=True)
+        done = subprocess.run(
+            ['mount', *options, str(folder)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
+        if done.returncode:
+            pytest.skip(f'cannot mount: {done.stdout.decode().strip()}')
+        if not options[0].startswith('-oremount'):
+            mounted.append(folder)
+
+    yield mount
+    for folder in reversed(mounted):
+        subprocess.run(['umount', '--lazy', str(folder)], check=True)
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(train, small_disk, tmp_path):
+    options = ['--no-validate', '--cfg-options', 'total_epochs=1']
+    size = os.path.getsize(str(train(*options, work='try') / 'epoch_1.pth'))
+    work = tmp_path / 'work'
+    small_disk(work, '-t', 'tmpfs', f'-osize={size * 3 // 2}', 'tmpfs')
+    with pytest.raises(OSError, match='epoch_2.pth was not written: No sp'):
+        train('--no-validate')
+    assert [path.name for path in work.glob('*.pth')].count('epoch_2.pth') == 0
+    assert not list(work.glob('.*'))
+    assert os.readlink(str(work / 'latest.pth')) == 'epoch_1.pth'
+    assert load(work / 'latest.pth')['meta']['epoch'] == 1
+
+
+def test_no_room_for_the_log_ends_nothing(run, tiny, small_disk, tmp_path):
+    work = tmp_path / 'work'
+    small_disk(work, '-t', 'tmpfs', '-osize=64k', 'tmpfs')
+    (work / 'filler').write_bytes(bytes(64 << 10))
+    options = ['--device=cpu', '--no-validate', '--work-dir', work]
+    options += ['--cfg-options', 'total_epochs=1', 'checkpoint_config=none']
+    done = run(
+        command('train', tiny, *options),
+        env=dict(MPII_ROOT=os.environ['MPII_ROOT']),
+    )
+    assert done.returncode == 0 and 'Epoch [1][3/3]' in done.stderr
+    told = done.stderr.count('warning: the log cannot be written: [Errno 28]')
+    assert told == done.stderr.count('TextLoggerHook cannot log') == 1
+    assert 'Traceback' not in done.stderr
+
+
+def test_a_work_folder_that_goes_or_cannot_be_written(
+    train, small_disk, tmp_path, monkeypatch
+):
+    from mmpose.datasets import TopDownMpiiDataset
+
+    work, calls = tmp_path / 'work', []
+    real = TopDownMpiiDataset.__getitem__
+
+    def item(self, index):
+        calls.append(index)
+        if len(calls) == 1:  # before the first checkpoint
+            shutil.rmtree(str(work))
+        if len(calls) == 7:  # of epoch 2
+            small_disk(work, '--bind', str(work))
+            small_disk(work, '-oremount,bind,ro')
+        return real(self, index)
+
+    monkeypatch.setattr(TopDownMpiiDataset, '__getitem__', item)
+    with pytest.raises(OSError, match='epoch_2.pth was not written: Read-o'):
+        train('--no-validate')
+    assert load(work / 'latest.pth')['meta']['epoch'] == 1
 
 
 def test_training_alone_needs_no_validation_data(train, tiny):

@@ -20,7 +20,8 @@ def single_gpu_test(model, data_loader):
         data_loader (DataLoader): In the order of the data set.
 
     Returns:
-        list: What the model returned, one element per batch.
+        list: What the model returned, one element per batch; per person if
+        it returned a list for a batch of several.
     """
     return _predict(model, data_loader, _Progress(len(data_loader.dataset)))
 
@@ -34,7 +35,8 @@ def multi_gpu_test(model, data_loader, tmpdir=None, gpu_collect=False):
 
     Args:
         model (nn.Module): Wrapped model.
-        data_loader (DataLoader): This rank's share, in batches of one.
+        data_loader (DataLoader): This rank's share, in batches of one, or
+            of several for a model that returns a list of results by person.
         tmpdir (str | None): Accepted for mmpose's sake. Results do not pass
             through files, so that ranks on several hosts need none in common.
         gpu_collect (bool): Accepted for mmpose's sake. Results never pass
@@ -93,10 +95,13 @@ def _predict(model, data_loader, progress, stride=1):
     model.eval()
     results = []
     for batch, result in _outputs(model, data_loader):
-        results.append(result)
+        # The first entry of a batch tells its size.
+        size = len(next(iter(batch.values())))
+        # Of several people TopDown returns a list of what it returns of one.
+        several = size > 1 and isinstance(result, list)
+        results.extend(result if several else [result])
         if progress is not None:
-            # The first entry of a batch tells its size.
-            progress.advance(len(next(iter(batch.values()))) * stride)
+            progress.advance(size * stride)
     if progress is not None:
         progress.close()
     return results

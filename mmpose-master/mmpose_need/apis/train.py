@@ -1,8 +1,10 @@
 """Training of a pose model: from a config to a running runner."""
 
+import copy
 import os
 import os.path as osp
 import random
+import time
 
 import mmcv
 import numpy as np
@@ -10,14 +12,15 @@ import torch
 from mmcv.parallel import MMDataParallel, MMDistributedDataParallel
 from mmcv.runner import (
     CheckpointHook,
-    DistSamplerSeedHook,
     EpochBasedRunner,
     Hook,
     OptimizerHook,
 )
+from mmcv.runner.checkpoint import list_checkpoints
 from mmcv.runner.dist_utils import (
     allreduce_params,
     barrier,
+    broadcast_object,
     get_device,
     get_dist_info,
     get_random_state,
@@ -34,6 +37,15 @@ from mmpose.core import (
 )
 from mmpose.core.distributed_wrapper import DistributedDataParallelWrapper
 from mmpose.datasets import build_dataloader, build_dataset
+from mmpose.datasets.pipelines import (
+    Collect,
+    Compose,
+    NormalizeTensor,
+    TopDownGenerateTarget,
+    TopDownJointCells,
+    ToPlanes,
+    ToTensor,
+)
 from mmpose.utils import get_root_logger
 
 
@@ -67,13 +79,153 @@ class AverageBNStatsHook(Hook):
             average_bn_stats(runner.model)
 
 
+class ShuffleSeedHook(Hook):
+    """Lets the order of the data under a launcher depend on the seed.
+
+    mmpose's sampler shuffles by the number of the epoch alone, so that every
+    seed would train on the same order. Seed 0 has that order.
+
+    Args:
+        seed (int | None): Seed of the run; None stands for 0.
+    """
+
+    def __init__(self, seed=None):
+        # No run has a million epochs, so no two seeds share an order.
+        self.first = (seed or 0) * 1000003
+
+    def before_epoch(self, runner):
+        """Reshuffles for the epoch that begins."""
+        sampler = runner.data_loader.sampler
+        if not hasattr(sampler, 'set_epoch'):
+            sampler = runner.data_loader.batch_sampler.sampler
+        if hasattr(sampler, 'set_epoch'):
+            sampler.set_epoch(self.first + runner.epoch)
+
+
 class ResumableCheckpointHook(CheckpointHook):
-    """Saves checkpoints that hold the random states of all ranks."""
+    """Saves checkpoints that hold the random states of all ranks.
+
+    With ``max_keep_ckpts`` so many stay, whichever way they are counted, and
+    the best one beside them. Files with a higher number are left alone: they
+    are of a run that was given up.
+
+    Args:
+        *args: As for mmcv's ``CheckpointHook``.
+        interval_minutes (float | None): Save inside of an epoch too, when so
+            much time has passed since the last checkpoint. Such a file,
+            ``iter_N.pth``, takes the place of the one that this run saved
+            so before it. None: never.
+        **kwargs: As for mmcv's ``CheckpointHook``.
+
+    Raises:
+        ValueError: If ``interval_minutes`` is no positive number.
+    """
+
+    # Iterations between two looks at the clock, at most.
+    LOOK_AFTER = 1000
+
+    def __init__(self, *args, interval_minutes=None, **kwargs):
+        super().__init__(*args, **kwargs)
+        if interval_minutes is not None and not (
+            isinstance(interval_minutes, (int, float)) and interval_minutes > 0
+        ):
+            raise ValueError(
+                f'checkpoint_config.interval_minutes={interval_minutes!r} '
+                'must be a positive number, or None'
+            )
+        self.interval_minutes = interval_minutes
+        self._saved_by_time = None
+
+    def before_run(self, runner):
+        """Starts the clock."""
+        self._restart_clock()
+
+    def after_train_iter(self, runner):
+        """Saves if it is time, by iterations or by the clock."""
+        super().after_train_iter(runner)
+        saved = not self.by_epoch and self.every_n_iters(runner, self.interval)
+        if self.interval_minutes is not None and not saved:
+            if self._is_time():
+                self._save_by_time(runner)
+
+    def _restart_clock(self):
+        self._saved_at = self._looked_at = time.monotonic()
+        self._stride = self._iters_to_look = 1
+
+    def _is_time(self):
+        """Ask the clock of rank 0, which counts for all.
+
+        The ranks meet for it, and not in each iteration: as far as can be
+        told from the pace, halfway to the time.
+        """
+        self._iters_to_look -= 1
+        if self._iters_to_look:
+            return False
+        now = time.monotonic()
+        left = self._saved_at + 60 * self.interval_minutes - now
+        pace = max((now - self._looked_at) / self._stride, 1e-6)
+        stride = min(max(int(left / pace / 2), 1), self.LOOK_AFTER)
+        is_time, stride = broadcast_object((left <= 0, stride))
+        self._looked_at = now
+        self._stride = self._iters_to_look = stride
+        return is_time
 
     def _save_checkpoint(self, runner):
-        # All ranks come here; what is overridden sends on rank 0 only.
+        self._save(runner, self._write)
+
+    def _save_by_time(self, runner):
+        runner.logger.info(
+            f'Saving checkpoint at {runner.iter + 1} iterations, '
+            f'{self.interval_minutes} minutes after the last one'
+        )
+        average_bn_stats(runner.model)
+        self._save(runner, self._replace_by_time)
+
+    def _save(self, runner, write):
+        for hook in runner.hooks:
+            if hasattr(hook, 'before_save'):
+                hook.before_save(runner)
+        # All ranks come here; what follows is rank 0's.
         runner.gather_random_states()
-        super()._save_checkpoint(runner)
+        if runner.rank == 0:
+            write(runner)
+        self._restart_clock()
+
+    def _write(self, runner):
+        if not self.out_dir:
+            self.out_dir = runner.work_dir
+        runner.save_checkpoint(
+            self.out_dir, save_optimizer=self.save_optimizer, **self.args
+        )
+        files = list_checkpoints(self.out_dir, self.args.get('filename_tmpl'))
+        latest, template, number = files[0]
+        if runner.meta is not None:
+            runner.meta.setdefault('hook_msgs', {})['last_ckpt'] = latest
+        if self.max_keep_ckpts <= 0:
+            return
+        best = [
+            osp.basename(hook.best_json.get('best_ckpt', ''))
+            for hook in runner.hooks
+            if isinstance(hook, EvalHook)
+        ]
+        files = [f for f in files if f[1] != template or f[2] <= number]
+        for path, _, _ in files[self.max_keep_ckpts :]:
+            if osp.basename(path) not in best:
+                try:
+                    os.remove(path)
+                except OSError as error:
+                    runner.logger.warning('Could not be removed: %s', error)
+
+    def _replace_by_time(self, runner):
+        folder = self.out_dir or runner.work_dir
+        settings = dict(self.args, filename_tmpl='iter_{}.pth')
+        runner.save_checkpoint(
+            folder, save_optimizer=self.save_optimizer, **settings
+        )
+        before = self._saved_by_time
+        self._saved_by_time = osp.join(folder, f'iter_{runner.iter + 1}.pth')
+        if before is not None and osp.exists(before):
+            os.remove(before)
 
 
 class _ResumableEvaluation:
@@ -125,8 +277,10 @@ class _ResumableEvaluation:
         if not self.every_n_epochs(runner, self.interval):
             return
         state = get_random_state()
-        super().after_train_epoch(runner)
-        set_random_state(state)
+        try:
+            super().after_train_epoch(runner)
+        finally:
+            set_random_state(state)
         self.evaluated = runner.epoch + 1
         if 'best_score' in self.best_json:
             # Not numpy's: it goes into checkpoints.
@@ -191,6 +345,60 @@ def freeze_parameters(model, prefixes):
     for name, parameter in model.named_parameters():
         if any(_has_prefix(name, prefix) for prefix in prefixes):
             parameter.requires_grad = False
+
+
+def lean_input(dataset, model):
+    """Lets the model do what its input needs, with the same numbers.
+
+    The data workers hand over bytes and the cells of the joints; the model
+    normalises the crops and makes the heatmaps where it is. Less is computed
+    on the host, and a fifth of the bytes is moved.
+
+    Args:
+        dataset (Dataset): Whose pipeline ends as mmpose's do: ToTensor,
+            NormalizeTensor, TopDownGenerateTarget, Collect. Not changed.
+        model (nn.Module): A TopDown model; gets its ``data_preprocessor``.
+
+    Returns:
+        Dataset: A copy with another pipeline, of the same records.
+
+    Raises:
+        ValueError: If pipeline or model are others.
+    """
+    lean = copy.copy(dataset)
+    if hasattr(dataset, 'dataset'):  # a wrapper, such as RepeatDataset
+        lean.dataset = lean_input(dataset.dataset, model)
+        return lean
+    steps = list(dataset.pipeline.transforms)
+    kinds = (ToTensor, NormalizeTensor, TopDownGenerateTarget, Collect)
+    fits = [type(step) for step in steps[-4:]] == list(kinds)
+    if fits:
+        _, normalize, target, collect = steps[-4:]
+        fits = not target.unbiased_encoding and {'img', 'target'} <= set(
+            collect.keys
+        )
+    if not fits or not hasattr(model, 'data_preprocessor'):
+        raise ValueError(
+            'lean_input is for a TopDown model and a training pipeline that '
+            'ends in ToTensor, NormalizeTensor, TopDownGenerateTarget '
+            '(without unbiased_encoding) and Collect of img and target: set '
+            'lean_input=False for another'
+        )
+    keys = [key for key in collect.keys if key != 'target']
+    lean.pipeline = Compose(
+        steps[:-4]
+        + [
+            ToPlanes(),
+            TopDownJointCells(target.sigma),
+            Collect(
+                [*keys, 'joint_cells', 'heatmap'],
+                collect.meta_keys,
+                collect.meta_name,
+            ),
+        ]
+    )
+    model.data_preprocessor = dict(mean=normalize.mean, std=normalize.std)
+    return lean
 
 
 def _has_prefix(name, prefix):
@@ -312,8 +520,9 @@ def _eval_hook(cfg, distributed, settings):
         # Files that do not belong together are better found out now than
         # after the first ten epochs.
         dataset.load_truth()
-    # One person at a time, as mmpose's top-down test wants it. None may be
-    # dropped whatever the batch size.
+    # One person at a time, unless val_dataloader says otherwise: the last
+    # bits of what a convolution gives can depend on what else is in a batch.
+    # None may be dropped whatever the batch size.
     settings = dict(
         settings, samples_per_gpu=1, shuffle=False, drop_last=False
     )
@@ -332,6 +541,7 @@ def train_model(
     validate=False,
     timestamp=None,
     meta=None,
+    hooks=(),
 ):
     """Trains a model as a config says.
 
@@ -340,9 +550,12 @@ def train_model(
 
     - ``frozen_parameters`` (list[str]): see :func:`freeze_parameters`. Where
       it is given, ``find_unused_parameters`` is False by default.
+    - ``lean_input`` (bool): see :func:`lean_input`. False by default.
     - ``amp`` (dict | None): mixed precision O2; the arguments of
       ``mmcv.runner.hooks.optimizer.AmpOptions``. ``optimizer_config`` then
       takes those of ``AmpOptimizerHook``.
+    - ``checkpoint_config.interval_minutes`` (float | None): see
+      :class:`ResumableCheckpointHook`.
 
     Args:
         model (nn.Module): The model, on any device.
@@ -355,6 +568,9 @@ def train_model(
             training, as ``cfg.evaluation`` says.
         timestamp (str | None): Stem of the log's file name.
         meta (dict | None): Put into each checkpoint.
+        hooks (Sequence[Hook]): Further hooks, called behind those of the
+            config (but for logs) and before the evaluation. One with an
+            attribute ``priority_name`` is registered at that priority.
 
     Raises:
         ValueError: If ``frozen_parameters`` names an unknown layer, if the
@@ -374,6 +590,8 @@ def train_model(
         pin_memory=device.type != 'cpu',
     )
     datasets = dataset if isinstance(dataset, (list, tuple)) else [dataset]
+    if cfg.get('lean_input', False):
+        datasets = [lean_input(d, model) for d in datasets]
     data_loaders = [_train_loader(d, cfg, loader_settings) for d in datasets]
 
     freeze_parameters(model, cfg.get('frozen_parameters', ()))
@@ -414,7 +632,9 @@ def train_model(
             AverageBNStatsHook(saving.get('interval', 0) if by_iter else 0),
             priority='HIGH',
         )
-        runner.register_hook(DistSamplerSeedHook())
+        runner.register_hook(ShuffleSeedHook(cfg.seed))
+    for hook in hooks:
+        runner.register_hook(hook, getattr(hook, 'priority_name', 'NORMAL'))
     if validate:
         # The seed is for the draws of training; validation draws nothing.
         runner.register_hook(

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import random
 from pathlib import Path
 
@@ -94,6 +95,24 @@ def test_best_score_goes_on(cfg, scores):
     cfg.resume_from = folder + '/epoch_1.pth'
     train(cfg, total_epochs=1)
     assert (best(cfg), scores) == ((0.25, 'epoch_1.pth'), [1])
+
+
+def test_the_best_checkpoint_is_kept_beside_the_latest(cfg, scores):
+    cfg.checkpoint_config.max_keep_ckpts = 1
+    # Of a run that was given up, and of nobody.
+    for name in ('epoch_9.pth', 'mine_1.pth'):
+        (Path(cfg.work_dir) / name).parent.mkdir(exist_ok=True)
+        (Path(cfg.work_dir) / name).write_bytes(b'')
+    train(cfg, total_epochs=4)
+    assert best(cfg) == (0.75, 'epoch_2.pth')
+    work = Path(cfg.work_dir)
+    names = ['epoch_2', 'epoch_4', 'epoch_9', 'latest', 'mine_1']
+    assert [path.stem for path in sorted(work.glob('*.pth'))] == names
+    assert os.path.samefile(
+        str(work / 'latest.pth'), str(work / 'epoch_4.pth')
+    )
+    last = _load_checkpoint(str(work / 'latest.pth'))
+    assert last['resume']['hooks']['ResumableEvalHook']['evaluated'] == 3
 
 
 def test_best_score_of_another_measure_is_left(cfg, scores):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from mmcv import Config
 from mmcv.runner import DistSamplerSeedHook
-from mmpose.apis.train import _train_loader
+from mmpose.apis.train import ShuffleSeedHook, _train_loader
 
 
 class Numbers(torch.utils.data.Dataset):
@@ -21,7 +21,7 @@ class Numbers(torch.utils.data.Dataset):
         return index
 
 
-def deal(size, ranks, batch, epoch, seed=0):
+def deal(size, ranks, batch, epoch, seed=0, hook=None):
     """Return for each rank the numbers of an epoch, in their order."""
     cfg = Config(dict(data=dict()))
     settings = dict(
@@ -38,7 +38,7 @@ def deal(size, ranks, batch, epoch, seed=0):
         with patch(place, return_value=(rank, ranks)):
             loader = _train_loader(Numbers(size), cfg, settings)
         runner = SimpleNamespace(data_loader=loader, epoch=epoch)
-        DistSamplerSeedHook().before_epoch(runner)
+        (hook or ShuffleSeedHook(seed)).before_epoch(runner)
         dealt.append([number for part in loader for number in part.tolist()])
     return dealt
 
@@ -71,3 +71,14 @@ def test_each_epoch_has_an_order_of_its_own_that_comes_again():
         # The ranks get other people, too, not just another order of theirs.
         others = [set(epoch[0]) for epoch in epochs[:number]]
         assert set(dealt[0]) not in others
+
+
+def test_the_seed_decides_about_the_order():
+    orders = [
+        deal(48, 2, 2, epoch, seed) for seed in (0, 1) for epoch in (0, 1)
+    ]
+    assert all(orders.count(order) == 1 for order in orders)
+    assert orders[3] == deal(48, 2, batch=2, epoch=1, seed=1)
+    # Seed 0 and none are mmpose's own order.
+    stock = deal(48, 2, batch=2, epoch=1, hook=DistSamplerSeedHook())
+    assert orders[1] == stock == deal(48, 2, batch=2, epoch=1, seed=None)

@@ -1,9 +1,13 @@
 import json
 import math
+import re
 
 import numpy as np
 import pytest
 from mmpose.datasets import DATASETS
+from mmpose.datasets.datasets.top_down.topdown_mpii_dataset import (
+    person_faults,
+)
 from mpii_data import MAT_NAMES, copy_real_mpii, write_mat, write_mpii
 from scipy.io import loadmat
 
@@ -243,6 +247,75 @@ def test_a_file_that_is_no_truth_is_named(draw, tmp_path):
         dataset.evaluate(outputs, None)
 
 
+def sound():
+    return dict(
+        image='a.jpg',
+        center=[3, 4.5],
+        scale=1.5,
+        joints=[[1, -2.5]] * 16,
+        joints_vis=[0, 1] * 8,
+    )
+
+
+def test_a_sound_person_has_no_fault():
+    assert person_faults(sound()) == []
+    assert person_faults(dict(sound(), joints_vis=[1.0] * 16)) == []
+    no_box = dict(sound(), center=[-1.0, -1.0], scale=-1.0)
+    assert person_faults(no_box) == []
+    for name in ('joints', 'joints_vis'):
+        no_box.pop(name)
+    assert person_faults(no_box, joints=False) == []
+
+
+@pytest.mark.parametrize(
+    'change, message',
+    [
+        (dict(image=None), 'image is missing: a file name'),
+        (dict(image=''), 'image is "": '),
+        (dict(image='a\0b'), 'a file name is wanted'),
+        (dict(center=None), 'center is missing'),
+        (dict(center=[1]), r'center is \[1\]'),
+        (dict(center=[1, math.nan]), r'center is \[1, NaN\]: two numbers'),
+        (dict(center=[1, 10**400]), 'center is .*[.]{3}: two'),
+        (dict(center=['1', 2]), 'center is'),
+        (dict(scale=0), 'scale is 0: a number above 0'),
+        (dict(scale=-1), 'scale is -1'),
+        (dict(scale=math.inf), 'scale is Infinity'),
+        (dict(scale=True), 'scale is true'),
+        (dict(joints=None), 'joints is missing: a list'),
+        (dict(joints=[[1, 2]] * 15), '15 joints instead of 16'),
+        (dict(joints=[[1, 2]] * 15 + [[1, 2, 3]]), 'joint 15 is'),
+        (dict(joints=[[1, 2]] * 15 + [[1, 1e9]]), 'joint 15 is'),
+        (dict(joints_vis='1' * 16), 'joints_vis is "1'),
+        (dict(joints_vis=[1] * 17), '17 joints_vis instead of 16'),
+        (dict(joints_vis=[1] * 15 + [2]), 'joints_vis of joint 15 is 2'),
+        (dict(joints_vis=[1] * 15 + [[1]]), 'joints_vis of joint 15'),
+    ],
+)
+def test_a_fault_is_said_with_its_value(change, message):
+    (fault,) = person_faults(dict(sound(), **change))
+    assert re.search(message, fault)
+    assert person_faults([1]) == ['[1] where a person is wanted']
+
+
+@pytest.mark.parametrize(
+    'text, message',
+    [
+        ('', 'is no JSON'),
+        ('[{]', 'is no JSON'),
+        ('[' * 100000, 'is no JSON'),
+        ('{"a": 1}', 'holds a dict: a list'),
+        ('[{"image": "a.jpg"}]', r'person 0 \(a.jpg\): center is missing'),
+        ('[3]', 'person 0: 3 where a person is wanted'),
+    ],
+)
+def test_annotations_that_are_none_are_refused(text, message, tmp_path):
+    folder = write_mpii(tmp_path / 'mpii')
+    (folder / 'annotations/mpii_val.json').write_text(text)
+    with pytest.raises(ValueError, match='mpii_val.json' + '.*' + message):
+        make(folder)
+
+
 def test_other_metrics_and_other_skeletons_are_refused(draw, tmp_path):
     dataset, outputs, _ = draw(people=2)
     with pytest.raises(KeyError, match='mAP'):
@@ -257,5 +330,5 @@ def test_other_metrics_and_other_skeletons_are_refused(draw, tmp_path):
     notes[1]['joints'].pop()
     path = tmp_path / 'mpii/annotations/mpii_val.json'
     path.write_text(json.dumps(notes))
-    with pytest.raises(ValueError, match='person 1: 15 joints'):
+    with pytest.raises(ValueError, match=r'person 1 \(.*jpg\): 15 joints'):
         make(tmp_path / 'mpii', test_mode=False)

@@ -144,6 +144,29 @@ class ToTensor:
 
 
 @PIPELINES.register_module()
+class ToPlanes:
+    """Put the channels of ``results['img']`` first, and keep its bytes.
+
+    In place of ToTensor and NormalizeTensor, for a model with a
+    ``data_preprocessor``: a quarter of the bytes goes through collation and
+    to the device, which has the arithmetic done in no time.
+    """
+
+    def __call__(self, results):
+        """Convert one sample.
+
+        Args:
+            results (dict): The sample; ``img``, (H, W, C), becomes a tensor
+                of the same type, (C, H, W).
+
+        Returns:
+            dict: ``results``.
+        """
+        results['img'] = torch.from_numpy(_planes(results['img']))
+        return results
+
+
+@PIPELINES.register_module()
 class NormalizeTensor:
     """Normalise ``results['img']`` by channel; see :func:`normalize`.
 

@@ -9,13 +9,14 @@ from functools import lru_cache
 
 import cv2
 import numpy as np
+from mmcv.parallel import DataContainer
 from mmpose.core.post_processing import fliplr_joints, get_affine_transform
 
 from ..registry import PIPELINES
 
 
 @lru_cache(maxsize=None)
-def _gaussian(sigma):
+def gaussian_patch(sigma):
     """Return the patch around a joint: a Gaussian with peak 1, cut at 3 sigma.
 
     Args:
@@ -29,6 +30,45 @@ def _gaussian(sigma):
     middle = size // 2
     squares = (x - middle) ** 2 + (x[:, None] - middle) ** 2
     return np.exp(-squares / (2 * sigma**2))
+
+
+def _weights_within(cfg, visible, first, last):
+    """Weigh joints by visibility, those off the heatmap by 0.
+
+    Args:
+        cfg (dict): ``num_joints`` and ``heatmap_size`` as (width, height).
+        visible (np.ndarray): (joints, 3).
+        first (np.ndarray): Cell in which a joint's patch begins, (joints, 2).
+        last (np.ndarray): Cell before which it ends, (joints, 2).
+
+    Returns:
+        np.ndarray: (joints, 1) float32.
+    """
+    weights = np.array(visible[: cfg['num_joints'], :1], dtype=np.float32)
+    weights[((first >= cfg['heatmap_size']) | (last < 0)).any(axis=1)] = 0
+    return weights
+
+
+def _joint_cells(cfg, joints_3d, sigma):
+    """Find the cells of the joints, and their patches.
+
+    Args:
+        cfg (dict): ``num_joints``, ``image_size`` and ``heatmap_size``.
+        joints_3d (np.ndarray): (joints, 3), pixels of the input.
+        sigma (float): Of the Gaussian, in cells.
+
+    Returns:
+        tuple[np.ndarray, np.ndarray, np.ndarray]: Cell of each joint, that in
+        which its patch begins, and that before which it ends; (joints, 2)
+        int64, x and y.
+    """
+    stride = cfg['image_size'] / cfg['heatmap_size']
+    cells = joints_3d[: cfg['num_joints'], :2] / stride + 0.5
+    # Truncated toward zero, not rounded down, one after the other.
+    cells = cells.astype(np.int64)
+    first = (cells - sigma * 3).astype(np.int64)
+    last = (cells + sigma * 3 + 1).astype(np.int64)
+    return cells, first, last
 
 
 @PIPELINES.register_module()
@@ -246,23 +286,15 @@ class TopDownGenerateTarget:
             tuple[np.ndarray, np.ndarray]: Heatmaps, (joints, height, width)
             float32, and the joints' weights, (joints, 1).
         """
-        count = cfg['num_joints']
+        count, sigma = cfg['num_joints'], self.sigma
         width, height = (int(size) for size in cfg['heatmap_size'])
-        radius = self.sigma * 3
-        centers = joints_3d[:count, :2] / (
-            cfg['image_size'] / cfg['heatmap_size']
-        )
         if self.unbiased_encoding:
-            first, last = centers - radius, centers + radius + 1
+            stride = cfg['image_size'] / cfg['heatmap_size']
+            centers = joints_3d[:count, :2] / stride
+            first, last = centers - sigma * 3, centers + sigma * 3 + 1
         else:
-            # Truncated toward zero, not rounded down, one after the other.
-            centers = (centers + 0.5).astype(np.int64)
-            first = (centers - radius).astype(np.int64)
-            last = (centers + radius + 1).astype(np.int64)
-        outside = ((first >= (width, height)) | (last < 0)).any(axis=1)
-        weights = np.zeros((count, 1), dtype=np.float32)
-        weights[:, 0] = joints_3d_visible[:count, 0]
-        weights[outside] = 0
+            _, first, last = _joint_cells(cfg, joints_3d, sigma)
+        weights = _weights_within(cfg, joints_3d_visible, first, last)
 
         heatmaps = np.zeros((count, height, width), dtype=np.float32)
         drawn = np.flatnonzero(weights[:, 0] > 0.5)
@@ -272,10 +304,10 @@ class TopDownGenerateTarget:
             for joint in drawn:
                 mu_x, mu_y = centers[joint]
                 heatmaps[joint] = np.exp(
-                    -((x - mu_x) ** 2 + (y - mu_y) ** 2) / (2 * self.sigma**2)
+                    -((x - mu_x) ** 2 + (y - mu_y) ** 2) / (2 * sigma**2)
                 )
         else:
-            patch = _gaussian(self.sigma)
+            patch = gaussian_patch(sigma)
             first, last = first.tolist(), last.tolist()
             for joint in drawn.tolist():
                 (left, top), (right, bottom) = first[joint], last[joint]
@@ -302,5 +334,56 @@ class TopDownGenerateTarget:
             results['ann_info'],
             results['joints_3d'],
             results['joints_3d_visible'],
+        )
+        return results
+
+
+@PIPELINES.register_module()
+class TopDownJointCells:
+    """Say where each joint's heatmap has its peak; the model makes them.
+
+    In place of :class:`TopDownGenerateTarget`, for a model with a
+    ``data_preprocessor``: 64 bytes go to the device instead of 590 kB, and no
+    time is spent on the host. The heatmaps are the same bit for bit.
+
+    Args:
+        sigma (float): Of the Gaussian, in cells of the heatmap.
+    """
+
+    FAR = 2**15 - 1
+    """Where nothing is drawn."""
+
+    def __init__(self, sigma=2):
+        self.sigma = sigma
+
+    def __call__(self, results):
+        """Find the cells of one sample.
+
+        Args:
+            results (dict): The sample. Set are ``joint_cells``, (joints, 2)
+                int16, x and y, far off where nothing shall be drawn;
+                ``target_weight``, (joints, 1) float32; and ``heatmap``, which
+                stays on the host: ``size``, (width, height), and ``sigma``.
+
+        Returns:
+            dict: ``results``.
+        """
+        info = results['ann_info']
+        cells, first, last = _joint_cells(
+            info, results['joints_3d'], self.sigma
+        )
+        weights = _weights_within(
+            info, results['joints_3d_visible'], first, last
+        )
+        # What is drawn is on the heatmap, or near, so that all fits in int16.
+        cells[weights[:, 0] <= 0.5] = self.FAR
+        if info['use_different_joint_weights']:
+            weights = np.multiply(weights, info['joint_weights'])
+        width, height = info['heatmap_size']
+        results['joint_cells'] = cells.astype(np.int16)
+        results['target_weight'] = weights
+        results['heatmap'] = DataContainer(
+            dict(size=(int(width), int(height)), sigma=self.sigma),
+            cpu_only=True,
         )
         return results

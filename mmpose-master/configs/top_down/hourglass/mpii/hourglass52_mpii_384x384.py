@@ -32,6 +32,8 @@ model = dict(
 # gradient. Named here, they need not be searched for in each parallel step.
 # Take the line out for two stacks or more.
 frozen_parameters = ['backbone.inters']
+# The model normalises its input and makes the heatmaps, not the data workers.
+lean_input = True
 
 # Data ------------------------------------------------------------------------
 data_root = 'data/mpii'  # under mmpose-master/; MPII_ROOT overrides
@@ -96,6 +98,9 @@ val_split = dict(
 )
 data = dict(
     samples_per_gpu=32,
+    # Where several processes share one CPU and its memory: eight of them stay
+    # within 24 GB.
+    samples_per_cpu=1,
     workers_per_gpu=2,
     train=dict(
         type='TopDownMpiiDataset',
@@ -124,7 +129,8 @@ lr_config = dict(
 )
 total_epochs = 210
 workflow = [('train', 1)]
-checkpoint_config = dict(interval=10)
+# An epoch can take hours: a stop shall not cost more than half of one.
+checkpoint_config = dict(interval=10, interval_minutes=30)
 evaluation = dict(interval=10, metric='PCKh', key_indicator='PCKh')
 log_level = 'INFO'
 log_config = dict(interval=50, hooks=[dict(type='TextLoggerHook')])

@@ -27,6 +27,8 @@ log_config = dict(interval=20, hooks=[dict(type='TextLoggerHook')])
 
 # With one stack nothing follows these layers: they never get a gradient.
 frozen_parameters = ['backbone.inters']
+# The model normalises its input and makes the heatmaps, not the data workers.
+lean_input = True
 
 channel_cfg = dict(
     num_output_channels=16,

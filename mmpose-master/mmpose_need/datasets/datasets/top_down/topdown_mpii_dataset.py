@@ -15,6 +15,9 @@ from .topdown_base_dataset import TopDownBaseDataset
 HEAD_SIZE_FACTOR = 0.6
 """MPII's length of a head is 0.6 of its box's diagonal."""
 
+LARGEST_SIDE = 65500
+"""Pixels: the longest side that JPEG knows. No coordinate is beyond it."""
+
 UNSCORED_JOINTS = (6, 7)
 """Pelvis and thorax, which MPII leaves out of the mean."""
 
@@ -85,6 +88,9 @@ class TopDownMpiiDataset(TopDownBaseDataset):
                 f'{ann_file}: {len(self.db)} people in {self.num_images} '
                 'pictures'
             )
+        for step in self.pipeline.transforms:
+            if hasattr(step, 'prepare'):
+                step.prepare(self.image_set)
 
     def _get_db(self):
         """Samples in the order of the annotation file.
@@ -95,14 +101,17 @@ class TopDownMpiiDataset(TopDownBaseDataset):
             the person; ``joints_3d`` (16, 3) and ``joints_3d_visible``
             (16, 3), of which the third column is not used.
         """
-        with open(self.ann_file) as file:
-            annotations = json.load(file)
-        return [
-            self._sample(i, annotation)
-            for i, annotation in enumerate(annotations)
-        ]
+        people = read_people(self.ann_file)
+        for index, person in enumerate(people):
+            faults = person_faults(person, joints=not self.test_mode)
+            if faults:
+                raise ValueError(
+                    f'{person_label(self.ann_file, index, person)}: '
+                    f'{faults[0]}. tools/check_mpii.py lists all that is wrong'
+                )
+        return [self._sample(person) for person in people]
 
-    def _sample(self, index, annotation):
+    def _sample(self, annotation):
         center = np.array(annotation['center'], dtype=np.float64)
         scale = np.full(2, annotation['scale'], dtype=np.float64)
         # MPII's boxes are tight at the feet. -1 marks a missing box.
@@ -114,12 +123,7 @@ class TopDownMpiiDataset(TopDownBaseDataset):
         visible = np.zeros((16, 3), dtype=np.float32)
         if not self.test_mode:
             given = np.array(annotation['joints'], dtype=np.float64)
-            if given.shape[0] != 16:
-                raise ValueError(
-                    f'{self.ann_file}, person {index}: {given.shape[0]} '
-                    'joints instead of 16'
-                )
-            joints[:, :2] = given[:, :2] - 1
+            joints[:, :2] = given - 1
             visible[:, :2] = np.array(annotation['joints_vis'])[:, None]
 
         return {
@@ -142,15 +146,7 @@ class TopDownMpiiDataset(TopDownBaseDataset):
         Raises:
             ValueError: If they are not as many as the annotations.
         """
-        path = os.path.join(os.path.dirname(self.ann_file), 'mpii_gt_val.mat')
-        truth = load_mpii_truth(path)
-        if len(truth['joints']) != len(self.db):
-            raise ValueError(
-                f'{self.ann_file} has {len(self.db)} people, but {path} has '
-                f'{len(truth["joints"])}: they do not belong together. '
-                'MPII is evaluated on mpii_val.json.'
-            )
-        return truth
+        return load_truth_of(self.ann_file, len(self.db))
 
     def evaluate(self, outputs, res_folder, metric='PCKh', **kwargs):
         """Computes PCKh: the share of joints within half a head's length.
@@ -205,6 +201,161 @@ class TopDownMpiiDataset(TopDownBaseDataset):
         return mpii_scores(head_errors(preds, truth), truth['joint_names'])
 
 
+def read_people(path):
+    """Reads annotations in mmpose's JSON form.
+
+    Args:
+        path (str): The file.
+
+    Returns:
+        list: People, not looked at; see :func:`person_faults`.
+
+    Raises:
+        ValueError: If the file is no list in JSON.
+    """
+    with open(path, encoding='utf-8') as file:
+        try:
+            people = json.load(file)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f'{path} is no JSON: {error}') from error
+    if not isinstance(people, list):
+        raise ValueError(
+            f'{path} holds a {type(people).__name__}: a list of people is '
+            'wanted'
+        )
+    return people
+
+
+def person_label(path, index, person):
+    """Names a person in a message.
+
+    Args:
+        path (str): Annotation file.
+        index (int): Place in it, from 0.
+        person (Any): What stands there.
+
+    Returns:
+        str: File, place and, if there is one, picture.
+    """
+    image = person.get('image') if isinstance(person, dict) else None
+    return f'{path}, person {index}' + (f' ({image})' if image else '')
+
+
+def person_faults(person, joints=True):
+    """Says what is wrong with a person of the annotations.
+
+    Args:
+        person (Any): What stands in the file.
+        joints (bool): Whether the joints are needed, as for training.
+
+    Returns:
+        list[str]: What is wrong; empty for a sound person. -1 for scale and
+        both parts of the centre, MPII's mark of a missing box, is sound.
+    """
+    if not isinstance(person, dict):
+        return [f'{_brief(person)} where a person is wanted']
+    faults = []
+    image = person.get('image')
+    if not isinstance(image, str) or not image or '\0' in image:
+        faults.append(f'image is {_brief(image)}: a file name is wanted')
+    center, scale = person.get('center'), person.get('scale')
+    if not _is_point(center):
+        faults.append(
+            f'center is {_brief(center)}: two numbers (pixels) are wanted'
+        )
+    no_box = scale == -1 and center == [-1, -1]
+    if not no_box and not (_is_number(scale) and scale > 0):
+        faults.append(
+            f'scale is {_brief(scale)}: a number above 0 is wanted (the '
+            "person's height in units of 200 pixels)"
+        )
+    if joints:
+        faults += _joint_faults(person.get('joints'), person.get('joints_vis'))
+    return faults
+
+
+def _joint_faults(points, visible):
+    faults = []
+    for name, values in (('joints', points), ('joints_vis', visible)):
+        if not isinstance(values, list):
+            faults.append(f'{name} is {_brief(values)}: a list is wanted')
+        elif len(values) != 16:
+            faults.append(f'{len(values)} {name} instead of 16')
+    if faults:
+        return faults
+    for i, point in enumerate(points):
+        if not _is_point(point):
+            faults.append(
+                f'joint {i} is {_brief(point)}: two numbers (pixels) are '
+                'wanted'
+            )
+    for i, flag in enumerate(visible):
+        if not _is_number(flag) or flag not in (0, 1):
+            faults.append(f'joints_vis of joint {i} is {_brief(flag)}: 0 or 1')
+    return faults
+
+
+def _is_number(value):
+    """Whether a value of JSON is a number that a picture can have."""
+    # NaN compares false with everything; bool is a kind of int.
+    return (
+        type(value) in (int, float) and -LARGEST_SIDE <= value <= LARGEST_SIDE
+    )
+
+
+def _is_point(value):
+    return (
+        isinstance(value, list)
+        and len(value) == 2
+        and _is_number(value[0])
+        and _is_number(value[1])
+    )
+
+
+def _brief(value):
+    """A value for a message: as JSON has it, and short."""
+    if value is None:
+        return 'missing'
+    text = json.dumps(value)
+    return text if len(text) <= 40 else text[:37] + '...'
+
+
+def truth_path(ann_file):
+    """Tells where the ground truth of annotations lies.
+
+    Args:
+        ann_file (str): Annotations.
+
+    Returns:
+        str: Its path.
+    """
+    return os.path.join(os.path.dirname(ann_file), 'mpii_gt_val.mat')
+
+
+def load_truth_of(ann_file, people):
+    """Reads the ground truth that belongs to annotations.
+
+    Args:
+        ann_file (str): Annotations.
+        people (int): How many are in them.
+
+    Returns:
+        dict: See :func:`load_mpii_truth`.
+
+    Raises:
+        ValueError: If it is not of so many people.
+    """
+    path = truth_path(ann_file)
+    truth = load_mpii_truth(path)
+    if len(truth['joints']) != people:
+        raise ValueError(
+            f'{ann_file} has {people} people, but {path} has '
+            f'{len(truth["joints"])}: they do not belong together. '
+            'MPII is evaluated on mpii_val.json.'
+        )
+    return truth
+
+
 def load_mpii_truth(path):
     """Reads ``mpii_gt_val.mat``.
 
@@ -226,12 +377,31 @@ def load_mpii_truth(path):
         missing = mat['jnt_missing'].T.astype(bool)
         boxes = mat['headboxes_src'].astype(np.float64)
         names = [str(np.squeeze(n)) for n in mat['dataset_joints'].ravel()]
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError, PermissionError):
         raise
     except Exception as error:
         raise ValueError(
             f'{path} is no ground truth of MPII ({error!r})'
         ) from error
+    lacking = sorted({n for row in _ROWS.values() for n in row} - set(names))
+    if lacking:
+        raise ValueError(
+            f'{path} is no ground truth of MPII: dataset_joints lacks '
+            f'{", ".join(lacking)}'
+        )
+    people = len(joints)
+    expected = dict(
+        pos_gt_src=(joints.shape, (people, 16, 2)),
+        jnt_missing=(missing.shape, (people, 16)),
+        headboxes_src=(boxes.shape, (2, 2, people)),
+        dataset_joints=(len(names), 16),
+    )
+    for name, (found, wanted) in expected.items():
+        if found != wanted:
+            raise ValueError(
+                f'{path} is no ground truth of MPII: {name} is of shape '
+                f'{found}, not {wanted}'
+            )
     sizes = np.linalg.norm(boxes[1] - boxes[0], axis=0) * HEAD_SIZE_FACTOR
     return dict(
         joints=joints,

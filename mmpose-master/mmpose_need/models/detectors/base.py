@@ -1,0 +1,121 @@
+"""What all pose estimators have in common: the step and its numbers."""
+
+from abc import ABCMeta, abstractmethod
+from collections import OrderedDict
+
+import torch
+import torch.distributed as dist
+from mmcv.runner.base_runner import DeferredNumber
+from torch import nn
+
+
+class BasePose(nn.Module):
+    """A pose estimator that a runner can train.
+
+    Subclasses overwrite ``forward``, which leads to ``forward_train`` or
+    ``forward_test``, and ``show_result``.
+    """
+
+    __metaclass__ = ABCMeta
+
+    def __init__(self):
+        super().__init__()
+
+    @abstractmethod
+    def forward_train(self, img, img_metas, **kwargs):
+        """Compute the losses."""
+
+    @abstractmethod
+    def forward_test(self, img, img_metas, **kwargs):
+        """Predict."""
+
+    @abstractmethod
+    def simple_test(self, img, img_metas, **kwargs):
+        """Predict without augmentation."""
+
+    @abstractmethod
+    def forward(self, img, img_metas, return_loss=True, **kwargs):
+        """Compute the losses, or predict."""
+
+    @staticmethod
+    def _parse_losses(losses):
+        """Add up the losses, and gather what the log wants to know.
+
+        Nothing is read from the device here: that would make the host wait
+        for the whole step, in each step. The runner's log buffer reads where
+        a line is due.
+
+        Args:
+            losses (dict): By name a tensor, a list of tensors, a float or a
+                :class:`DeferredNumber`. Names with ``loss`` in them are added
+                up.
+
+        Returns:
+            tuple[Tensor, OrderedDict]: The loss to go backward from, and by
+            name what to log, ``loss`` included: tensors of one number, each
+            the mean over all ranks, beside what was no tensor.
+
+        Raises:
+            TypeError: A value is none of these.
+        """
+        log_vars = OrderedDict()
+        for name, value in losses.items():
+            if isinstance(value, torch.Tensor):
+                value = value.mean()
+            elif isinstance(value, list):
+                value = sum(item.mean() for item in value)
+            elif not isinstance(value, (float, DeferredNumber)):
+                raise TypeError(
+                    f'{name} must be a tensor, a list of tensors or a float, '
+                    f'not {type(value)}'
+                )
+            log_vars[name] = value
+        loss = sum(value for name, value in log_vars.items() if 'loss' in name)
+        log_vars['loss'] = loss
+
+        names = [
+            name
+            for name, value in log_vars.items()
+            if isinstance(value, torch.Tensor)
+        ]
+        if names:
+            values = torch.stack([log_vars[name].detach() for name in names])
+            if dist.is_available() and dist.is_initialized():
+                dist.all_reduce(values.div_(dist.get_world_size()))
+            log_vars.update(zip(names, values.unbind()))
+        return loss, log_vars
+
+    def train_step(self, data_batch, optimizer, **kwargs):
+        """Compute the loss of a batch.
+
+        Going backward and stepping are left to the optimiser's hook.
+
+        Args:
+            data_batch (dict): Keyword arguments of ``forward``.
+            optimizer (Optimizer | dict): Not used.
+            **kwargs: Not used.
+
+        Returns:
+            dict: ``loss`` to go backward from, ``log_vars`` for the log, see
+            :meth:`_parse_losses`, and ``num_samples``, the batch size of this
+            process.
+        """
+        loss, log_vars = self._parse_losses(self.forward(**data_batch))
+        return dict(
+            loss=loss,
+            log_vars=log_vars,
+            num_samples=len(next(iter(data_batch.values()))),
+        )
+
+    def val_step(self, data_batch, optimizer, **kwargs):
+        """Predict for a batch; arguments as for :meth:`train_step`.
+
+        Returns:
+            dict: ``results``, what ``forward`` returned.
+        """
+        return dict(results=self.forward(return_loss=False, **data_batch))
+
+    @abstractmethod
+    def show_result(self, **kwargs):
+        """Draw predictions."""
+        raise NotImplementedError

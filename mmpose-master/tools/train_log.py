@@ -1,0 +1,134 @@
+"""The log of a training: lines for people, and numbers for plot_log.py."""
+
+import datetime
+import math
+import time
+
+from mmcv.runner import HOOKS, TextLoggerHook
+from mmcv.runner.dist_utils import peak_memory
+from mmcv.runner.hooks.optimizer import engine_of
+
+# What the head of a line says already, or what is said in another form.
+_SAID = ('mode', 'epoch', 'iter', 'lr', 'time', 'data_time', 'memory')
+
+
+def make_readable(log_config):
+    """Puts :class:`ReadableLogHook` in the place of mmcv's text log.
+
+    Args:
+        log_config (mmcv.ConfigDict): Of any config; changed in place.
+    """
+    for hook in log_config['hooks']:
+        if hook['type'] == 'TextLoggerHook':
+            hook['type'] = 'ReadableLogHook'
+
+
+@HOOKS.register_module()
+class ReadableLogHook(TextLoggerHook):
+    """mmcv's text log with rate, time left, memory and percentages.
+
+    A line of training says, after mmcv's ``Epoch [1][20/273]``: learning
+    rate, images per second over all devices, time left, the share of the
+    time in which data were waited for, the most memory that was held (of
+    rank 0: of its device, on a CPU of the process), losses, accuracies in
+    percent, and steps that were skipped for overflow, if any. A line of
+    evaluation on MPII gives percentages.
+
+    ``.log.json`` holds what mmcv writes and, in lines of training, ``step``
+    (iterations since the very first), ``memory`` (MiB) and, where known,
+    ``fps`` and ``skipped_steps``; in those of evaluation ``step``.
+
+    Args:
+        **kwargs: As for mmcv's hook.
+    """
+
+    def before_run(self, runner):
+        """Opens the log and starts the clock of the time left."""
+        super().before_run(runner)
+        self._started = time.time()
+
+    def _log_info(self, log_dict, runner):
+        # The same dict goes into .log.json afterwards.
+        if log_dict['mode'] == 'train':
+            self._add_figures(log_dict, runner)
+            items = self._training_items(log_dict, runner)
+            total = f'/{len(runner.data_loader)}'
+        else:
+            # After an epoch its last iteration has been counted.
+            log_dict['step'] = runner.iter
+            items = _evaluation_items(log_dict)
+            total = ''
+        if not self.by_epoch:
+            total = f'/{runner.max_iters}' if total else ''
+            where = f'[{log_dict["iter"]}{total}]'
+        else:
+            where = f'[{log_dict["epoch"]}][{log_dict["iter"]}{total}]'
+        kind = 'Epoch' if self.by_epoch else 'Iter'
+        kind += ' ' if log_dict['mode'] == 'train' else '(val) '
+        runner.logger.info('%s%s\t%s', kind, where, ', '.join(items))
+
+    def _round_float(self, items):
+        # mmcv keeps five digits behind the point; a loss begins there.
+        return float(f'{items:.5g}') if isinstance(items, float) else items
+
+    def _add_figures(self, log_dict, runner):
+        """Adds what mmcv does not measure."""
+        log_dict['step'] = runner.iter + 1
+        log_dict['memory'] = peak_memory() // 2**20
+        per_device = getattr(runner, 'samples_per_gpu', None)
+        if per_device and log_dict.get('time'):
+            images = per_device * runner.num_of_gpus
+            log_dict['fps'] = images / log_dict['time']
+        engine = engine_of(runner.optimizer)
+        if engine is not None:
+            log_dict['skipped_steps'] = engine.skipped_steps
+
+    def _training_items(self, log_dict, runner):
+        rates = log_dict['lr']
+        if not isinstance(rates, dict):
+            rates = {'': rates}
+        items = [
+            f'lr{"_" * bool(name)}{name}: {rate:.3e}'
+            for name, rate in rates.items()
+        ]
+        if 'fps' in log_dict:
+            items.append(f'{log_dict["fps"]:.1f} images/s')
+        done = runner.iter + 1 - self.start_iter
+        left = (time.time() - self._started) / done
+        left *= runner.max_iters - runner.iter - 1
+        items.append(f'eta: {datetime.timedelta(seconds=int(left))}')
+        if log_dict.get('time'):
+            waited = 100 * log_dict['data_time'] / log_dict['time']
+            items.append(f'data: {waited:.0f} %')
+        items.append(f'memory: {log_dict["memory"]} MiB')
+        losses = [k for k in log_dict if k.endswith('_loss')]
+        for name, value in log_dict.items():
+            # One loss alone is the sum already.
+            if name in _SAID + ('step', 'fps', 'skipped_steps') or (
+                losses == [name] and 'loss' in log_dict
+            ):
+                continue
+            items.append(f'{name}: {_number(name, value)}')
+        if log_dict.get('skipped_steps'):
+            items.append(f'skipped steps: {log_dict["skipped_steps"]}')
+        return items
+
+
+def _evaluation_items(log_dict):
+    return [
+        f'{name}: {_percent(value)}'
+        if 'PCKh' in log_dict  # MPII's rows are percentages
+        else f'{name}: {_number(name, value)}'
+        for name, value in log_dict.items()
+        if name not in _SAID + ('step',)
+    ]
+
+
+def _number(name, value):
+    if name == 'acc_pose':
+        return _percent(100 * value)
+    return f'{value:.4g}' if isinstance(value, float) else value
+
+
+def _percent(value):
+    return 'n/a' if math.isnan(value) else f'{value:.2f} %'

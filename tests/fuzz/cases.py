@@ -1,0 +1,740 @@
+"""Spoilt input of every kind, and what has to become of it.
+
+Each kind is a class that prepares sound files once and then runs case after
+case by number. Of a case there are two good ends: the input is used, or it is
+refused with one message. Everything else is raised: a bare traceback, code
+that a file brought along and that ran, a result that was half written.
+"""
+
+import contextlib
+import io
+import json
+import os
+import pickle
+import random
+import shutil
+import struct
+import sys
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+BUNDLE = HERE.parents[1]
+for folder in (HERE, HERE.parent, BUNDLE / 'mmpose-master/tools', BUNDLE):
+    if str(folder) not in sys.path:
+        # Behind everything else: one of the tools is called test.
+        sys.path.append(str(folder))
+
+from mutation import (  # noqa: E402
+    STRANGE,
+    misspelt,
+    places,
+    spoil_bytes,
+    spoil_value,
+)
+
+LONGEST_MESSAGE = 3000
+"""Characters; nobody reads more."""
+
+
+class NotRefused(AssertionError):
+    """The input came to neither of its two good ends."""
+
+
+def judged(function, mistakes=()):
+    """Runs what a command would run and judges how it ends.
+
+    Args:
+        function (Callable[[], Any]): The command's work.
+        mistakes (tuple[type]): Errors that the command itself prints as one
+            message, beside those that ``_common.run`` does.
+
+    Returns:
+        str | None: The message of a refusal; None if the input was used.
+
+    Raises:
+        NotRefused: The command would have shown a traceback.
+    """
+    import _common
+
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(
+            said
+        ):
+            function()
+    except SystemExit as end:
+        if end.code not in (0, 1, 2):
+            raise NotRefused(f'status {end.code}') from end
+        return said.getvalue() or 'status'
+    except Exception as error:
+        if not (
+            isinstance(error, mistakes) or _common.is_users_mistake(error)
+        ):
+            raise NotRefused(f'{type(error).__name__}: {error}') from error
+        message = str(_common._text(error))
+        if not message.strip() or len(message) > LONGEST_MESSAGE:
+            raise NotRefused(f'a message like {message[:200]!r}') from error
+        if 'Traceback (most' in message:
+            raise NotRefused(
+                f'a traceback for a message: {message}'
+            ) from error
+        return message
+    if 'Traceback (most' in said.getvalue():
+        raise NotRefused(
+            f'a traceback among what is printed: {said.getvalue()}'
+        )
+    return None
+
+
+class Kind:
+    """A kind of input.
+
+    Args:
+        folder (Path): For its files; empty.
+    """
+
+    share = 1
+    """How many of all cases, in relation to other kinds."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.prepare()
+
+    def prepare(self):
+        """Makes the sound files."""
+
+    def run(self, number):
+        """Runs one case.
+
+        Args:
+            number (int): The same number is the same case.
+
+        Returns:
+            str | None: As :func:`judged`.
+        """
+        raise NotImplementedError
+
+
+def generator(kind, number):
+    """Makes the generator of a case.
+
+    Args:
+        kind (Kind): The kind.
+        number (int): The case.
+
+    Returns:
+        random.Random: Seeded by both.
+    """
+    return random.Random(f'{type(kind).__name__} {number}')
+
+
+class Config(Kind):
+    """A config file and overrides: read, and checked."""
+
+    share = 20
+
+    def prepare(self):
+        from mmcv import Config as Reader
+        from mpii_data import CONFIGS, write_mpii
+
+        self.path = self.folder / 'config.py'
+        os.environ['MPII_ROOT'] = str(write_mpii(self.folder / 'mpii', 2, 2))
+        cfg = Reader.fromfile(str(CONFIGS / 'hourglass52_mpii_256x256.py'))
+        # Text without calls: what is spoilt is data, not a program.
+        self.content = json.loads(json.dumps(cfg._cfg_dict.to_dict()))
+        self.keys = ['.'.join(map(str, at)) for at in places(self.content)]
+
+    def write(self, content, draw):
+        """Writes a config as Python or JSON."""
+        if draw.random() < 0.5 or not isinstance(content, dict):
+            path = self.folder / 'config.json'
+            text = json.dumps(content)
+        else:
+            path = self.path
+            text = '\n'.join(
+                f'{key} = {value!r}'
+                for key, value in content.items()
+                if str(key).isidentifier()
+            )
+            for name in ('nan', 'inf'):
+                text = f'{name} = float("{name}")\n' + text
+        path.write_bytes(text.encode())
+        return path
+
+    def overrides(self, draw):
+        """Draws what --cfg-options may be given."""
+        key = draw.choice(self.keys)
+        if draw.random() < 0.4:
+            key = misspelt(key, draw)
+        value = str(draw.choice(STRANGE))
+        return draw.choice((f'{key}={value}',) * 8 + (key, '=' + value, ''))
+
+    def run(self, number):
+        import train
+
+        draw = generator(self, number)
+        content = self.content
+        groups = []
+        if draw.random() < 0.6:
+            for _ in range(draw.choice((1, 1, 2, 5))):
+                content = spoil_value(content, draw)
+        else:
+            groups = [f'--cfg-options={self.overrides(draw)}']
+            groups += ['--cfg-options'] + [
+                self.overrides(draw) for _ in range(draw.randrange(1, 3))
+            ]
+        path = self.write(content, draw)
+        if draw.random() < 0.1:
+            path = self.folder / 'config.json'
+            data = json.dumps(self.content).encode()
+            path.write_bytes(spoil_bytes(data, draw))
+
+        def work():
+            train.check_request(train.parse_args([str(path), *groups]))
+
+        return judged(work)
+
+
+class Training(Config):
+    """A whole training, of two people, on a config that passed the checks."""
+
+    share = 2
+
+    def prepare(self):
+        super().prepare()
+        from mmcv import Config as Reader
+        from mpii_data import write_tiny_config
+
+        tiny = str(write_tiny_config(self.folder))
+        self.content = json.loads(
+            json.dumps(Reader.fromfile(tiny)._cfg_dict.to_dict())
+        )
+        self.content['total_epochs'] = 1
+        self.content['work_dir'] = str(self.folder / 'work')
+
+    def run(self, number):
+        import logging
+
+        import train
+
+        draw = generator(self, number)
+        # Large sizes are slow and nothing worse.
+        at = [
+            path
+            for path in places(self.content)
+            if not {'num_stacks', 'image_size', 'work_dir'} & set(path)
+        ]
+        path = self.write(spoil_value(self.content, draw, at), draw)
+        argv = sys.argv
+        sys.argv = ['train.py', str(path), '--device=cpu']
+        try:
+            return judged(train.main)
+        finally:
+            sys.argv = argv
+            for logger in ('mmpose', 'root'):
+                for handler in list(logging.getLogger(logger).handlers):
+                    handler.close()
+                    logging.getLogger(logger).removeHandler(handler)
+            from mmcv.utils import logging as loggers
+
+            loggers.logger_initialized.clear()
+            shutil.rmtree(str(self.folder / 'work'), ignore_errors=True)
+
+
+class Annotations(Kind):
+    """mpii_train.json: by a training's data set, and by check_mpii.py."""
+
+    share = 20
+
+    def prepare(self):
+        import _common
+        from mpii_data import write_mpii, write_tiny_config
+
+        self.data = write_mpii(self.folder / 'mpii', 3, 3)
+        self.path = self.data / 'annotations/mpii_train.json'
+        self.people = json.loads(self.path.read_text())
+        os.environ['MPII_ROOT'] = str(self.data)
+        tiny = str(write_tiny_config(self.folder))
+        self.config = _common.load_config(tiny).data.train
+
+    def run(self, number):
+        import check_mpii
+        from mmpose.datasets import build_dataset
+
+        draw = generator(self, number)
+        if draw.random() < 0.2:
+            data = spoil_bytes(json.dumps(self.people).encode(), draw)
+        else:
+            people = self.people
+            for _ in range(draw.choice((1, 1, 3))):
+                people = spoil_value(people, draw)
+            data = json.dumps(people).encode()
+        self.path.write_bytes(data)
+
+        def work():
+            dataset = build_dataset(self.config)
+            for index in range(len(dataset)):
+                dataset[index]
+
+        refused = judged(work)
+        report = check_mpii.Report()
+        judged_again = judged(
+            lambda: check_mpii.check_pictures(
+                str(self.data),
+                check_mpii.check_annotations(str(self.data), report),
+                report,
+                1,
+            )
+        )
+        if judged_again:
+            raise NotRefused(f'check_mpii.py itself said: {judged_again}')
+        if refused and not report.faults:
+            raise NotRefused(f'check_mpii.py did not find: {refused}')
+        return refused
+
+
+class Mat(Kind):
+    """mpii_gt_val.mat: read, and predictions compared with it."""
+
+    share = 15
+
+    def prepare(self):
+        import _common
+        from mmpose.datasets import build_dataset
+        from mpii_data import write_mpii, write_tiny_config
+        from scipy.io import loadmat
+
+        data = write_mpii(self.folder / 'mpii', 3, 3)
+        os.environ['MPII_ROOT'] = str(data)
+        tiny = str(write_tiny_config(self.folder))
+        config = _common.load_config(tiny).data.val
+        self.dataset = build_dataset(config, dict(test_mode=True))
+        self.path = data / 'annotations/mpii_gt_val.mat'
+        self.sound = self.path.read_bytes()
+        self.values = {
+            key: value
+            for key, value in loadmat(str(self.path)).items()
+            if not key.startswith('__')
+        }
+
+    def spoil(self, draw):
+        """Spoils one of the arrays, not the file."""
+        import numpy as np
+
+        values = dict(self.values)
+        name = draw.choice(sorted(values))
+        array = values[name]
+        kind = draw.randrange(6)
+        if kind == 0:
+            del values[name]
+        elif kind == 1:
+            values[name] = array.T
+        elif kind == 2:
+            values[name] = array[:, : draw.randrange(array.shape[1])]
+        elif kind == 3:
+            values[name] = np.array('x')
+        elif kind == 4 and array.dtype != object:
+            spoilt = array.astype(float)
+            spoilt.flat[draw.randrange(array.size)] = draw.choice(
+                (np.nan, np.inf, -1, 1e300)
+            )
+            values[name] = spoilt
+        else:
+            values[name] = np.zeros((0,) * array.ndim)
+        return values
+
+    def run(self, number):
+        import numpy as np
+        from scipy.io import savemat
+
+        draw = generator(self, number)
+        if draw.random() < 0.6:
+            self.path.write_bytes(spoil_bytes(self.sound, draw))
+        else:
+            savemat(str(self.path), self.spoil(draw))
+
+        def work():
+            self.dataset.load_truth()
+            outputs = [(np.zeros((1, 16, 3)), None, None, None)] * 3
+            self.dataset.evaluate(outputs, str(self.folder))
+
+        return judged(work)
+
+
+class Picture(Kind):
+    """A JPEG: read for the demo, by a training, and by check_mpii.py."""
+
+    share = 20
+
+    def prepare(self):
+        import cv2
+        import numpy as np
+
+        noise = np.random.RandomState(0).randint(0, 255, (9, 12, 3))
+        picture = cv2.resize(noise.astype(np.uint8), (96, 72))
+        self.sound = []
+        for suffix, options in (
+            ('.jpg', []),
+            ('.jpg', [cv2.IMWRITE_JPEG_PROGRESSIVE, 1]),
+            ('.jpg', [cv2.IMWRITE_JPEG_RST_INTERVAL, 4]),
+            ('.png', []),
+        ):
+            self.sound.append(cv2.imencode(suffix, picture, options)[1])
+        self.sound = [data.tobytes() for data in self.sound]
+        self.path = self.folder / 'a.jpg'
+
+    def bomb(self, data, draw):
+        """Lets a JPEG claim to be larger than it is."""
+        data = bytearray(data)
+        for mark in (b'\xff\xc0', b'\xff\xc2'):
+            at = data.find(mark)
+            if at > 0:
+                sides = [draw.choice((0, 1, 97, 30000, 60000)) for _ in 'hw']
+                data[at + 5 : at + 9] = struct.pack('>HH', *sides)
+        return bytes(data)
+
+    def run(self, number):
+        import check_mpii
+        import pictures
+        from mmpose.datasets.pipelines import LoadImageFromFile
+
+        draw = generator(self, number)
+        data = draw.choice(self.sound)
+        data = (self.bomb if draw.random() < 0.2 else spoil_bytes)(data, draw)
+        self.path.write_bytes(data)
+        path = str(self.path)
+        refused = judged(lambda: pictures.read_picture(path), (ValueError,))
+        judged(lambda: LoadImageFromFile()(dict(image_file=path)))
+        if judged(lambda: check_mpii.look_at_picture(path)):
+            raise NotRefused('check_mpii.py stopped at it')
+        return refused
+
+
+class Attack:
+    """Pickles as a call of a function."""
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+class Checkpoint(Kind):
+    """A checkpoint: for an evaluation, and to resume from."""
+
+    share = 20
+
+    def prepare(self):
+        import torch
+        from torch import nn
+
+        self.model = nn.Sequential(
+            nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1)
+        )
+        self.path = self.folder / 'a.pth'
+        self.marker = self.folder / 'ran'
+        self.content = dict(
+            state_dict=self.model.state_dict(),
+            meta=dict(epoch=1, iter=2, config='x', seed=None),
+            optimizer=torch.optim.Adam(self.model.parameters()).state_dict(),
+        )
+        self.sound = [self.saved(self.content, form) for form in (0, 1)]
+
+    def saved(self, content, form=0):
+        """Bytes of a checkpoint, as a zip archive or in the old form."""
+        import torch
+
+        file = io.BytesIO()
+        torch.save(content, file, _use_new_zipfile_serialization=not form)
+        return file.getvalue()
+
+    def spoil(self, draw):
+        """Spoils what the checkpoint holds, not the file."""
+        import torch
+
+        content = dict(self.content)
+        weights = OrderedDict(content['state_dict'])
+        content['state_dict'] = weights
+        key = draw.choice(list(weights))
+        kind = draw.randrange(8)
+        if kind == 0:
+            del weights[key]
+        elif kind == 1:
+            weights[misspelt(key, draw)] = weights.pop(key)
+        elif kind == 2:
+            shape = [draw.randrange(4) for _ in range(draw.randrange(5))]
+            weights[key] = torch.zeros(shape)
+        elif kind == 3:
+            dtype = draw.choice((torch.half, torch.long, torch.bool))
+            weights[key] = weights[key].to(dtype)
+        elif kind == 4:
+            weights[key] = draw.choice(STRANGE)
+        elif kind == 5:
+            weights[draw.choice((3, None, ('a',)))] = weights[key]
+        elif kind == 6:
+            part = draw.choice(('state_dict', 'meta'))
+            content[part] = draw.choice(STRANGE)
+        else:
+            content = draw.choice(STRANGE)
+        return self.saved(content, draw.randrange(2))
+
+    def attack(self, draw):
+        """A file that makes the marker when it is believed."""
+        command = f'touch {self.marker}'
+        call = draw.choice(
+            (
+                Attack(os.system, command),
+                Attack(eval, f'open({str(self.marker)!r}, "w").close()'),
+                Attack(exec, f'open({str(self.marker)!r}, "w").close()'),
+                Attack(open, str(self.marker), 'w'),
+                Attack(os.mkdir, str(self.marker)),
+            )
+        )
+        content = spoil_value(
+            dict(state_dict=dict(a=1), meta=dict(epoch=1)), draw
+        )
+        if isinstance(content, dict):
+            content[draw.choice(('state_dict', 'meta', 'optimizer'))] = call
+        else:
+            content = call
+        if draw.random() < 0.5:
+            return self.saved(content, draw.randrange(2))
+        payload = pickle.dumps(content, draw.choice((0, 2, 4)))
+        if draw.random() < 0.3:
+            return payload
+        file = io.BytesIO()
+        with zipfile.ZipFile(file, 'w') as archive:
+            archive.writestr('archive/data.pkl', payload)
+            archive.writestr('archive/version', '3\n')
+        return file.getvalue()
+
+    def run(self, number):
+        import _common
+        import torch
+        from mmcv.runner import load_checkpoint
+
+        draw = generator(self, number)
+        make = draw.choice(
+            (
+                lambda: spoil_bytes(draw.choice(self.sound), draw),
+                lambda: self.spoil(draw),
+                lambda: self.attack(draw),
+            )
+        )
+        self.path.write_bytes(make())
+        path = str(self.path)
+        before = {
+            key: value.clone()
+            for key, value in self.model.state_dict().items()
+        }
+        refused = judged(lambda: _common.load_weights(self.model, path))
+        if refused and not all(
+            torch.equal(value, before[key])
+            for key, value in self.model.state_dict().items()
+        ):
+            raise NotRefused('refused, but the model has changed')
+        judged(
+            lambda: load_checkpoint(
+                self.model, path, map_location='cpu', strict=True
+            )
+        )
+        self.model.load_state_dict(before)
+        if self.marker.exists():
+            raise NotRefused('code of the checkpoint was executed')
+        return refused
+
+
+class Onnx(Kind):
+    """A file for ``demo.py --onnx``."""
+
+    share = 8
+
+    def prepare(self):
+        import cv2
+        import pose_model
+
+        import pytorch2onnx
+
+        config, checkpoint = pose_model.make(self.folder)
+        sound = self.folder / 'sound.onnx'
+        options = ['--config', str(config), '--checkpoint', str(checkpoint)]
+        with contextlib.redirect_stdout(io.StringIO()):
+            done = pytorch2onnx.main([*options, '--out', str(sound)])
+        assert done == 0
+        self.sound = sound.read_bytes()
+        self.path = self.folder / 'a.onnx'
+        self.picture = str(self.folder / 'a.png')
+        cv2.imwrite(self.picture, pose_model.picture())
+
+    def spoil(self, draw):
+        """Spoils the properties or the graph, not the file."""
+        import onnx
+
+        model = onnx.load_model_from_string(self.sound)
+        if draw.random() < 0.6:
+            prop = draw.choice(model.metadata_props)
+            if draw.random() < 0.3:
+                model.metadata_props.remove(prop)
+            else:
+                try:
+                    value = [json.loads(prop.value)]
+                except ValueError:
+                    value = [prop.value]
+                value = spoil_value(value, draw)
+                if isinstance(value, list) and len(value) == 1:
+                    (value,) = value
+                prop.value = json.dumps(value)
+        else:
+            node = draw.choice(model.graph.node)
+            if draw.random() < 0.5:
+                node.op_type = draw.choice(('Conv', 'Relu', 'None', 'Add'))
+            else:
+                model.graph.node.remove(node)
+        return model.SerializeToString()
+
+    def run(self, number):
+        import demo
+
+        draw = generator(self, number)
+        spoilt = draw.random() < 0.5
+        data = self.spoil(draw) if spoilt else spoil_bytes(self.sound, draw)
+        self.path.write_bytes(data)
+        out = self.folder / 'out.png'
+        options = ['--img', self.picture, '--out', str(out)]
+
+        def work():
+            status = demo.main(
+                ['--onnx', str(self.path), '--device=cpu', *options]
+            )
+            if status:
+                raise SystemExit(status)
+
+        refused = judged(work)
+        if refused and out.exists():
+            raise NotRefused('refused, but there is a result')
+        if out.exists():
+            out.unlink()
+        return refused
+
+
+class CommandLine(Kind):
+    """Options of the commands, as far as no model is needed for them."""
+
+    share = 20
+
+    PROGRAMS = ('train', 'test', 'check_mpii', 'demo', 'pytorch2onnx')
+
+    def prepare(self):
+        from mpii_data import write_mpii, write_tiny_config
+
+        os.environ['MPII_ROOT'] = str(write_mpii(self.folder / 'mpii', 2, 2))
+        self.config = str(write_tiny_config(self.folder))
+        (self.folder / 'a.pth').write_bytes(b'')
+        self.words = [
+            self.config,
+            str(self.folder),
+            str(self.folder / 'a.pth'),
+            str(self.folder / 'none'),
+            '/dev/null',
+            'auto',
+            '0',
+            '-1',
+            '1e99',
+            'nan',
+            '1,2,3,4',
+            '0,0,-1,inf',
+            'cpu',
+            'npu:99',
+            'data.samples_per_gpu=0',
+            'optimizer.lr=nan',
+            'total_epochs=1',
+            '',
+            '--',
+            '-x',
+            '\udcff',
+        ]
+        self.options = {}
+        for name in self.PROGRAMS:
+            folder = BUNDLE
+            if not (BUNDLE / f'{name}.py').exists():
+                folder = BUNDLE / 'mmpose-master/tools'
+            module = _load_program(folder / f'{name}.py')
+            self.options[name] = module, _options_of(module)
+
+    def run(self, number):
+        draw = generator(self, number)
+        name = draw.choice(self.PROGRAMS)
+        module, options = self.options[name]
+        words = [self.config] if draw.random() < 0.7 else []
+        for _ in range(draw.randrange(5)):
+            option = draw.choice(options)
+            if draw.random() < 0.15:
+                option = misspelt(option, draw)
+            words.append(option)
+            if draw.random() < 0.7:
+                words.append(draw.choice(self.words))
+        before = set(os.listdir(str(self.folder)))
+
+        def work():
+            if name in ('train', 'test'):
+                arguments = module.parse_args(words)
+                if name == 'train':
+                    module.check_device_count(arguments)
+                module.check_request(arguments)
+            elif name == 'check_mpii':
+                # Processes of its own could not import what is loaded here.
+                words.append('--workers=1')
+                argv, sys.argv = sys.argv, [name, *words]
+                try:
+                    module.main()
+                finally:
+                    sys.argv = argv
+            else:
+                status = module.main(words)
+                if status:
+                    raise SystemExit(status)
+
+        refused = judged(work)
+        left = set(os.listdir(str(self.folder))) - before
+        if refused and left - {'none', '-1'}:
+            raise NotRefused(f'refused, but {left} is left behind')
+        return refused
+
+
+def _load_program(path):
+    """Imports a command, one of which has the name of another module."""
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location(f'fuzzed_{path.stem}', path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _options_of(module):
+    """All options of a command, as its help lists them."""
+    import re
+
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
+        module.parse_args(['--help'])
+    return sorted(set(re.findall(r'(?<![\w-])--?\w[\w-]*', said.getvalue())))
+
+
+KINDS = {
+    kind.__name__: kind
+    for kind in (
+        Config,
+        Training,
+        Annotations,
+        Mat,
+        Picture,
+        Checkpoint,
+        Onnx,
+        CommandLine,
+    )
+}
+"""All kinds by name."""

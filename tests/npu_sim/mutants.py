@@ -1,0 +1,214 @@
+#!/usr/bin/env python3
+"""Takes the device away at one place at a time, and sees it being caught.
+
+Each mutant is a copy of mmcv or mmpose in which one device argument is
+missing. It counts as caught if the command that is named with it
+fails, or does not do its work on the device that it was given.
+
+Usage: mutants.py [NAME...]    without names: all; status 1 if one survives
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+sys.path.insert(0, str(HERE.parent))
+
+from mpii_data import write_mpii, write_tiny_config  # noqa: E402
+
+# By name: package, file, text, replacement, command.
+MUTANTS = {
+    'unpack': (
+        'mmcv',
+        'parallel/data_parallel.py',
+        'data.to(device, non_blocking=device.index is not None)',
+        'data',
+        'train',
+    ),
+    'model': (
+        'mmpose',
+        'apis/train.py',
+        'model = model.to(device)',
+        'model = model',
+        'train',
+    ),
+    'set_device': (
+        'mmcv',
+        'runner/dist_utils.py',
+        'npu.set_device(device)',
+        'pass',
+        'train 2',
+    ),
+    'npuid': (
+        'mmcv',
+        'runner/dist_utils.py',
+        "offset = _env_int('NPUID', 0) if device_type == 'npu' else 0",
+        'offset = 0',
+        'train',
+    ),
+    'inputs_of_ranks': (
+        'mmcv',
+        'parallel/distributed.py',
+        'method, *unpack(inputs, device), **unpack(kwargs, device)',
+        'method, *unpack(inputs, None), **unpack(kwargs, None)',
+        'train 2',
+    ),
+    'overflow_sum': (
+        'mmcv',
+        'runner/hooks/optimizer.py',
+        'found = torch.zeros((), device=device)',
+        'found = torch.zeros((1,))',
+        'train o2',
+    ),
+}
+
+
+class Bench:
+    """A tiny training set to run commands on.
+
+    Args:
+        folder (Path): For everything.
+    """
+
+    # Not the first one: whoever forgets about the device ends up there.
+    NUMBER = 3
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.config = write_tiny_config(folder)
+        self.data = write_mpii(folder / 'mpii', train=4, val=2)
+        self.packages = {
+            name: Path(self.find(name)).parent for name in ('mmcv', 'mmpose')
+        }
+        done = self.run(None, 'train')
+        if not self.is_fine(done):
+            raise RuntimeError('unchanged, it fails: ' + done.stderr[-2000:])
+
+    @staticmethod
+    def find(name):
+        """Returns the file of an installed package, without importing it."""
+        from importlib.util import find_spec
+
+        return find_spec(name).origin
+
+    def mutate(self, package, file, text, replacement):
+        """Returns a folder with a changed copy of a package.
+
+        Raises:
+            ValueError: The text is not there, or not once.
+        """
+        folder = Path(tempfile.mkdtemp(dir=str(self.folder)))
+        copy = folder / package
+        shutil.copytree(
+            str(self.packages[package]),
+            str(copy),
+            ignore=shutil.ignore_patterns('__pycache__', '.originals'),
+        )
+        source = (copy / file).read_text()
+        if source.count(text) != 1:
+            raise ValueError(f'{file} does not hold once: {text}')
+        (copy / file).write_text(source.replace(text, replacement))
+        return folder
+
+    def run(self, mutant, command):
+        """Runs a command on the simulated NPU.
+
+        Args:
+            mutant (Path | None): From :meth:`mutate`.
+            command (str): 'train'; 'train 2' with two ranks, 'train o2' in
+                mixed precision.
+        """
+        variant = command.partition(' ')[2]
+        self.work = Path(tempfile.mkdtemp(dir=str(self.folder)))
+        self.reports = self.work / 'reports'
+        tools = ROOT / 'mmpose-master/tools'
+        path = [str(HERE / 'packages')]
+        if mutant is not None:
+            path.insert(0, str(mutant))
+        words = [sys.executable]
+        if variant == '2':
+            words += ['-m', 'torch.distributed.run', '--standalone']
+            words += ['--nproc_per_node=2', '--local-addr=127.0.0.1']
+        words += [tools / 'train.py', self.config, '--work-dir', self.work]
+        words += ['--no-validate', '--cfg-options', 'total_epochs=1']
+        words += ['data.samples_per_gpu=1'] * (variant == '2')
+        words += ['amp=none'] * (variant != 'o2')
+        environment = dict(
+            os.environ,
+            MPII_ROOT=str(self.data),
+            NPUID=str(self.NUMBER),
+            NPU_SIM_LOG=str(self.reports),
+            OMP_NUM_THREADS='1',
+            PYTHONDONTWRITEBYTECODE='1',
+            PYTHONPATH=os.pathsep.join(path),
+        )
+        return subprocess.run(
+            [str(word) for word in words],
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+
+    def is_fine(self, done):
+        """Tells whether a command did its work where it should."""
+        reports = [
+            json.loads(path.read_text())
+            for path in self.reports.glob('*.json')
+        ]
+        reports = [report for report in reports if report['operators']]
+        return (
+            done.returncode == 0
+            and bool(reports)
+            and all(
+                # The weights alone are a hundred copies.
+                report['operators'] > 500
+                and report['settings']['set_device'][-1]
+                == self.NUMBER + report['rank']
+                for report in reports
+            )
+        )
+
+
+def survivors(names):
+    """Returns the names of mutants that nothing has caught.
+
+    Args:
+        names (Iterable[str]): Keys of :data:`MUTANTS`.
+    """
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(Path(folder))
+        for name in names:
+            *change, command = MUTANTS[name]
+            done = bench.run(bench.mutate(*change), command)
+            if bench.is_fine(done):
+                found.append(name)
+                print(f'{name}: SURVIVES {command}')
+                continue
+            lines = [line for line in done.stderr.splitlines() if line.strip()]
+            said = [line for line in lines if 'Error: ' in line] or lines[-1:]
+            words = said[0] if done.returncode else 'not on its device'
+            print(f'{name}: caught by {command}: {words}')
+    return found
+
+
+def main():
+    """Runs the command."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('names', nargs='*', metavar='NAME')
+    names = parser.parse_args().names or list(MUTANTS)
+    unknown = sorted(set(names) - set(MUTANTS))
+    if unknown:
+        parser.error(f'{unknown[0]} is none of {", ".join(MUTANTS)}')
+    return bool(survivors(names))
+
+
+if __name__ == '__main__':
+    sys.exit(main())

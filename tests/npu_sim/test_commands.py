@@ -1,0 +1,207 @@
+"""The bundle's commands on the simulated NPU, as a user calls them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from mpii_data import CONFIGS
+from work_folder import read_losses, same_weights
+
+TRAIN = ('bash', 'scripts/launch.sh', 'train')
+FP32 = 'amp=none'
+
+
+def table_of(output):
+    """Returns the last table of an output, line by line."""
+    return [line for line in output.splitlines() if line.startswith('|')][-3:]
+
+
+@pytest.fixture(scope='module')
+def trained(simulator, run, few, tmp_path_factory):
+    """A training of ``train_1p.sh --sample`` in fp32: output and folder."""
+    work = tmp_path_factory.mktemp('trained')
+    done = run(
+        ['bash', 'scripts/train_1p.sh', '--sample', '--work-dir', work]
+        + ['--cfg-options', *few, FP32],
+        env=simulator,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return done, work
+
+
+def test_train_1p_gives_what_the_cpu_gives(trained, run, few, tmp_path):
+    done, work = trained
+    assert 'Training on 1 x npu' in done.stderr + done.stdout
+    config = CONFIGS / 'hourglass_mpii_sample_96x96.py'
+    on_cpu = run(
+        [*TRAIN, 1, config, '--device', 'cpu', '--no-validate']
+        + ['--work-dir', tmp_path, '--cfg-options', *few],
+        timeout=300,
+    )
+    assert on_cpu.returncode == 0, on_cpu.stderr[-4000:]
+    losses = read_losses(work)
+    assert len(losses) == 4 and losses == read_losses(tmp_path)
+    assert same_weights(work / 'latest.pth', tmp_path / 'latest.pth')
+
+
+@pytest.mark.timeout(900)
+def test_train_8p_and_eval_8(npu, run, few, tmp_path):
+    # 32 people would be one iteration; each rank takes two of 16.
+    done = npu(
+        *('bash', 'scripts/train_8p.sh', '--sample', '--work-dir', tmp_path),
+        *('--cfg-options', *few, 'data.samples_per_gpu=1', FP32),
+        'evaluation.interval=2',
+        timeout=800,
+    )
+    training, evaluation = (
+        [r for r in done.reports if name in r['command'][0]]
+        for name in ('train.py', 'test.py')
+    )
+    for reports in (training, evaluation):
+        assert [report['rank'] for report in reports] == list(range(8))
+        # The request first, and then the rank's own.
+        assert [r['settings']['set_device'][-1] for r in reports] == list(
+            range(8)
+        )
+    for report in training:
+        assert report['collectives']['allreduce'] > 2
+        assert report['settings']['jit_compile'][-1] is False
+        assert report['settings']['allow_internal_format'][-1] is False
+    losses = read_losses(tmp_path)
+    assert len(losses) == 2 and all(np.isfinite(losses))
+    # `train_8p.sh --sample` ends with `eval.sh 8`; the numbers are the CPU's.
+    alone = run(
+        ['bash', 'scripts/eval.sh', 1, '--sample', '--device', 'cpu']
+        + ['--work-dir', tmp_path, '--cfg-options', *few],
+    )
+    assert len(table_of(done.stdout)) == 3
+    assert table_of(alone.stdout) == table_of(done.stdout), alone.stderr
+
+
+def test_the_demo_finds_the_same_joints(trained, npu, run, tmp_path):
+    options = ['--sample', '--checkpoint', str(trained[1] / 'latest.pth')]
+    options += ['--out', str(tmp_path / 'demo.jpg')]
+    found = []
+    for name, execute in dict(npu=npu, cpu=run).items():
+        result = tmp_path / f'{name}.json'
+        command = [sys.executable, 'demo.py', *options, '--json', result]
+        if execute is npu:
+            done = npu(*command, NPUID='3')
+            (report,) = done.reports
+            assert report['settings']['set_device'][-1] == 3
+            assert report['operators'] > 100
+        else:
+            assert run(command + ['--device', 'cpu']).returncode == 0
+        found.append(json.loads(result.read_text())['pictures'])
+    assert found[0] == found[1]
+
+
+def test_the_export_works_where_npus_are(trained, npu, tmp_path):
+    path = tmp_path / 'hourglass.onnx'
+    npu(
+        *(sys.executable, 'pytorch2onnx.py', '--sample', '--out', path),
+        *('--checkpoint', trained[1] / 'latest.pth'),
+    )
+    assert path.stat().st_size > 100000
+
+
+def test_a_killed_training_goes_on_to_the_bit(
+    simulator, npu, run, tiny, tmp_path
+):
+    config, data = tiny
+    command = [*TRAIN, 1, config, '--no-validate', '--seed', '1']
+    options = ['--cfg-options', 'checkpoint_config.by_epoch=False', FP32]
+    options += ['total_epochs=3', 'checkpoint_config.interval=1']
+    npu(*command, '--work-dir', tmp_path / 'whole', *options, **data)
+
+    clean = {
+        name: os.environ[name]
+        for name in ('HOME', 'PATH', 'VENV')
+        if name in os.environ
+    }
+    clean.update(simulator, OMP_NUM_THREADS='1', **data)
+    work = tmp_path / 'killed'
+    words = [*command, '--work-dir', work, *options, 'total_epochs=1000']
+    process = subprocess.Popen(
+        [str(word) for word in words],
+        env=clean,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        end = time.monotonic() + 200
+        while not (work / 'iter_4.pth').exists():
+            assert process.poll() is None, 'training has ended'
+            assert time.monotonic() < end, 'training did not begin'
+            time.sleep(0.02)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    for path in work.glob('iter_*.pth'):
+        if path.name != 'iter_4.pth':
+            path.unlink()
+    npu(
+        *(*command, '--work-dir', work, *options),
+        *('--resume-from', work / 'iter_4.pth'),
+        **data,
+    )
+    assert same_weights(work / 'latest.pth', tmp_path / 'whole' / 'latest.pth')
+
+
+def test_o2_with_a_static_scale(npu, tiny, tmp_path):
+    config, data = tiny
+    done = npu(
+        *(*TRAIN, 1, config, '--no-validate', '--work-dir', tmp_path / 'work'),
+        ASCEND_RT_VISIBLE_DEVICES='4,6',
+        NPUID='1',
+        NPU_JIT_COMPILE='1',
+        **data,
+    )
+    assert 'float16 on npu:1, loss scale 32768 (static)' in done.stderr
+    (report,) = done.reports
+    assert report['settings']['set_device'][-1] == 1
+    assert report['settings']['jit_compile'][-1] is True
+    losses = read_losses(tmp_path / 'work')
+    assert len(losses) == 12 and all(np.isfinite(losses))
+
+
+def test_steps_that_overflow_unseen_are_skipped(npu, tiny, tmp_path):
+    # This chip shows no inf: only its flag tells.
+    config, data = tiny
+    done = npu(
+        *(*TRAIN, 1, config, '--no-validate', '--work-dir', tmp_path / 'work'),
+        *('--cfg-options', 'amp.loss_scale=1e9', 'total_epochs=1'),
+        'amp.max_consecutive_overflows=0',
+        NPU_SIM_SATURATE='1',
+        **data,
+    )
+    assert 'step skipped (6 so far, 6 in a row)' in done.stderr
+    checkpoint = torch.load(str(tmp_path / 'work/latest.pth'))
+    assert all(
+        weight.isfinite().all() for weight in checkpoint['state_dict'].values()
+    )
+    assert not checkpoint['optimizer']['state']
+
+
+def test_what_is_not_there_is_refused(npu, tiny):
+    config, data = tiny
+    for environment, words in (
+        (dict(NPUID='8'), 'NPUID=8, but the 8 npu device(s)'),
+        (
+            dict(ASCEND_RT_VISIBLE_DEVICES='1', NPUID='1'),
+            'NPUID=1, but the 1 npu device(s)',
+        ),
+    ):
+        refused = npu(*TRAIN, 1, config, status=2, **data, **environment)
+        assert words in refused.stderr
+        assert 'Traceback' not in refused.stderr
+    refused = npu(*TRAIN, 1, config, '--device', 'npu:9', status=2, **data)
+    assert 'numbered 0 to 7' in refused.stderr
