@@ -6,6 +6,7 @@ it: ``wall`` and ``cpu``, seconds for one unit of work, and what else it
 knows. The same seed gives the same work to every mmpose.
 """
 
+import argparse
 import contextlib
 import copy
 import hashlib
@@ -64,33 +65,6 @@ def peak_memory():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def _stock_form(cfg):
-    """Turn a config of the bundle into what mmpose 0.8.0 understands.
-
-    Same network, same samples: what the model makes of bytes and cells on
-    its device is made by the pipeline.
-
-    Args:
-        cfg (mmcv.Config): Changed in place.
-    """
-    statistics = cfg.model.pop('data_preprocessor', None)
-    steps = []
-    for step in cfg.data.train.pipeline:
-        if step['type'] == 'ToPlanes':
-            steps.append(dict(type='ToTensor'))
-            steps.append(dict(type='NormalizeTensor', **statistics))
-        elif step['type'] == 'TopDownJointCells':
-            steps.append(dict(step, type='TopDownGenerateTarget'))
-        elif step['type'] == 'Collect':
-            keys = ['img', 'target', 'target_weight']
-            joints = ['joints_3d', 'joints_3d_visible']
-            known = [key for key in step['meta_keys'] if key not in joints]
-            steps.append(dict(step, keys=keys, meta_keys=known + joints))
-        else:
-            steps.append(step)
-    cfg.data.train.pipeline = steps
-
-
 def load_config(path, data, options=None, stock_form=False):
     """Read a config and point it at a data set.
 
@@ -98,7 +72,8 @@ def load_config(path, data, options=None, stock_form=False):
         path (str): The config.
         data (str): Folder of a data set in MPII's form.
         options (dict): Values by dotted keys, in place of the config's.
-        stock_form (bool): Whether to put it as mmpose 0.8.0 wants it.
+        stock_form (bool): Whether to leave out what only the bundle knows:
+            the input that leaves work to the model.
 
     Returns:
         mmcv.Config: The config.
@@ -106,9 +81,9 @@ def load_config(path, data, options=None, stock_form=False):
     from mmcv import Config
 
     cfg = Config.fromfile(path)
-    if stock_form:
-        _stock_form(cfg)
     cfg.merge_from_dict(options or {})
+    if stock_form:
+        cfg.lean_input = False
     for split in ('train', 'val', 'test'):
         name = 'train' if split == 'train' else 'val'
         cfg.data[split].ann_file = f'{data}/annotations/mpii_{name}.json'
@@ -117,6 +92,19 @@ def load_config(path, data, options=None, stock_form=False):
 
 
 # Input ------------------------------------------------------------------
+
+
+def _train_dataset(cfg):
+    """Build the training data as ``train_model`` will read them."""
+    from mmpose.datasets import build_dataset
+
+    dataset = build_dataset(cfg.data.train)
+    if cfg.get('lean_input', False):
+        from mmpose.apis.train import lean_input
+
+        # All that is asked of a model is that it can prepare its input.
+        dataset = lean_input(dataset, argparse.Namespace(data_preprocessor=0))
+    return dataset
 
 
 def fast_decoder():
@@ -176,8 +164,6 @@ def sample(config, data, count, options=None, stock_form=False, flip=None):
     Also says how long each step of the pipeline takes (``parts``), and a
     hash of what it made in the first round (``digest``).
     """
-    from mmpose.datasets import build_dataset
-
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     cfg = load_config(config, data, options, stock_form)
@@ -185,7 +171,7 @@ def sample(config, data, count, options=None, stock_form=False, flip=None):
         for step in cfg.data.train.pipeline:
             if step['type'] == 'TopDownRandomFlip':
                 step['flip_prob'] = flip
-    dataset = build_dataset(cfg.data.train)
+    dataset = _train_dataset(cfg)
     np.random.seed(0)
     facts = dict(digest=_digest(dataset[i % len(dataset)] for i in range(8)))
     seed = yield facts
@@ -201,12 +187,10 @@ def sample(config, data, count, options=None, stock_form=False, flip=None):
 @case
 def parts(config, data, count, options=None, stock_form=False):
     """Make samples one by one and take the time of each step."""
-    from mmpose.datasets import build_dataset
-
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     cfg = load_config(config, data, options, stock_form)
-    dataset = build_dataset(cfg.data.train)
+    dataset = _train_dataset(cfg)
     steps = dataset.pipeline.transforms
     names = [type(step).__name__ for step in steps]
     # The record alone, as the steps find it.
@@ -233,10 +217,10 @@ def loader(
     config, data, batches, batch, workers, options=None, stock_form=False
 ):
     """Load batches through worker processes, from their start to their end."""
-    from mmpose.datasets import build_dataloader, build_dataset
+    from mmpose.datasets import build_dataloader
 
     cfg = load_config(config, data, options, stock_form)
-    dataset = build_dataset(cfg.data.train)
+    dataset = _train_dataset(cfg)
     dataset.db = (dataset.db * batches * batch)[: batches * batch]
     settings = dict(
         samples_per_gpu=batch,
@@ -617,14 +601,17 @@ class _Remembered(torch.utils.data.Dataset):
     """A few samples of a data set, made once and given again and again."""
 
     def __init__(self, dataset, count):
-        self.samples = [dataset[i] for i in range(count)]
-        self.length = len(dataset)
+        self.dataset, self.count = dataset, count
+        self.samples = {}
 
     def __len__(self):
-        return self.length
+        return len(self.dataset)
 
     def __getitem__(self, index):
-        return self.samples[index % len(self.samples)]
+        index %= self.count
+        if index not in self.samples:
+            self.samples[index] = self.dataset[index]
+        return self.samples[index]
 
 
 @contextlib.contextmanager

@@ -177,7 +177,10 @@ def test_all_cases_run_beside_stock(run, tmp_path):
         for row in rows
         if 'same' in row['facts']
     }
-    assert len(compared) >= 6
+    # The loss is summed up in another order.
+    loss = compared.pop('loss, accuracy, log values')
+    assert loss == 'yes' or float(loss.split()[1]) < 1e-6
+    assert len(compared) >= 5
     assert set(compared.values()) == {'yes'}, compared
 
 

@@ -2,6 +2,7 @@
 
 import torch
 
+from benchmark.cases import CASES
 from benchmark.counting import HostReads, count_operators
 
 
@@ -27,3 +28,12 @@ def test_operators_are_counted_with_the_backward_pass():
     forward = count_operators(lambda: weight * 2)
     both = count_operators(lambda: (weight * 2).sum().backward())
     assert 1 <= forward < both
+
+
+def test_a_step_launches_little_and_waits_for_nothing():
+    facts = next(
+        CASES['outside_network'](batch=2, joints=16, size=24, steps=1)
+    )
+    # mmpose 0.8.0: more than 700 operators, four reads, all heatmaps.
+    assert facts['operators'] < 300
+    assert facts['host_reads'] == facts['host_bytes'] == 0
