@@ -191,6 +191,24 @@ def test_steps_that_overflow_unseen_are_skipped(npu, tiny, tmp_path):
     assert not checkpoint['optimizer']['state']
 
 
+def test_the_fused_adam_of_torch_npu_keeps_its_memory(npu, tiny, tmp_path):
+    # It says so if a parameter or a gradient is put elsewhere.
+    config, data = tiny
+    weights = []
+    for name in ('NpuFusedAdam', 'Adam'):
+        work = tmp_path / name
+        npu(
+            *(*TRAIN, 2, config, '--no-validate', '--seed', '1'),
+            *('--work-dir', work, '--cfg-options', f'optimizer.type={name}'),
+            *(FP32, 'total_epochs=1', 'lr_config.warmup=none'),
+            **data,
+        )
+        checkpoint = torch.load(str(work / 'latest.pth'), map_location='cpu')
+        weights.append(checkpoint['state_dict'])
+    for key, weight in weights[0].items():
+        torch.testing.assert_close(weight, weights[1][key], atol=1e-5, rtol=0)
+
+
 def test_what_is_not_there_is_refused(npu, tiny):
     config, data = tiny
     for environment, words in (

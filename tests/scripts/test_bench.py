@@ -2,13 +2,15 @@
 
 import json
 import sys
+from pathlib import Path
 
 import bench
 import pytest
-from conftest import ROOT
 from mpii_data import write_mpii
 
 from benchmark import areas, measure, report, stock
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class Subject:

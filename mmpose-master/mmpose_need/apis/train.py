@@ -425,7 +425,7 @@ def _training_device(cfg, distributed):
     return device
 
 
-def _wrap(model, cfg, device, distributed):
+def _wrap(model, cfg, device, distributed, optimizer):
     """Puts the model into the wrapper that feeds it."""
     if not distributed:
         return MMDataParallel(model, device_ids=[-1])  # where it is
@@ -438,12 +438,18 @@ def _wrap(model, cfg, device, distributed):
     find_unused = cfg.get(
         'find_unused_parameters', not cfg.get('frozen_parameters')
     )
+    options = {}
+    if getattr(optimizer, 'is_fused_optimizer', False):
+        # Those of torch_npu move the gradients into one block, which takes
+        # for granted that each has memory of its own.
+        options['gradient_as_bucket_view'] = False
     return wrapper(
         model,
         # mmcv's text log reads the device of the memory's figure from here.
         device_ids=None if device.type == 'cpu' else [device.index],
         broadcast_buffers=False,
         find_unused_parameters=find_unused,
+        **options,
     )
 
 
@@ -600,7 +606,7 @@ def train_model(
     optimizer_hook = _optimizer_hook(
         model, optimizer, cfg, distributed, logger
     )
-    model = _wrap(model, cfg, device, distributed)
+    model = _wrap(model, cfg, device, distributed, optimizer)
 
     train_dataloader = cfg.data.get('train_dataloader', {})
     runner = EpochBasedRunner(

@@ -4,11 +4,13 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
-from conftest import ROOT
 
 from benchmark import scaling
+
+ROOT = Path(__file__).resolve().parents[3]
 
 MIB = scaling.MIB
 

@@ -1,5 +1,7 @@
 """What the simulated NPU offers as ``torch.npu``."""
 
+import resource
+
 import torch
 
 from .. import _C, sim
@@ -111,6 +113,11 @@ def synchronize(device=None):
 
 def empty_cache():
     """Nothing is cached here."""
+
+
+def max_memory_allocated(device=None):
+    """Most memory that was held, in bytes: here that of the whole process."""
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def get_amp_supported_dtype():
