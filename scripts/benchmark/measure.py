@@ -40,6 +40,8 @@ class Worker:
             self.process = subprocess.Popen(
                 [*prefix, sys.executable, '-m', 'benchmark.worker'],
                 env=variables,
+                # Stock mmpose writes its log into the working directory.
+                cwd=str(Path(log).resolve().parent),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stream,

@@ -21,6 +21,7 @@ class Job:
         self.hook = ResumableCheckpointHook(**settings)
         self.model = SimpleNamespace(modules=lambda: ())
         self.logger = SimpleNamespace(info=lambda text: None)
+        self.hooks, self.rank = [], 0
         self.work_dir, self.meta, self.epoch = str(folder), None, 0
         self.hook.before_run(self)
 

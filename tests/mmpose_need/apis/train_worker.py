@@ -61,12 +61,14 @@ def train(path):
     people = build_dataset(cfg.data.train)
 
     class Recorder(torch.utils.data.Dataset):
+        dataset = people
+
         def __len__(self):
-            return len(people)
+            return len(self.dataset)
 
         def __getitem__(self, index):
             seen['people'][-1].append(index)
-            return people[index]
+            return self.dataset[index]
 
     with patch.object(apis_train, 'average_bn_stats', averaging), patch.object(
         apis, 'multi_gpu_test', testing
