@@ -95,6 +95,8 @@ class Soak:
             f'--work-dir={work or self.work}',
             '--cfg-options',
             f'total_epochs={epochs}',
+            # As EPOCH says; else less where ranks share the CPU.
+            'data.samples_per_gpu=2',
             'data.workers_per_gpu=' + ('1' if self.ranks == 1 else '0'),
         ]
         with socket.socket() as probe:
