@@ -51,10 +51,12 @@ def apex_records(optimizer):
     trace = o2_cases.read_trace(TRACE)
     here = o2_cases.probe(optimizer)
     release = torch.__version__.split('+')[0]
-    for name in sorted(trace, key=lambda name: name != release):
+    # This release's own first, then the latest.
+    names = sorted(trace, key=lambda name: (name == release, name))[::-1]
+    for name in names:
         if trace[name]['probe'][optimizer] == here:
             return trace[name]['cases'], True
-    return trace[max(trace)]['cases'], False
+    return trace[names[0]]['cases'], False
 
 
 def is_apex(name, record):
