@@ -173,12 +173,12 @@ def test_sigusr1_saves_and_sigterm_stops(start):
 
 
 def test_a_rank_that_hangs_is_named(start):
-    job = start(0, 'dist_params.timeout=6')
+    job = start(0, 'dist_params.timeout=12')
     os.kill(job.rank(1), signal.SIGSTOP)
     errors = job.wait_for_end(SECONDS + 30)
     assert job.process.returncode not in (0, None)
     (line,) = re.findall('error: no progress.*', errors)
     assert (
-        'for 6 s (dist_params.timeout). Rank 1 is stuck: it does not' in line
+        'for 12 s (dist_params.timeout). Rank 1 is stuck: it does not' in line
     )
     assert 'train.py", line' not in errors
