@@ -43,9 +43,10 @@ class ReadableLogHook(TextLoggerHook):
     """
 
     def before_run(self, runner):
-        """Opens the log and starts the clock of the time left."""
-        super().before_run(runner)
+        """Starts the clock of the time left and opens the log."""
+        # First: where there is no room for the log, training goes on.
         self._started = time.time()
+        super().before_run(runner)
 
     def _log_info(self, log_dict, runner):
         # The same dict goes into .log.json afterwards.

@@ -195,7 +195,7 @@ def test_broken_inputs_are_told(train, monkeypatch, tmp_path):
 
     At(monkeypatch, NormalizeTensor, '__call__', 2, spoil)
     with pytest.raises(_common.UserError, match='iteration 1 .*checkpoint: n'):
-        train('total_epochs=1')
+        train('total_epochs=1', 'lean_input=False')
     report = tmp_path / 'work/nonfinite_iter1_rank0.json'
     people = json.loads(report.read_text())['people']
     assert [person['broken_inputs'] for person in people] == [[], ['img']]

@@ -185,7 +185,7 @@ def test_no_room_for_the_log_ends_nothing(run, tiny, small_disk, tmp_path):
     )
     assert done.returncode == 0 and 'Epoch [1][3/3]' in done.stderr
     told = done.stderr.count('warning: the log cannot be written: [Errno 28]')
-    assert told == done.stderr.count('TextLoggerHook cannot log') == 1
+    assert told == done.stderr.count('ReadableLogHook cannot log') == 1
     assert 'Traceback' not in done.stderr
 
 
