@@ -17,7 +17,6 @@ import signal
 import sys
 import time
 import traceback
-from contextlib import suppress
 from pathlib import Path
 
 import config_rules
@@ -314,7 +313,7 @@ def leave(status, message=None):
         message (str | None): For standard error.
     """
     # In a signal's handler the stream may be in use.
-    with suppress(RuntimeError):
+    with contextlib.suppress(RuntimeError):
         if message:
             print(message, file=sys.stderr)
         sys.stdout.flush()
