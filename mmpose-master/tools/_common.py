@@ -638,6 +638,10 @@ def _resolve_data_paths(node):
     elif isinstance(node, dict):
         for key, value in node.items():
             if key in ('ann_file', 'img_prefix', 'bbox_file') and value:
+                if not isinstance(value, str):
+                    raise UserError(
+                        f'{key} of the data is {value!r}: a path is wanted'
+                    )
                 node[key] = _data_path(value)
             else:
                 _resolve_data_paths(value)
@@ -674,7 +678,7 @@ def check_data(cfg, splits):
         wanted = [part.get('ann_file'), part.get('img_prefix')]
         if part.get('type') == 'TopDownMpiiDataset' and split != 'train':
             # Evaluation reads the head boxes from here.
-            folder = os.path.dirname(part['ann_file'])
+            folder = os.path.dirname(wanted[0] or '')
             wanted.append(os.path.join(folder, 'mpii_gt_val.mat'))
         missing += [
             path for path in wanted if path and not os.path.exists(path)

@@ -201,6 +201,15 @@ def test_missing_data_are_listed_with_their_source(monkeypatch, tmp_path):
     _common.check_data(cfg, ['train'])  # needs no ground truth
     with pytest.raises(_common.UserError, match="no 'trial'"):
         _common.check_data(cfg, ['trial'])
+    # Left to the class, which says it.
+    del cfg.data.val['ann_file']
+    with pytest.raises(_common.UserError, match='mpii_gt_val.mat'):
+        _common.check_data(cfg, ['val'])
+
+
+def test_what_should_be_a_path_is_named():
+    with pytest.raises(_common.UserError, match='bbox_file of the data is 3:'):
+        load('data.val.data_cfg.bbox_file=3')
 
 
 # Processes -----------------------------------------------------------------
