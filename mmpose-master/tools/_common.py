@@ -447,6 +447,8 @@ def load_config(path, groups=None):
     faults = config_rules.faults(cfg)
     if faults:
         raise UserError(f'the config {path}: ' + '; '.join(faults))
+    # JSON and YAML have no tuples, which mmcv's runner insists on.
+    cfg.workflow = [tuple(step) for step in cfg.workflow]
     for split in ('train', 'val', 'test'):
         _resolve_data_paths(cfg.data.get(split))
     for key in ('work_dir', 'load_from', 'resume_from'):
