@@ -505,10 +505,20 @@ def _first_slurm_host():
             does not answer with a host's name.
     """
     nodes = os.environ.get('SLURM_NODELIST', '')
-    # The list goes through a shell: nothing but names, ranges and commas.
-    if not re.match(r'[\w.,\[\]-]+$', nodes):
+    # Nothing but names, ranges and commas; no option of scontrol either.
+    if not re.match(r'\w[\w.,\[\]-]*$', nodes):
         raise ValueError(f'SLURM_NODELIST={nodes!r} is no list of hosts')
-    answer = subprocess.getoutput(f'scontrol show hostname {nodes} | head -n1')
+    try:
+        done = subprocess.run(
+            # Slurm's programs are where PATH says.
+            ['scontrol', 'show', 'hostname', nodes],  # noqa: S607
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        answer = done.stdout.partition('\n')[0]
+    except OSError as error:
+        answer = str(error)
     if not re.match(r'[\w.:-]+$', answer):
         raise ValueError(
             'scontrol does not tell the first host of SLURM_NODELIST='

@@ -49,6 +49,12 @@ def test_our_configs_have_no_fault(config):
         ('lr_config__warmup_ratio', 0, 'a number above 0, up to 1'),
         ('data__train__data_cfg__image_size', [0, 64], 'a list of such'),
         ('find_unused_parameters', 'yes', 'true or false'),
+        ('log_config', dict(_delete_=True), 'dict(hooks=[...], ...)'),
+        (
+            'log_config__hooks',
+            [dict(typ='TextLoggerHook')],
+            'a list of any length, each dict(type=..., ...),',
+        ),
     ],
 )
 def test_a_value_out_of_range_is_named(key, value, wanted):
