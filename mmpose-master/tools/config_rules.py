@@ -115,10 +115,7 @@ RULES = {
     'checkpoint_config': _either(SETTINGS, None),
     'evaluation': SETTINGS,
     'eval_config': SETTINGS,
-    'log_config': Rule(
-        'dict(hooks=[...], ...)',
-        lambda v: isinstance(v, dict) and 'hooks' in v,
-    ),
+    'log_config': LOG,
     'log_config.hooks': _list_of(PART),
     'dist_params': SETTINGS,
     'workflow': _list_of(STEP),
