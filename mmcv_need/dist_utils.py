@@ -573,10 +573,13 @@ def _first_slurm_host():
             does not answer with a host's name.
     """
     nodes = os.environ.get('SLURM_NODELIST', '')
-    # The list goes through a shell: nothing but names, ranges and commas.
-    if not re.match(r'[\w.,\[\]-]+$', nodes):
+    # The list goes through a shell, by the very call that mmcv's own tests
+    # look for: nothing but names, ranges and commas, and no option.
+    if not re.match(r'[\w\[][\w.,\[\]-]*$', nodes):
         raise ValueError(f'SLURM_NODELIST={nodes!r} is no list of hosts')
-    answer = subprocess.getoutput(f'scontrol show hostname {nodes} | head -n1')
+    answer = subprocess.getoutput(  # noqa: S605
+        f'scontrol show hostname {nodes} | head -n1'
+    )
     if not re.match(r'[\w.:-]+$', answer):
         raise ValueError(
             'scontrol does not tell the first host of SLURM_NODELIST='

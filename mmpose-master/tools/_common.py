@@ -451,6 +451,8 @@ def load_config(path, groups=None):
     faults = config_rules.faults(cfg)
     if faults:
         raise UserError(f'the config {path}: ' + '; '.join(faults))
+    # JSON and YAML have no tuples, which mmcv's runner insists on.
+    cfg.workflow = [tuple(step) for step in cfg.workflow]
     for split in ('train', 'val', 'test'):
         _resolve_data_paths(cfg.data.get(split))
     for key in ('work_dir', 'load_from', 'resume_from'):
@@ -642,6 +644,10 @@ def _resolve_data_paths(node):
     elif isinstance(node, dict):
         for key, value in node.items():
             if key in ('ann_file', 'img_prefix', 'bbox_file') and value:
+                if not isinstance(value, str):
+                    raise UserError(
+                        f'{key} of the data is {value!r}: a path is wanted'
+                    )
                 node[key] = _data_path(value)
             else:
                 _resolve_data_paths(value)
@@ -678,7 +684,7 @@ def check_data(cfg, splits):
         wanted = [part.get('ann_file'), part.get('img_prefix')]
         if part.get('type') == 'TopDownMpiiDataset' and split != 'train':
             # Evaluation reads the head boxes from here.
-            folder = os.path.dirname(part['ann_file'])
+            folder = os.path.dirname(wanted[0] or '')
             wanted.append(os.path.join(folder, 'mpii_gt_val.mat'))
         missing += [
             path for path in wanted if path and not os.path.exists(path)

@@ -64,6 +64,12 @@ RATIO = _rule('a number above 0, up to 1', _number, lambda v: 0 < v <= 1)
 FLAG = Rule('true or false', lambda v: type(v) is bool)
 TEXT = Rule('a text', lambda v: isinstance(v, str))
 SETTINGS = Rule('dict(...)', lambda v: isinstance(v, dict))
+PART = Rule(
+    'dict(type=..., ...)', lambda v: isinstance(v, dict) and 'type' in v
+)
+LOG = Rule(
+    'dict(hooks=[...], ...)', lambda v: isinstance(v, dict) and 'hooks' in v
+)
 STEP = Rule(
     "a pair like ('train', 1)",
     lambda v: (
@@ -109,8 +115,8 @@ RULES = {
     'checkpoint_config': _either(SETTINGS, None),
     'evaluation': SETTINGS,
     'eval_config': SETTINGS,
-    'log_config': SETTINGS,
-    'log_config.hooks': _list_of(SETTINGS),
+    'log_config': LOG,
+    'log_config.hooks': _list_of(PART),
     'dist_params': SETTINGS,
     'workflow': _list_of(STEP),
     'frozen_parameters': _list_of(TEXT),

@@ -469,9 +469,10 @@ def test_nothing_but_host_names_gets_into_or_out_of_the_shell(
     slurm(0)
     with pytest.raises(ValueError, match='scontrol: not found'):
         dist_utils.init_dist('slurm')
-    os.environ['SLURM_NODELIST'] = 'node1; touch x'
-    with pytest.raises(ValueError, match='no list of hosts'):
-        dist_utils.init_dist('slurm')
+    for nodes in ('node1; touch x', '--help', '$(touch x)', ''):
+        os.environ['SLURM_NODELIST'] = nodes
+        with pytest.raises(ValueError, match='no list of hosts'):
+            dist_utils.init_dist('slurm')
     assert joined == []
 
 

@@ -183,6 +183,32 @@ def test_compose_builds_chains_and_stops():
     assert repr(Compose([str.upper])) == (f'Compose(\n    {str.upper!r}\n)')
 
 
+def test_a_chain_writes_only_into_what_is_its_own():
+    """ToTensor's memory is used again, unless somebody has it already."""
+    pixels = noise((5, 7, 3))
+    kept = []
+
+    def keep(data):
+        kept.append((data['img'], data['img'].clone()))
+        return data
+
+    steps = [ToTensor(), NormalizeTensor(MEAN, STD)]
+    wanted = steps[1](steps[0](dict(img=pixels)))['img'].numpy()
+    assert_same_bits(Compose(steps)(dict(img=pixels))['img'], wanted)
+    found = Compose([steps[0], keep, steps[1]])(dict(img=pixels))['img']
+    assert_same_bits(found, wanted)
+    ((seen, before),) = kept
+    assert torch.equal(seen, before)
+
+    # ToTensor does not copy what is in order already.
+    floats = noise((5, 7, 1), np.float32)
+    before = floats.copy()
+    steps = [ToTensor(), NormalizeTensor([0.5], [0.25])]
+    found = Compose(steps)(dict(img=floats))['img']
+    assert np.array_equal(floats, before)
+    assert_same_bits(found, (before[None, ..., 0] - 0.5) / 0.25)
+
+
 @pytest.mark.parametrize('steps', [[1], ['ToTensor'], 7, None])
 def test_compose_refuses(steps):
     with pytest.raises(TypeError):

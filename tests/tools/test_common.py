@@ -149,6 +149,12 @@ def test_data_are_found_from_any_folder(monkeypatch, tmp_path):
     assert cfg.data.test.ann_file == '/abs/x.json'
 
 
+def test_steps_of_a_workflow_may_be_lists(tmp_path):
+    path = tmp_path / 'c.json'
+    path.write_text('{"model": {}, "data": {}, "workflow": [["train", 1]]}')
+    assert _common.load_config(str(path)).workflow == [('train', 1)]
+
+
 def test_other_paths_of_a_config_start_from_mmpose_master():
     cfg = load('load_from=a.pth', 'work_dir=w', 'resume_from=s3://b/c.pth')
     assert cfg.load_from == str(_common.MMPOSE_ROOT / 'a.pth')
@@ -201,6 +207,15 @@ def test_missing_data_are_listed_with_their_source(monkeypatch, tmp_path):
     _common.check_data(cfg, ['train'])  # needs no ground truth
     with pytest.raises(_common.UserError, match="no 'trial'"):
         _common.check_data(cfg, ['trial'])
+    # Left to the class, which says it.
+    del cfg.data.val['ann_file']
+    with pytest.raises(_common.UserError, match='mpii_gt_val.mat'):
+        _common.check_data(cfg, ['val'])
+
+
+def test_what_should_be_a_path_is_named():
+    with pytest.raises(_common.UserError, match='bbox_file of the data is 3:'):
+        load('data.val.data_cfg.bbox_file=3')
 
 
 # Processes -----------------------------------------------------------------

@@ -52,6 +52,12 @@ def test_our_configs_have_no_fault(config):
         ('allow_tf32', 1, 'true or false, or None'),
         ('ddp', dict(compression='int8'), "'fp16', 'bf16' or None"),
         ('ddp', dict(bucket_cap_mb=0), 'a number above 0, or None'),
+        ('log_config', dict(_delete_=True), 'dict(hooks=[...], ...)'),
+        (
+            'log_config__hooks',
+            [dict(typ='TextLoggerHook')],
+            'a list of any length, each dict(type=..., ...),',
+        ),
     ],
 )
 def test_a_value_out_of_range_is_named(key, value, wanted):

@@ -8,6 +8,7 @@ torch cannot be imported at all, and on an NPU host there often is none.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -80,16 +81,23 @@ def to_tensor(picture):
     return tensor
 
 
-def normalize(tensor, mean, std):
+@lru_cache(maxsize=16)
+def _per_channel(values, dtype, device):
+    """Return a tensor of (channels, 1, 1). Shared: not to be written to."""
+    return torch.tensor(values, dtype=dtype, device=device).view(-1, 1, 1)
+
+
+def normalize(tensor, mean, std, inplace=False):
     """Subtract a mean from each channel and divide by a standard deviation.
 
     Args:
         tensor (Tensor): Float picture of shape (..., C, H, W).
         mean (Sequence[float]): One for each channel, or one for all.
         std (Sequence[float]): Likewise; not zero.
+        inplace (bool): Whether to write into ``tensor``.
 
     Returns:
-        Tensor: A new tensor of the same shape and type.
+        Tensor: Of the same shape and type; a new one unless ``inplace``.
 
     Raises:
         TypeError: ``tensor`` is not a tensor of floats.
@@ -108,21 +116,19 @@ def normalize(tensor, mean, std):
             f'not {tuple(tensor.shape)}'
         )
     mean, std = (
-        torch.as_tensor(values, dtype=tensor.dtype, device=tensor.device)
+        _per_channel(tuple(values), tensor.dtype, tensor.device)
         for values in (mean, std)
     )
-    if (std == 0).any():
-        raise ValueError(f'NormalizeTensor cannot divide by std {std}')
-    if mean.dim() == 1:
-        mean = mean.view(-1, 1, 1)
-    if std.dim() == 1:
-        std = std.view(-1, 1, 1)
-    centred = tensor.sub(mean)
-    if centred.shape != tensor.shape:
+    if not std.all():
+        raise ValueError(
+            f'NormalizeTensor cannot divide by std {std.flatten().tolist()}'
+        )
+    if mean.numel() not in (1, tensor.shape[-3]):
         raise ValueError(
             f'NormalizeTensor has {mean.numel()} means for a tensor of shape '
             f'{tuple(tensor.shape)}'
         )
+    centred = tensor.sub_(mean) if inplace else tensor.sub(mean)
     return centred.div_(std)
 
 
@@ -179,16 +185,19 @@ class NormalizeTensor:
         self.mean = mean
         self.std = std
 
-    def __call__(self, results):
+    def __call__(self, results, inplace=False):
         """Normalise one sample.
 
         Args:
             results (dict): The sample; ``img`` is changed in it.
+            inplace (bool): Whether the tensor itself may be written to.
 
         Returns:
             dict: ``results``.
         """
-        results['img'] = normalize(results['img'], self.mean, self.std)
+        results['img'] = normalize(
+            results['img'], self.mean, self.std, inplace
+        )
         return results
 
 
@@ -233,8 +242,19 @@ class Compose:
             dict | None: The sample as the last step leaves it; None as soon
             as a step rejects it by returning None.
         """
+        fresh = False
         for transform in self.transforms:
-            data = transform(data)
+            if fresh and type(transform) is NormalizeTensor:
+                # Nobody else has the tensor. New memory would be as much
+                # again as the arithmetic.
+                data = transform(data, inplace=True)
+            else:
+                # What is no picture of bytes, ToTensor may not have copied.
+                fresh = (
+                    type(transform) is ToTensor
+                    and getattr(data.get('img'), 'dtype', None) == np.uint8
+                )
+                data = transform(data)
             if data is None:
                 return None
         return data

@@ -93,10 +93,9 @@ class TopDownRandomFlip:
             dict: ``results``.
         """
         if np.random.rand() <= self.flip_prob:
-            img = results['img']
-            width = img.shape[1]
-            # OpenCV drops the third dimension of a picture of one channel.
-            results['img'] = cv2.flip(img, 1).reshape(img.shape)
+            # A view: TopDownAffine copies what it needs of it.
+            results['img'] = results['img'][:, ::-1]
+            width = results['img'].shape[1]
             results['joints_3d'], results['joints_3d_visible'] = fliplr_joints(
                 results['joints_3d'],
                 results['joints_3d_visible'],
@@ -216,9 +215,70 @@ class TopDownGetRandomScaleRotation:
         return results
 
 
+class _Mirror:
+    """Makes mirrored views fit for OpenCV, as far as a warp reads them.
+
+    OpenCV takes no negative strides: it would make a copy of the whole
+    picture, into fresh memory, which takes longer than the warp itself. Here
+    the memory is kept.
+    """
+
+    MARGIN = 2
+    """Pixels around: a neighbour to blend with, and OpenCV's rounding."""
+
+    def __init__(self):
+        self._memory = np.empty(0, np.uint8)
+
+    def __getstate__(self):
+        return {}
+
+    def __setstate__(self, state):
+        self.__init__()
+
+    @classmethod
+    def _span(cls, ends, limit):
+        """Return the first pixel between ends, and that after the last."""
+        first, last = int(min(ends)), int(max(ends))
+        return (
+            min(max(first - cls.MARGIN, 0), limit),
+            min(max(last + cls.MARGIN + 1, 0), limit),
+        )
+
+    def unfold(self, img, matrix, size):
+        """Copy the part of a mirrored picture that a warp will read.
+
+        Args:
+            img (np.ndarray): View of a uint8 picture, (H, W, C), whose
+                columns run backwards.
+            matrix (np.ndarray): From its pixels to those of the crop, (2, 3).
+            size (tuple[int, int]): Width and height of the crop.
+
+        Returns:
+            np.ndarray: A picture of the same shape, with arbitrary values
+            where the warp does not look. Valid until the next call.
+        """
+        rows = cv2.invertAffineTransform(matrix).tolist()
+        right, bottom = size
+        corners = [(0, 0), (right, 0), (0, bottom), (right, bottom)]
+        (left, right), (top, bottom) = (
+            self._span([a * x + b * y + c for x, y in corners], limit)
+            for (a, b, c), limit in zip(rows, img.shape[1::-1])
+        )
+        if self._memory.size < img.size:
+            self._memory = np.empty(img.size, np.uint8)
+        whole = self._memory[: img.size].reshape(img.shape)
+        if left < right and top < bottom:
+            part = whole[top:bottom, left:right]
+            cv2.flip(img[top:bottom, left:right][:, ::-1], 1, part)
+        return whole
+
+
 @PIPELINES.register_module()
 class TopDownAffine:
     """Cut the person out, turned and scaled to the size of the input."""
+
+    def __init__(self):
+        self._mirror = _Mirror()
 
     def __call__(self, results):
         """Cut one sample out.
@@ -239,11 +299,11 @@ class TopDownAffine:
             results['rotation'],
             info['image_size'],
         )
+        img, size = results['img'], (int(width), int(height))
+        if img.dtype == np.uint8 and img.ndim == 3 and img.strides[1] < 0:
+            img = self._mirror.unfold(img, matrix, size)
         results['img'] = cv2.warpAffine(
-            results['img'],
-            matrix,
-            (int(width), int(height)),
-            flags=cv2.INTER_LINEAR,
+            img, matrix, size, flags=cv2.INTER_LINEAR
         )
         joints = results['joints_3d']
         count = info['num_joints']
