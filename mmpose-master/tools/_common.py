@@ -17,6 +17,7 @@ import signal
 import sys
 import time
 import traceback
+import uuid
 from pathlib import Path
 
 import config_rules
@@ -234,7 +235,43 @@ def explain_failure(error):
             'means that shared memory (/dev/shm) is full: give it more, or '
             'set data.workers_per_gpu=0'
         )
-    return None
+    return _explain_pipeline(error)
+
+
+def _explain_pipeline(error):
+    """Words for steps of a pipeline that do not go together, or None."""
+    if not isinstance(error, (KeyError, TypeError, RecursionError)):
+        return None
+    # In a data worker it was another traceback, which is the message here.
+    places = [
+        f'File "{frame.filename}", line {frame.lineno}, in'
+        for frame in traceback.extract_tb(error.__traceback__)
+    ]
+    text = '\n'.join([*places, str(error)])
+    if isinstance(error, RecursionError):
+        # mmcv's collate takes a text apart for ever.
+        if not re.search(r'[/\\]parallel[/\\]collate\.py"', text):
+            return None
+        return (
+            'a pipeline of the data ends with something that cannot be put '
+            'into a batch: its last step must be Collect, and its keys must '
+            'name tensors'
+        )
+    found = re.findall(
+        r'[/\\]mmpose[/\\]datasets[/\\]pipelines[/\\](\w+\.py", line \d+)',
+        text,
+    )
+    if not found:
+        return None
+    kind, last = type(error).__name__, text.strip().splitlines()[-1]
+    if last.startswith(f'{kind}: '):
+        last = last[len(kind) + 2 :]
+    place = found[-1].replace('"', '')
+    return (
+        f'a step of a pipeline cannot work with what it gets ({place}: '
+        f'{kind}: {last}). Check the order of the steps in the config, and '
+        'their arguments'
+    )
 
 
 def _lost_worker(error):
@@ -520,17 +557,50 @@ def check_folder_of(path):
         raise UserError(f'there is no folder {folder}')
 
 
+@contextlib.contextmanager
+def replaced(path):
+    """Context for a file that is written as a whole or not at all.
+
+    Args:
+        path (str): File to write or replace.
+
+    Yields:
+        str: Temporary name beside it, with the same suffix. At a clean end
+        it is renamed to ``path``; after an error it is removed.
+
+    Raises:
+        ValueError: The folder is not there or may not be written to.
+    """
+    folder, name = os.path.split(os.path.abspath(path))
+    if not os.path.isdir(folder):
+        raise UserError(f'{path}: the folder {folder} does not exist')
+    if not os.access(folder, os.W_OK):
+        raise UserError(f'{path}: the folder {folder} cannot be written to')
+    if os.path.isdir(path):
+        raise UserError(f'{path}: this is a folder')
+    temporary = os.path.join(folder, f'.{uuid.uuid4().hex[:8]}.{name}')
+    try:
+        yield temporary
+        if os.path.exists(temporary):
+            os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(temporary)
+
+
 def write_json(path, content):
     """Writes a file of JSON, whole or not at all.
 
     Args:
         path (str): The file.
         content (dict): Plain values.
+
+    Raises:
+        UserError: The folder is not there or may not be written to.
     """
-    with open(f'{path}.part', 'w') as file:
+    with replaced(path) as partial, open(partial, 'w') as file:
         json.dump(content, file, indent=2)
         file.write('\n')
-    os.replace(f'{path}.part', path)
 
 
 def count(text):

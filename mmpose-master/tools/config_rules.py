@@ -99,9 +99,9 @@ DATA_KEYS = (
 RULES = {
     'model': SETTINGS,
     'data': SETTINGS,
-    'data.train': SETTINGS,
-    'data.val': SETTINGS,
-    'data.test': SETTINGS,
+    'data.train': PART,
+    'data.val': PART,
+    'data.test': PART,
     'data.*.data_cfg': SETTINGS,
     'data.*.pipeline': _list_of(SETTINGS),
     'data.*.ann_file': TEXT,
@@ -139,8 +139,8 @@ RULES = {
     'data.*.pipeline.*.scale_factor': Rule(
         SHARE.wanted, lambda v: isinstance(v, (list, tuple)) or SHARE.holds(v)
     ),
-    'data.*.pipeline.*.mean': _list_of(NOT_NEGATIVE),
-    'data.*.pipeline.*.std': _list_of(POSITIVE),
+    'data.*.pipeline.*.mean': _list_of(NOT_NEGATIVE, 3),
+    'data.*.pipeline.*.std': _list_of(POSITIVE, 3),
     'optimizer.lr': NOT_NEGATIVE,
     'optimizer.*.lr': NOT_NEGATIVE,
     'optimizer.weight_decay': NOT_NEGATIVE,

@@ -221,7 +221,7 @@ def quick_places(content):
 class Training(Config):
     """A whole training, of two people, on a config that passed the checks."""
 
-    share = 2
+    share = 1
 
     def prepare(self):
         super().prepare()
@@ -723,7 +723,7 @@ class CommandLine(Kind):
 class Program(Kind):
     """Whole commands as processes of their own, one input of each spoilt."""
 
-    share = 2
+    share = 1
 
     TOOLS = BUNDLE / 'mmpose-master/tools'
     LONGEST = 120

@@ -69,6 +69,8 @@ def run_batch(name, first, count, report):
     """
     with tempfile.TemporaryDirectory() as folder:
         kind = KINDS[name](Path(folder))
+        # For what a command line names without a folder.
+        os.chdir(folder)
         for number in range(first, first + count):
             report(number, 'begun', '')
             signal.alarm(SECONDS_PER_CASE)

@@ -1,5 +1,8 @@
+import json
 import os
+import re
 import sys
+import threading
 import time
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
@@ -177,6 +180,36 @@ def test_work_dir_is_option_then_config_then_name(monkeypatch, tmp_path):
     assert chosen('here', 'work_dir=w') == str(tmp_path / 'here')
 
 
+def test_two_writers_of_one_file_do_not_mix(tmp_path):
+    path = tmp_path / 'scores.json'
+    contents = [dict(scores=[n] * 5000) for n in range(2)]
+
+    def write(content):
+        for _ in range(30):
+            _common.write_json(str(path), content)
+
+    threads = [
+        threading.Thread(target=write, args=(content,)) for content in contents
+    ]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        if path.exists():
+            assert json.loads(path.read_text()) in contents
+    assert [p.name for p in tmp_path.iterdir()] == ['scores.json']
+
+
+def test_who_may_read_a_file_is_decided_by_the_umask(tmp_path):
+    before = os.umask(0o027)
+    try:
+        _common.write_json(str(tmp_path / 'scores.json'), {})
+    finally:
+        os.umask(before)
+    assert (tmp_path / 'scores.json').stat().st_mode & 0o777 == 0o640
+    with pytest.raises(_common.UserError, match='none does not exist'):
+        _common.write_json(str(tmp_path / 'none/scores.json'), {})
+
+
 # Data ----------------------------------------------------------------------
 
 
@@ -328,6 +361,53 @@ def test_what_is_wrong_with_data_is_said_without_the_workers_traceback(
     error = error_of(next, iter(loader))
     assert _common.is_users_mistake(error)
     assert _common._text(error) == 'a.jpg: is bad'
+
+
+class Step:
+    """A data set that goes through one step of a pipeline."""
+
+    def __init__(self, sample, **step):
+        from mmpose.datasets.pipelines import Compose
+
+        self.sample, self.pipeline = sample, Compose([step])
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        return self.pipeline(self.sample)
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+@pytest.mark.parametrize(
+    'dataset, message',
+    [
+        (
+            lambda: Step({}, type='LoadImageFromFile'),
+            r"a step .*\(loading.py, line \d+: KeyError: 'image_file'\)",
+        ),
+        (
+            lambda: Step({}, type='Collect', keys=3, meta_keys=[]),
+            r"a step .*TypeError: 'int' object is not iterable\)",
+        ),
+        (
+            lambda: Step(
+                dict(a='x'), type='Collect', keys=['a'], meta_keys=[]
+            ),
+            'its last step must be Collect',
+        ),
+    ],
+)
+def test_steps_of_a_pipeline_that_do_not_go_together(
+    dataset, message, workers
+):
+    from mmcv.parallel import collate
+
+    loader = torch.utils.data.DataLoader(
+        dataset(), num_workers=workers, collate_fn=collate
+    )
+    error = error_of(list, loader)
+    assert re.search(message, _common.explain_failure(error))
 
 
 def test_an_argument_that_a_class_lacks_is_answered_by_the_nearest():

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import struct
+import uuid
 import zlib
 from collections import OrderedDict
 
@@ -566,7 +567,12 @@ def mpii_scores(errors, joint_names):
 
 def _save_predictions(path, preds):
     """Writes ``pred.mat`` whole or not at all."""
-    partial = f'{path}.part'
-    with open(partial, 'wb') as file:
-        savemat(file, {'preds': preds})
-    os.replace(partial, path)
+    # A name of its own: another evaluation may write there as well.
+    partial = f'{path}.{uuid.uuid4().hex[:8]}.part'
+    try:
+        with open(partial, 'wb') as file:
+            savemat(file, {'preds': preds})
+        os.replace(partial, path)
+    finally:
+        if os.path.exists(partial):
+            os.remove(partial)
