@@ -661,6 +661,13 @@ def load_from_local(filename, map_location):
     return _read_checkpoint(filename, map_location)
 
 
+def _promised_hash(name):
+    """Read the beginning of a file's SHA-256 from its name, or None."""
+    found = re.search(r'-([0-9a-f]{8,64})(?:_\d{8})?\.\w+$', name)
+    # Figures alone are a date.
+    return found.group(1) if found and not found.group(1).isdigit() else None
+
+
 def _download(url, folder):
     """Bring a file into torch's cache unless it is there.
 
@@ -672,7 +679,9 @@ def _download(url, folder):
         str: Its path.
 
     Raises:
-        ValueError: The address names no file.
+        ValueError: The address names no file, or what came is not the file
+            whose SHA-256 begins as its name says, as in ``a-ae358435.pth``
+            or ``a-ae358435_20200812.pth``.
         OSError: It could not be fetched or written.
     """
     name = osp.basename(urlparse(url).path)
@@ -685,9 +694,13 @@ def _download(url, folder):
         sys.stderr.write(f'Downloading {url} to {path}\n')
         try:
             # Writes beside the name and renames, so others see it whole.
-            torch.hub.download_url_to_file(url, path)
+            torch.hub.download_url_to_file(url, path, _promised_hash(name))
         except OSError as error:
             raise OSError(f'{url} was not downloaded: {error}') from error
+        except RuntimeError as error:
+            raise ValueError(
+                f'{url} is not the file that its name promises: {error}'
+            ) from error
     return path
 
 

@@ -9,6 +9,7 @@ scripts/setup.sh does all of it in one go.
 """
 
 import os
+import re
 import subprocess
 import sys
 
@@ -27,11 +28,10 @@ def mmcv_version():
     spec = importlib.util.find_spec('mmcv')
     if spec is None or spec.origin is None:
         return None
-    values = {}
     path = os.path.join(os.path.dirname(spec.origin), 'version.py')
     with open(path) as stream:
-        exec(stream.read(), values)
-    return values['__version__']
+        found = re.search("__version__ = '([^']*)'", stream.read())
+    return found and found.group(1)
 
 
 def main(arguments):

@@ -33,7 +33,8 @@ def look_for(*names):
     if missing and not restarted and os.access(python, os.X_OK):
         os.environ[GUARD] = '1'
         sys.stdout.flush()
-        os.execv(python, [python] + sys.argv)
+        # Without a shell on purpose; VENV is the user's own word.
+        os.execv(python, [python] + sys.argv)  # noqa: S606
     return missing
 
 

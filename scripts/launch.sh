@@ -16,8 +16,8 @@
 #       how they wait for each other (default: PASSIVE)
 #
 # SIGTERM, SIGINT: save and stop, status 143 or 130; a second one: stop at once.
-# SIGUSR1: save and go on. Else the exit status is that of the process, or of
-# torch's launcher.
+# SIGUSR1: save and go on. Else the exit status is that of the process; of
+# several, that of the first that failed.
 set -euo pipefail
 here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
 # shellcheck source=scripts/common.sh
@@ -140,7 +140,7 @@ pass_on() {
   fi
 }
 status=0
-wait_for "$PY" -m "$launcher" "${options[@]}" \
+wait_for "$PY" "$here/ranks.py" "$launcher" "${options[@]}" \
   ${elastic[@]+"${elastic[@]}"} "$program" "${arguments[@]}" \
   --launcher pytorch || status=$?
 stopped=$(cat "$STOPPED_FILE")

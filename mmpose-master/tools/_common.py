@@ -17,6 +17,7 @@ import signal
 import sys
 import time
 import traceback
+import uuid
 from pathlib import Path
 
 import config_rules
@@ -44,9 +45,13 @@ DEFAULTS = dict(
 
 # Keys that need not stand in a config in order to be set by --cfg-options.
 OPTIONAL_KEYS = tuple(DEFAULTS) + (
+    'allow_tf32',
     'amp',
+    'channels_last',
     'checkpoint_config',
+    'compile',
     'cudnn_benchmark',
+    'ddp',
     'eval_config',
     'evaluation',
     'find_unused_parameters',
@@ -230,7 +235,43 @@ def explain_failure(error):
             'means that shared memory (/dev/shm) is full: give it more, or '
             'set data.workers_per_gpu=0'
         )
-    return None
+    return _explain_pipeline(error)
+
+
+def _explain_pipeline(error):
+    """Words for steps of a pipeline that do not go together, or None."""
+    if not isinstance(error, (KeyError, TypeError, RecursionError)):
+        return None
+    # In a data worker it was another traceback, which is the message here.
+    places = [
+        f'File "{frame.filename}", line {frame.lineno}, in'
+        for frame in traceback.extract_tb(error.__traceback__)
+    ]
+    text = '\n'.join([*places, str(error)])
+    if isinstance(error, RecursionError):
+        # mmcv's collate takes a text apart for ever.
+        if not re.search(r'[/\\]parallel[/\\]collate\.py"', text):
+            return None
+        return (
+            'a pipeline of the data ends with something that cannot be put '
+            'into a batch: its last step must be Collect, and its keys must '
+            'name tensors'
+        )
+    found = re.findall(
+        r'[/\\]mmpose[/\\]datasets[/\\]pipelines[/\\](\w+\.py", line \d+)',
+        text,
+    )
+    if not found:
+        return None
+    kind, last = type(error).__name__, text.strip().splitlines()[-1]
+    if last.startswith(f'{kind}: '):
+        last = last[len(kind) + 2 :]
+    place = found[-1].replace('"', '')
+    return (
+        f'a step of a pipeline cannot work with what it gets ({place}: '
+        f'{kind}: {last}). Check the order of the steps in the config, and '
+        'their arguments'
+    )
 
 
 def _lost_worker(error):
@@ -447,6 +488,8 @@ def load_config(path, groups=None):
     faults = config_rules.faults(cfg)
     if faults:
         raise UserError(f'the config {path}: ' + '; '.join(faults))
+    # JSON and YAML have no tuples, which mmcv's runner insists on.
+    cfg.workflow = [tuple(step) for step in cfg.workflow]
     for split in ('train', 'val', 'test'):
         _resolve_data_paths(cfg.data.get(split))
     for key in ('work_dir', 'load_from', 'resume_from'):
@@ -514,17 +557,50 @@ def check_folder_of(path):
         raise UserError(f'there is no folder {folder}')
 
 
+@contextlib.contextmanager
+def replaced(path):
+    """Context for a file that is written as a whole or not at all.
+
+    Args:
+        path (str): File to write or replace.
+
+    Yields:
+        str: Temporary name beside it, with the same suffix. At a clean end
+        it is renamed to ``path``; after an error it is removed.
+
+    Raises:
+        ValueError: The folder is not there or may not be written to.
+    """
+    folder, name = os.path.split(os.path.abspath(path))
+    if not os.path.isdir(folder):
+        raise UserError(f'{path}: the folder {folder} does not exist')
+    if not os.access(folder, os.W_OK):
+        raise UserError(f'{path}: the folder {folder} cannot be written to')
+    if os.path.isdir(path):
+        raise UserError(f'{path}: this is a folder')
+    temporary = os.path.join(folder, f'.{uuid.uuid4().hex[:8]}.{name}')
+    try:
+        yield temporary
+        if os.path.exists(temporary):
+            os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(temporary)
+
+
 def write_json(path, content):
     """Writes a file of JSON, whole or not at all.
 
     Args:
         path (str): The file.
         content (dict): Plain values.
+
+    Raises:
+        UserError: The folder is not there or may not be written to.
     """
-    with open(f'{path}.part', 'w') as file:
+    with replaced(path) as partial, open(partial, 'w') as file:
         json.dump(content, file, indent=2)
         file.write('\n')
-    os.replace(f'{path}.part', path)
 
 
 def count(text):
@@ -638,6 +714,10 @@ def _resolve_data_paths(node):
     elif isinstance(node, dict):
         for key, value in node.items():
             if key in ('ann_file', 'img_prefix', 'bbox_file') and value:
+                if not isinstance(value, str):
+                    raise UserError(
+                        f'{key} of the data is {value!r}: a path is wanted'
+                    )
                 node[key] = _data_path(value)
             else:
                 _resolve_data_paths(value)
@@ -674,7 +754,7 @@ def check_data(cfg, splits):
         wanted = [part.get('ann_file'), part.get('img_prefix')]
         if part.get('type') == 'TopDownMpiiDataset' and split != 'train':
             # Evaluation reads the head boxes from here.
-            folder = os.path.dirname(part['ann_file'])
+            folder = os.path.dirname(wanted[0] or '')
             wanted.append(os.path.join(folder, 'mpii_gt_val.mat'))
         missing += [
             path for path in wanted if path and not os.path.exists(path)
@@ -712,7 +792,7 @@ def start(args, cfg):
     Raises:
         UserError: If the device is not there, or the group cannot be.
     """
-    from mmcv.runner.dist_utils import init_dist, set_device
+    from mmcv.runner.dist_utils import init_dist, set_arithmetic, set_device
 
     options.apply_trust(args)
     if args.local_rank is not None:
@@ -733,6 +813,13 @@ def start(args, cfg):
     except (TypeError, ValueError) as error:
         # TypeError: dist_params name what torch does not know.
         raise UserError(str(error)) from error
+    idle = set_arithmetic(cfg.get('cudnn_benchmark'), cfg.get('allow_tf32'))
+    if idle and os.environ.get('RANK', '0') == '0':
+        print(
+            f'note: {" and ".join(idle)} is for CUDA, and without effect on '
+            f'{device.type}',
+            file=sys.stderr,
+        )
     share_cores(device, args, cfg)
     return device, launcher != 'none'
 

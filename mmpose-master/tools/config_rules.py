@@ -64,6 +64,12 @@ RATIO = _rule('a number above 0, up to 1', _number, lambda v: 0 < v <= 1)
 FLAG = Rule('true or false', lambda v: type(v) is bool)
 TEXT = Rule('a text', lambda v: isinstance(v, str))
 SETTINGS = Rule('dict(...)', lambda v: isinstance(v, dict))
+PART = Rule(
+    'dict(type=..., ...)', lambda v: isinstance(v, dict) and 'type' in v
+)
+LOG = Rule(
+    'dict(hooks=[...], ...)', lambda v: isinstance(v, dict) and 'hooks' in v
+)
 STEP = Rule(
     "a pair like ('train', 1)",
     lambda v: (
@@ -93,9 +99,9 @@ DATA_KEYS = (
 RULES = {
     'model': SETTINGS,
     'data': SETTINGS,
-    'data.train': SETTINGS,
-    'data.val': SETTINGS,
-    'data.test': SETTINGS,
+    'data.train': PART,
+    'data.val': PART,
+    'data.test': PART,
     'data.*.data_cfg': SETTINGS,
     'data.*.pipeline': _list_of(SETTINGS),
     'data.*.ann_file': TEXT,
@@ -109,8 +115,8 @@ RULES = {
     'checkpoint_config': _either(SETTINGS, None),
     'evaluation': SETTINGS,
     'eval_config': SETTINGS,
-    'log_config': SETTINGS,
-    'log_config.hooks': _list_of(SETTINGS),
+    'log_config': LOG,
+    'log_config.hooks': _list_of(PART),
     'dist_params': SETTINGS,
     'workflow': _list_of(STEP),
     'frozen_parameters': _list_of(TEXT),
@@ -133,8 +139,8 @@ RULES = {
     'data.*.pipeline.*.scale_factor': Rule(
         SHARE.wanted, lambda v: isinstance(v, (list, tuple)) or SHARE.holds(v)
     ),
-    'data.*.pipeline.*.mean': _list_of(NOT_NEGATIVE),
-    'data.*.pipeline.*.std': _list_of(POSITIVE),
+    'data.*.pipeline.*.mean': _list_of(NOT_NEGATIVE, 3),
+    'data.*.pipeline.*.std': _list_of(POSITIVE, 3),
     'optimizer.lr': NOT_NEGATIVE,
     'optimizer.*.lr': NOT_NEGATIVE,
     'optimizer.weight_decay': NOT_NEGATIVE,
@@ -160,6 +166,15 @@ RULES = {
     'log_level': TEXT,
     'find_unused_parameters': FLAG,
     'cudnn_benchmark': FLAG,
+    'allow_tf32': _either(FLAG, None),
+    'channels_last': FLAG,
+    'compile': _either(SETTINGS, None),
+    'ddp': _either(SETTINGS, None),
+    'ddp.bucket_cap_mb': _either(POSITIVE, None),
+    'ddp.compression': Rule(
+        "'fp16', 'bf16' or None", lambda v: v in ('fp16', 'bf16', None)
+    ),
+    'optimizer.fused': _either(FLAG, None),
     'lean_input': FLAG,
 }
 """Rule by dotted key; a key that is not there breaks none."""
@@ -263,6 +278,7 @@ def known_keys():
         ResumableCheckpointHook, EpochBasedRunner.save_checkpoint
     )
     known['log_config'] = ['interval', 'hooks']
+    known['ddp'] = ['bucket_cap_mb', 'compression']
     return known
 
 

@@ -3,12 +3,11 @@
 import contextlib
 import io
 import os
-import uuid
 import warnings
 
 import cv2
 import numpy as np
-from _common import silence
+from _common import replaced, silence
 from PIL import Image
 
 PICTURE_SUFFIXES = (
@@ -237,37 +236,6 @@ def video_writer(path, rate):
         finally:
             if writer is not None:
                 writer.release()
-
-
-@contextlib.contextmanager
-def replaced(path):
-    """Context for a file that is written as a whole or not at all.
-
-    Args:
-        path (str): File to write or replace.
-
-    Yields:
-        str: Temporary name beside it, with the same suffix. At a clean end
-        it is renamed to ``path``; after an error it is removed.
-
-    Raises:
-        ValueError: The folder is not there or may not be written to.
-    """
-    folder, name = os.path.split(os.path.abspath(path))
-    if not os.path.isdir(folder):
-        raise ValueError(f'{path}: the folder {folder} does not exist')
-    if not os.access(folder, os.W_OK):
-        raise ValueError(f'{path}: the folder {folder} cannot be written to')
-    if os.path.isdir(path):
-        raise ValueError(f'{path}: this is a folder')
-    temporary = os.path.join(folder, f'.{uuid.uuid4().hex[:8]}.{name}')
-    try:
-        yield temporary
-        if os.path.exists(temporary):
-            os.replace(temporary, path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(temporary)
 
 
 def _fault_before(data):

@@ -369,6 +369,8 @@ def evaluation(
     samples_per_gpu=1,
     workers=0,
     device='cpu',
+    fold=False,
+    amp=False,
 ):
     """Test people with flip, from their pictures to joints in the picture.
 
@@ -389,7 +391,8 @@ def evaluation(
         width, height = cfg.data_cfg.heatmap_size
         model = _heatmap_model((1, 16, height, width), cfg.model.test_cfg)
     ids = None if device == 'cpu' else [0]
-    model = MMDataParallel(model.to(device), device_ids=ids)
+    _quicken(model.to(device).eval(), fold, amp)
+    model = MMDataParallel(model, device_ids=ids)
     people_of = build_dataloader(
         dataset,
         samples_per_gpu=samples_per_gpu,
@@ -409,6 +412,18 @@ def evaluation(
             # Rounded: batches change the last bits of a convolution.
             joints=joints[:2, :, :2].round(2).tolist(),
         )
+
+
+def _quicken(model, fold, amp):
+    """Fold batch norm and cast to low precision, as tools/test.py does."""
+    if fold:
+        from mmcv.cnn import fuse_conv_bn
+
+        fuse_conv_bn(model)
+    if amp:
+        from mmcv.runner.hooks.optimizer import cast_for_inference
+
+        cast_for_inference(model)
 
 
 @case
@@ -445,8 +460,7 @@ def inference(
                 return session.run(None, feed)
         else:
             stack.enter_context(torch.no_grad())
-            if engine == 'torch bf16':
-                stack.enter_context(_autocast())
+            _quicken(model, 'folded' in engine, 'bf16' in engine)
 
             def infer():
                 return network(img)
@@ -458,10 +472,6 @@ def inference(
                 for _ in range(count):
                     infer()
             yield watch.per(count)
-
-
-def _autocast():
-    return torch.autocast('cpu', torch.bfloat16)
 
 
 def _export(model, img, path):

@@ -13,7 +13,9 @@ import os
 import pickle
 import random
 import shutil
+import signal
 import struct
+import subprocess
 import sys
 import zipfile
 from collections import OrderedDict
@@ -197,10 +199,29 @@ class Config(Kind):
         return judged(work)
 
 
+def quick_places(content):
+    """Lists places of a config but those of sizes.
+
+    Large ones are slow and nothing worse.
+
+    Args:
+        content (dict): The config.
+
+    Returns:
+        list[tuple]: As of :func:`mutation.places`.
+    """
+    large = {'backbone', 'image_size', 'total_epochs', 'work_dir'}
+    return [
+        path
+        for path in places(content)
+        if not (large & set(path) and path[-1] != 'type')
+    ]
+
+
 class Training(Config):
     """A whole training, of two people, on a config that passed the checks."""
 
-    share = 2
+    share = 1
 
     def prepare(self):
         super().prepare()
@@ -213,6 +234,7 @@ class Training(Config):
         )
         self.content['total_epochs'] = 1
         self.content['work_dir'] = str(self.folder / 'work')
+        self.at = quick_places(self.content)
 
     def run(self, number):
         import logging
@@ -220,13 +242,7 @@ class Training(Config):
         import train
 
         draw = generator(self, number)
-        # Large sizes are slow and nothing worse.
-        at = [
-            path
-            for path in places(self.content)
-            if not {'num_stacks', 'image_size', 'work_dir'} & set(path)
-        ]
-        path = self.write(spoil_value(self.content, draw, at), draw)
+        path = self.write(spoil_value(self.content, draw, self.at), draw)
         argv = sys.argv
         sys.argv = ['train.py', str(path), '--device=cpu']
         try:
@@ -704,6 +720,117 @@ class CommandLine(Kind):
         return refused
 
 
+class Program(Kind):
+    """Whole commands as processes of their own, one input of each spoilt."""
+
+    share = 1
+
+    TOOLS = BUNDLE / 'mmpose-master/tools'
+    LONGEST = 120
+    """Seconds; they take some three where nothing else runs."""
+
+    def prepare(self):
+        import pose_model
+        import torch
+        from mmcv import Config as Reader
+        from mmpose.models import build_posenet
+        from mpii_data import write_mpii, write_tiny_config
+
+        import pytorch2onnx
+
+        data = write_mpii(self.folder / 'mpii', 2, 2)
+        cfg = Reader.fromfile(str(write_tiny_config(self.folder)))
+        cfg.total_epochs = 1
+        config = self.folder / 'config.json'
+        config.write_text(json.dumps(cfg._cfg_dict.to_dict()))
+        self.at = quick_places(json.loads(config.read_text()))
+        checkpoint = self.folder / 'sound.pth'
+        model = build_posenet(cfg.model)
+        torch.save(dict(state_dict=model.state_dict()), str(checkpoint))
+        small = [str(path) for path in pose_model.make(self.folder)]
+        model_of = ['--config', small[0], '--checkpoint', small[1]]
+        onnx = self.folder / 'sound.onnx'
+        with contextlib.redirect_stdout(io.StringIO()):
+            done = pytorch2onnx.main([*model_of, '--out', str(onnx)])
+        assert done == 0
+        train, val = [
+            data / f'annotations/mpii_{x}.json' for x in ('train', 'val')
+        ]
+        truth = data / 'annotations/mpii_gt_val.mat'
+        first, other = [data / f'images/{x}0.jpg' for x in ('train', 'val')]
+        work = ['--device=cpu', '--work-dir', self.folder / 'work']
+        drawn = ['--out', self.folder / 'out.png']
+        made = ['--out', self.folder / 'out.onnx']
+        demo = [BUNDLE / 'demo.py', '--device=cpu', '--img', first]
+        self.commands = [
+            (
+                [self.TOOLS / 'train.py', config, *work],
+                [config, train, first, truth],
+            ),
+            (
+                [self.TOOLS / 'train.py', config, *work]
+                + ['--cfg-options', f'load_from={checkpoint}'],
+                [checkpoint],
+            ),
+            (
+                [self.TOOLS / 'test.py', config, checkpoint, *work]
+                + ['--json', self.folder / 'out.json'],
+                [config, checkpoint, val, other, truth],
+            ),
+            ([self.TOOLS / 'check_mpii.py', data], [train, val, first, truth]),
+            ([*demo, *model_of, *drawn], [Path(small[1]), first]),
+            ([*demo, '--onnx', onnx, *drawn], [onnx, first]),
+            ([BUNDLE / 'pytorch2onnx.py', *model_of, *made], [Path(small[1])]),
+        ]
+        files = {file for _, files in self.commands for file in files}
+        self.sound = {file: file.read_bytes() for file in files}
+
+    def spoil(self, file, draw):
+        """Spoils one file, as data where it is of JSON."""
+        data = self.sound[file]
+        if file.suffix == '.json' and draw.random() < 0.7:
+            at = self.at if file.name == 'config.json' else None
+            return json.dumps(spoil_value(json.loads(data), draw, at)).encode()
+        return spoil_bytes(data, draw)
+
+    def run(self, number):
+        draw = generator(self, number)
+        command, files = draw.choice(self.commands)
+        file = draw.choice(files)
+        file.write_bytes(self.spoil(file, draw))
+        # The alarm of a case in this process does not reach that one.
+        signal.alarm(0)
+        try:
+            done = subprocess.run(
+                [sys.executable, *map(str, command)],
+                cwd=str(self.folder),
+                env=dict(os.environ, MPII_ROOT=str(self.folder / 'mpii')),
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=self.LONGEST,
+            )
+            left = [str(p) for p in self.folder.glob('**/*.part')]
+            left += [str(p) for p in self.folder.glob('**/.*.tmp')]
+            if done.returncode:
+                left += [str(p) for p in self.folder.glob('out*')]
+        finally:
+            file.write_bytes(self.sound[file])
+            shutil.rmtree(str(self.folder / 'work'), ignore_errors=True)
+            for path in self.folder.glob('out*'):
+                path.unlink()
+        said = (done.stdout + done.stderr).decode('utf-8', 'replace')
+        what = f'{Path(command[0]).name} with spoilt {file.name}'
+        if done.returncode not in (0, 1, 2):
+            raise NotRefused(
+                f'{what}: status {done.returncode}: {said[-900:]}'
+            )
+        if 'Traceback (most' in said:
+            raise NotRefused(f'{what}: a traceback: {said[-1500:]}')
+        if left:
+            raise NotRefused(f'{what}: left behind: {left}')
+        return f'{what}: {said[-200:]}' if done.returncode else None
+
+
 def _load_program(path):
     """Imports a command, one of which has the name of another module."""
     import importlib.util
@@ -728,13 +855,14 @@ KINDS = {
     kind.__name__: kind
     for kind in (
         Config,
-        Training,
         Annotations,
         Mat,
         Picture,
         Checkpoint,
         Onnx,
         CommandLine,
+        Program,
+        Training,
     )
 }
 """All kinds by name."""

@@ -28,7 +28,7 @@ SECONDS_PER_CASE = 30
 """No sound input of this size takes a tenth of it."""
 MEMORY = 4 * 2**30
 """Bytes that a process of cases may come to hold."""
-BATCH = 400
+ENDS = ('used', 'refused', 'failed')
 
 
 def parse_args(argv=None):
@@ -44,7 +44,11 @@ def parse_args(argv=None):
     parser.add_argument('--cases', type=int, default=10000, metavar='N')
     parser.add_argument('--first', type=int, default=0, metavar='N')
     parser.add_argument('--kind', choices=sorted(KINDS), action='append')
-    parser.add_argument('--json', metavar='FILE', help='write the result')
+    parser.add_argument(
+        '--json',
+        metavar='FILE',
+        help='write the result as it grows; a run that was cut goes on',
+    )
     parser.add_argument(
         '--show', action='store_true', help='print what became of each case'
     )
@@ -65,6 +69,8 @@ def run_batch(name, first, count, report):
     """
     with tempfile.TemporaryDirectory() as folder:
         kind = KINDS[name](Path(folder))
+        # For what a command line names without a folder.
+        os.chdir(folder)
         for number in range(first, first + count):
             report(number, 'begun', '')
             signal.alarm(SECONDS_PER_CASE)
@@ -156,28 +162,33 @@ def main():
         _batch_process(args.batch)
     kinds = args.kind or list(KINDS)
     total = sum(KINDS[name].share for name in kinds)
-    begun = time.time()
     result = {}
+    if args.json and os.path.exists(args.json):
+        result = json.loads(Path(args.json).read_text())
     for name in kinds:
+        # Some ten seconds to a minute for each process.
+        batch = 20 * KINDS[name].share
         wanted = -(-args.cases * KINDS[name].share // total)
-        counts = dict(used=0, refused=0, failed=0)
-        result[name] = dict(counts, failures=[])
-        for first in range(args.first, args.first + wanted, BATCH):
-            count = min(BATCH, args.first + wanted - first)
+        empty = dict.fromkeys(('used', 'refused', 'failed', 'seconds'), 0)
+        found = result.setdefault(name, dict(empty, failures=[]))
+        done = sum(found[end] for end in ENDS)
+        for first in range(args.first + done, args.first + wanted, batch):
+            begun = time.monotonic()
+            count = min(batch, args.first + wanted - first)
             for number, end, words in run_apart(name, first, count):
-                result[name][end] += 1
+                found[end] += 1
                 if end == 'failed':
-                    result[name]['failures'].append([number, words])
-                    print(f'{name} {number} failed: {words}', flush=True)
-                elif args.show:
+                    found['failures'].append([number, words])
+                if end == 'failed' or args.show:
                     print(f'{name} {number} {end}: {words}', flush=True)
-        counts = {key: result[name][key] for key in counts}
-        print(f'{name}: {counts}', flush=True)
-    failed = sum(one['failed'] for one in result.values())
-    cases = sum(sum(one[k] for k in counts) for one in result.values())
-    print(f'{cases} cases, {failed} failed, {time.time() - begun:.0f} s')
-    if args.json:
-        Path(args.json).write_text(json.dumps(result, indent=1))
+            found['seconds'] += round(time.monotonic() - begun, 1)
+            if args.json:
+                Path(args.json).write_text(json.dumps(result, indent=1))
+        numbers = {key: found[key] for key in empty}
+        print(f'{name}: {numbers}', flush=True)
+    cases = sum(result[name][end] for name in kinds for end in ENDS)
+    failed = sum(result[name]['failed'] for name in kinds)
+    print(f'{cases} cases, {failed} failed')
     sys.exit(1 if failed else 0)
 
 

@@ -1,6 +1,7 @@
 """Checkpoints: what mmcv's are, from anywhere, whole or not at all."""
 
 import collections
+import hashlib
 import logging
 import os
 import sys
@@ -466,6 +467,34 @@ def test_http(web, tmp_path, monkeypatch):
     web.answers['/half.pth'] = web.answers['/c.pth'][:500]
     with pytest.raises(ValueError, match='half.pth.*came from.*remove it'):
         _load_checkpoint(web.url + '/half.pth')
+
+
+@pytest.mark.parametrize(
+    'name, sound',
+    [
+        ('a-{hash}.pth', True),
+        ('a-{hash}_20200812.pth', True),
+        ('a-20200812.pth', True),
+        ('a-0123abcd.pth', False),
+        ('a-0123abcd_20200812.pth', False),
+    ],
+)
+def test_a_download_is_the_file_that_its_name_promises(
+    web, tmp_path, name, sound
+):
+    content = bytes_of(net(), tmp_path / 'c.pth')
+    name = name.format(hash=hashlib.sha256(content).hexdigest()[:8])
+    web.answers['/' + name] = content
+    folder = tmp_path / 'own'
+    if sound:
+        checkpoint.load_from_http(f'{web.url}/{name}', model_dir=str(folder))
+        assert [path.name for path in folder.iterdir()] == [name]
+    else:
+        with pytest.raises(ValueError, match='name promises.*invalid hash'):
+            checkpoint.load_from_http(
+                f'{web.url}/{name}', model_dir=str(folder)
+            )
+        assert not list(folder.iterdir())
 
 
 RANK = """

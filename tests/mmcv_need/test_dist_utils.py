@@ -469,10 +469,51 @@ def test_nothing_but_host_names_gets_into_or_out_of_the_shell(
     slurm(0)
     with pytest.raises(ValueError, match='scontrol: not found'):
         dist_utils.init_dist('slurm')
-    os.environ['SLURM_NODELIST'] = 'node1; touch x'
-    with pytest.raises(ValueError, match='no list of hosts'):
-        dist_utils.init_dist('slurm')
+    for nodes in ('node1; touch x', '--help', '$(touch x)', ''):
+        os.environ['SLURM_NODELIST'] = nodes
+        with pytest.raises(ValueError, match='no list of hosts'):
+            dist_utils.init_dist('slurm')
     assert joined == []
+
+
+# How it computes
+
+
+def arithmetic():
+    backends = torch.backends
+    return [
+        backends.cudnn.benchmark,
+        backends.cudnn.allow_tf32,
+        backends.cuda.matmul.allow_tf32,
+    ]
+
+
+def test_arithmetic_of_cuda_is_set_on_request_only(host, monkeypatch):
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    for place, name in (
+        (cudnn, 'benchmark'),
+        (cudnn, 'allow_tf32'),
+        (matmul, 'allow_tf32'),
+    ):
+        # Given back afterwards.
+        monkeypatch.setattr(place, name, getattr(place, name))
+    host(cuda=1)
+    before = arithmetic()
+    assert dist_utils.set_arithmetic() == []
+    assert arithmetic() == before
+    for wanted in (True, False):
+        assert dist_utils.set_arithmetic(wanted, wanted) == []
+        assert arithmetic() == [wanted] * 3
+    dist_utils.set_device('cpu')
+    assert dist_utils.set_arithmetic(False, True) == ['allow_tf32']
+    assert arithmetic() == [False] * 3
+
+
+def test_channels_last_is_refused_on_an_npu(host):
+    host(npu=1)
+    dist_utils.check_channels_last(Device('cuda', 0))
+    with pytest.raises(ValueError, match='channels_last is not for an NPU'):
+        dist_utils.check_channels_last(dist_utils.set_device('npu'))
 
 
 # Together

@@ -52,10 +52,12 @@ if __name__ == '__main__':
     if os.environ.get('HANG') == program and rank != os.environ.get('FAIL'):
         time.sleep(300)
     if rank == os.environ.get('FAIL'):
+        if 'KILL' in os.environ:
+            os.kill(os.getpid(), 9)
         once = os.path.join(os.environ['NOTES'], 'failed-once')
         if not (os.environ.get('ONCE') and os.path.exists(once)):
             open(once, 'w').close()
-            sys.exit(7)
+            sys.exit(int(os.environ.get('STATUS', 7)))
 """
 SAMPLE = """
 import os, pathlib
@@ -81,9 +83,8 @@ class Bundle:
         ):
             for path in (BUNDLE / source).glob('*.sh'):
                 shutil.copy(str(path), str(target))
-        shutil.copy(
-            str(BUNDLE / 'scripts/check_request.py'), str(root / 'scripts')
-        )
+        for name in ('check_request.py', 'ranks.py'):
+            shutil.copy(str(BUNDLE / 'scripts' / name), str(root / 'scripts'))
         (root / 'scripts/setup.sh').write_text('exit 0\n')
         for name in ('train', 'test'):
             (self.mmpose / 'tools' / (name + '.py')).write_text(TOOL)
@@ -91,8 +92,8 @@ class Bundle:
         python = root / '.venv/bin/python'
         python.write_text(
             '#!/bin/sh\n'
-            'case $DRY$2 in\n'
-            '  yestorch.*) shift; env; echo "$@"; exit;;\n'
+            'case $DRY$1 in\n'
+            '  yes*/ranks.py) shift; env; echo "$@"; exit;;\n'
             'esac\n'
             f'exec {sys.executable} "$@"\n'
         )
@@ -372,8 +373,29 @@ def test_one_failing_rank_ends_all_soon(bundle):
     run = bundle.run(
         'scripts/launch.sh', 'train', 2, 'c.py', FAIL='1', HANG='train'
     )
-    assert run.returncode != 0
+    assert run.returncode == 7
     assert len(bundle.read_notes()) == 2
+    (line,) = run.err.splitlines()
+    assert re.match('error: (rank 1|a process) has failed with status 7', line)
+
+
+def test_a_mistake_that_a_rank_has_told_of_is_not_told_again(bundle):
+    run = bundle.run(
+        *('scripts/launch.sh', 'train', 2, 'c.py'),
+        **dict(FAIL='0', HANG='train', STATUS='2'),
+    )
+    assert run.returncode == 2
+    assert run.err == ''
+
+
+def test_a_killed_rank_is_named(bundle):
+    run = bundle.run(
+        *('scripts/launch.sh', 'train', 2, 'c.py'),
+        **dict(FAIL='1', HANG='train', KILL=''),
+    )
+    assert run.returncode == 128 + 9
+    (line,) = run.err.splitlines()
+    assert re.match('error: (rank 1|a process) was ended by SIGKILL', line)
 
 
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])

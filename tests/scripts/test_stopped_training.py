@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 from mmcv.runner.checkpoint import _load_checkpoint
 from mpii_data import write_mpii, write_tiny_config
-from test_launch_sh import BUNDLE, Bundle
+from test_launch_sh import BUNDLE, ELASTIC, Bundle
 
 # What the issue grants; it takes a tenth of that.
 SECONDS = 30
+# Torch 1.8 does not tell which rank has failed.
+ONE = 'rank 1' if ELASTIC else 'a process'
 
 
 class Job:
@@ -25,7 +27,7 @@ class Job:
         options (Sequence[str]): Overrides of the config.
     """
 
-    def __init__(self, folder, workers, options):
+    def __init__(self, folder, workers, options=()):
         self.mark = f'JOB={folder}'.encode()
         self.work = folder / 'work'
         bundle = Bundle(folder / 'bundle')
@@ -104,25 +106,43 @@ class Job:
             time.sleep(0.1)
         return errors
 
+    def end(self):
+        """End whatever is still there."""
+        for pid in self.processes():
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        self.process.communicate()
+
+
+@pytest.fixture(scope='module', autouse=True)
+def stuck(tmp_path_factory):
+    """A job whose rank 1 is stopped while it trains.
+
+    It takes most of a minute to end, so it does that beside the other tests.
+    """
+    folder = tmp_path_factory.mktemp('stuck')
+    job = Job(folder, 0, ['dist_params.timeout=12'])
+    job.wait_for_training()
+    os.kill(job.rank(1), signal.SIGSTOP)
+    yield job
+    job.end()
+
 
 @pytest.fixture
 def start(tmp_path):
     """Starts a job, and returns it when it trains."""
     jobs = []
 
-    def execute(workers, *options):
-        jobs.append(Job(tmp_path, workers, options))
+    def execute(workers):
+        jobs.append(Job(tmp_path, workers))
         jobs[0].wait_for_training()
         return jobs[0]
 
     yield execute
     for job in jobs:
-        for pid in job.processes():
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
-        job.process.communicate()
+        job.end()
 
 
 def test_a_killed_rank_ends_the_job(start):
@@ -131,10 +151,13 @@ def test_a_killed_rank_ends_the_job(start):
     assert len(job.processes()) >= 5
     os.kill(job.rank(1), signal.SIGKILL)
     errors = job.wait_for_end()
-    assert job.process.returncode not in (0, None)
+    assert job.process.returncode == 128 + signal.SIGKILL
     # The launcher says which, and the other rank does not speak of its loss.
-    assert len(re.findall(r'Signals?[. ](?:SIGKILL|9)\b', errors)) == 1
-    assert 'train.py", line' not in errors
+    assert re.findall('error: (.*)', errors) == [
+        f'{ONE} was ended by SIGKILL; if nobody did it, memory may have run '
+        'out'
+    ]
+    assert 'Traceback' not in errors
 
 
 def assert_stopped(job, errors, number):
@@ -142,7 +165,7 @@ def assert_stopped(job, errors, number):
     assert job.process.returncode == 128 + number
     name = signal.Signals(number).name
     assert errors.count(f'stopped by {name}\n') == 1
-    assert 'Traceback' not in errors and 'ChildFailedError' not in errors
+    assert 'Traceback' not in errors
     saved = _load_checkpoint(str(job.work / 'latest.pth'))
     assert len(saved['resume']['random']) == 2
     assert not list(job.work.glob('.*'))
@@ -172,14 +195,13 @@ def test_sigusr1_saves_and_sigterm_stops(start):
     assert done > int(re.findall(r'\d+', first.name)[0])
 
 
-def test_a_rank_that_hangs_is_named(start):
-    job = start(0, 'dist_params.timeout=12')
-    os.kill(job.rank(1), signal.SIGSTOP)
+def test_a_rank_that_hangs_is_named(stuck):
     # A stopped process hears no SIGTERM: the launcher waits 30 s for it.
-    errors = job.wait_for_end(150)
-    assert job.process.returncode not in (0, None)
-    (line,) = re.findall('error: no progress.*', errors)
+    errors = stuck.wait_for_end(150)
+    assert stuck.process.returncode == 1
+    first, last = re.findall('error: (.*)', errors)
     assert (
-        'for 12 s (dist_params.timeout). Rank 1 is stuck: it does not' in line
+        'for 12 s (dist_params.timeout). Rank 1 is stuck: it does not' in first
     )
-    assert 'train.py", line' not in errors
+    assert 'has failed with status 1; what it said is above' in last
+    assert 'Traceback' not in errors

@@ -1,5 +1,8 @@
+import json
 import os
+import re
 import sys
+import threading
 import time
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
@@ -149,6 +152,12 @@ def test_data_are_found_from_any_folder(monkeypatch, tmp_path):
     assert cfg.data.test.ann_file == '/abs/x.json'
 
 
+def test_steps_of_a_workflow_may_be_lists(tmp_path):
+    path = tmp_path / 'c.json'
+    path.write_text('{"model": {}, "data": {}, "workflow": [["train", 1]]}')
+    assert _common.load_config(str(path)).workflow == [('train', 1)]
+
+
 def test_other_paths_of_a_config_start_from_mmpose_master():
     cfg = load('load_from=a.pth', 'work_dir=w', 'resume_from=s3://b/c.pth')
     assert cfg.load_from == str(_common.MMPOSE_ROOT / 'a.pth')
@@ -169,6 +178,36 @@ def test_work_dir_is_option_then_config_then_name(monkeypatch, tmp_path):
     )
     assert chosen(None, 'work_dir=w') == str(_common.MMPOSE_ROOT / 'w')
     assert chosen('here', 'work_dir=w') == str(tmp_path / 'here')
+
+
+def test_two_writers_of_one_file_do_not_mix(tmp_path):
+    path = tmp_path / 'scores.json'
+    contents = [dict(scores=[n] * 5000) for n in range(2)]
+
+    def write(content):
+        for _ in range(30):
+            _common.write_json(str(path), content)
+
+    threads = [
+        threading.Thread(target=write, args=(content,)) for content in contents
+    ]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        if path.exists():
+            assert json.loads(path.read_text()) in contents
+    assert [p.name for p in tmp_path.iterdir()] == ['scores.json']
+
+
+def test_who_may_read_a_file_is_decided_by_the_umask(tmp_path):
+    before = os.umask(0o027)
+    try:
+        _common.write_json(str(tmp_path / 'scores.json'), {})
+    finally:
+        os.umask(before)
+    assert (tmp_path / 'scores.json').stat().st_mode & 0o777 == 0o640
+    with pytest.raises(_common.UserError, match='none does not exist'):
+        _common.write_json(str(tmp_path / 'none/scores.json'), {})
 
 
 # Data ----------------------------------------------------------------------
@@ -201,6 +240,15 @@ def test_missing_data_are_listed_with_their_source(monkeypatch, tmp_path):
     _common.check_data(cfg, ['train'])  # needs no ground truth
     with pytest.raises(_common.UserError, match="no 'trial'"):
         _common.check_data(cfg, ['trial'])
+    # Left to the class, which says it.
+    del cfg.data.val['ann_file']
+    with pytest.raises(_common.UserError, match='mpii_gt_val.mat'):
+        _common.check_data(cfg, ['val'])
+
+
+def test_what_should_be_a_path_is_named():
+    with pytest.raises(_common.UserError, match='bbox_file of the data is 3:'):
+        load('data.val.data_cfg.bbox_file=3')
 
 
 # Processes -----------------------------------------------------------------
@@ -313,6 +361,53 @@ def test_what_is_wrong_with_data_is_said_without_the_workers_traceback(
     error = error_of(next, iter(loader))
     assert _common.is_users_mistake(error)
     assert _common._text(error) == 'a.jpg: is bad'
+
+
+class Step:
+    """A data set that goes through one step of a pipeline."""
+
+    def __init__(self, sample, **step):
+        from mmpose.datasets.pipelines import Compose
+
+        self.sample, self.pipeline = sample, Compose([step])
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        return self.pipeline(self.sample)
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+@pytest.mark.parametrize(
+    'dataset, message',
+    [
+        (
+            lambda: Step({}, type='LoadImageFromFile'),
+            r"a step .*\(loading.py, line \d+: KeyError: 'image_file'\)",
+        ),
+        (
+            lambda: Step({}, type='Collect', keys=3, meta_keys=[]),
+            r"a step .*TypeError: 'int' object is not iterable\)",
+        ),
+        (
+            lambda: Step(
+                dict(a='x'), type='Collect', keys=['a'], meta_keys=[]
+            ),
+            'its last step must be Collect',
+        ),
+    ],
+)
+def test_steps_of_a_pipeline_that_do_not_go_together(
+    dataset, message, workers
+):
+    from mmcv.parallel import collate
+
+    loader = torch.utils.data.DataLoader(
+        dataset(), num_workers=workers, collate_fn=collate
+    )
+    error = error_of(list, loader)
+    assert re.search(message, _common.explain_failure(error))
 
 
 def test_an_argument_that_a_class_lacks_is_answered_by_the_nearest():

@@ -9,7 +9,7 @@ from mmpose.datasets.datasets.top_down.topdown_mpii_dataset import (
     person_faults,
 )
 from mpii_data import MAT_NAMES, copy_real_mpii, write_mat, write_mpii
-from scipy.io import loadmat
+from scipy.io import loadmat, savemat
 
 RELPATH = 'datasets/datasets/top_down/topdown_mpii_dataset.py'
 DATA_CFG = dict(
@@ -245,6 +245,46 @@ def test_a_file_that_is_no_truth_is_named(draw, tmp_path):
     path.unlink()
     with pytest.raises(FileNotFoundError):
         dataset.evaluate(outputs, None)
+
+
+# Each ended the process by a segmentation fault in scipy's reader.
+MAT_DAMAGES = {
+    'kind of data': (b'\x10\x00\x04\x00rank', b'\x10\x01\x04\x00rank'),
+    'name lost': (b'jnt_missing', b'jnt_mi'.ljust(11, b'\0')),
+    'longer shape': (
+        b'\x04\0\0\0\0\0\0\0\x05\0\0\0\x08',
+        b'\x04\0\0\0\0\0\0\0\x05\0\0\0\x0a',
+    ),
+    'name in a cell': (
+        b'\x01\0\0\0\0\0\0\0\x10\0\x04\0rsho',
+        b'\x01\0\0\0\2\0\0\0\x10\0\x04\0rsho',
+    ),
+    'part missing': (b'jnt_missing\0\0\0\0\0\2\0\0\0', b'jnt_missing'),
+}
+
+
+@pytest.mark.parametrize('damage', MAT_DAMAGES)
+def test_a_spoilt_truth_does_not_end_the_process(draw, tmp_path, damage):
+    dataset, outputs, _ = draw(people=2)
+    path = tmp_path / 'mpii/annotations/mpii_gt_val.mat'
+    before, after = MAT_DAMAGES[damage]
+    data = path.read_bytes()
+    assert before in data
+    path.write_bytes(data.replace(before, after, 1))
+    with pytest.raises(ValueError, match='mpii_gt_val.mat is no ground'):
+        dataset.evaluate(outputs, None)
+
+
+@pytest.mark.parametrize('compressed', [False, True])
+def test_a_truth_may_hold_more(draw, tmp_path, compressed):
+    dataset, outputs, _ = draw(people=2)
+    path = tmp_path / 'mpii/annotations/mpii_gt_val.mat'
+    before = dataset.evaluate(outputs, None)
+    content = {k: v for k, v in loadmat(str(path)).items() if k[0] != '_'}
+    content['more'] = dict(a=[1, 2], b='text')
+    savemat(str(path), content, do_compression=compressed)
+    # Not a word, nor a warning, about what nobody asked for.
+    np.testing.assert_equal(dataset.evaluate(outputs, None), before)
 
 
 def sound():

@@ -68,7 +68,16 @@ class JointsMSELoss(nn.Module):
 
         Returns:
             Tensor: Mean over joints, samples and cells.
+
+        Raises:
+            ValueError: Prediction and target are not of one shape.
         """
+        if output.shape != target.shape:
+            raise ValueError(
+                f'the network gives heatmaps of shape {tuple(output.shape)}, '
+                f'but the data are of {tuple(target.shape)} (samples, joints, '
+                'rows, columns): data_cfg must say what the model makes'
+            )
         weight = target_weight if self.use_target_weight else None
         return _MeanOfJoints.apply(output, target, weight)
 

@@ -98,8 +98,8 @@ val_split = dict(
 )
 data = dict(
     samples_per_gpu=32,
-    # Where several processes share one CPU and its memory: eight of them stay
-    # within 24 GB.
+    # Where several processes share one CPU and its memory: eight of them took
+    # 16.8 GiB together.
     samples_per_cpu=1,
     workers_per_gpu=2,
     train=dict(

@@ -1,7 +1,11 @@
 """MPII Human Pose, and its measure PCKh."""
 
+import io
 import json
 import os
+import struct
+import uuid
+import zlib
 from collections import OrderedDict
 
 import numpy as np
@@ -31,6 +35,19 @@ _ROWS = OrderedDict(
     Knee=('lkne', 'rkne'),
     Ankle=('lank', 'rank'),
 )
+
+
+# Variables that are read from mpii_gt_val.mat.
+_TRUTH = ('dataset_joints', 'headboxes_src', 'jnt_missing', 'pos_gt_src')
+
+# Kinds of data in a MATLAB 5 file: numbers with their size in bytes, and two
+# that hold others.
+_MAT_NUMBERS = {1: 1, 2: 1, 3: 2, 4: 2, 5: 4, 6: 4, 7: 4, 9: 8, 12: 8, 13: 8}
+_MAT_NUMBERS.update({16: 1, 17: 2, 18: 4})
+_MATRIX, _COMPRESSED = 14, 15
+
+LARGEST_VARIABLE = 2**28
+"""Bytes of a variable in ``mpii_gt_val.mat``, unpacked. MPII's have 10^6."""
 
 
 @DATASETS.register_module()
@@ -372,7 +389,10 @@ def load_mpii_truth(path):
         ValueError: If the file is not such a file.
     """
     try:
-        mat = loadmat(path)
+        with open(path, 'rb') as file:
+            data = file.read()
+        _check_mat(data)
+        mat = loadmat(io.BytesIO(data), variable_names=_TRUTH)
         joints = mat['pos_gt_src'].transpose(2, 0, 1).astype(np.float64)
         missing = mat['jnt_missing'].T.astype(bool)
         boxes = mat['headboxes_src'].astype(np.float64)
@@ -409,6 +429,85 @@ def load_mpii_truth(path):
         head_sizes=np.where(np.isfinite(sizes), sizes, 0),
         joint_names=names,
     )
+
+
+def _check_mat(data):
+    """Makes sure that scipy can be trusted with a MATLAB 5 file.
+
+    Its reader believes what the file says of itself: one wrong byte can end
+    the process by a segmentation fault.
+
+    Args:
+        data (bytes): The file.
+
+    Raises:
+        ValueError, struct.error, zlib.error: If its parts are not whole.
+
+    Source: MathWorks, "MAT-File Format", version 5.
+    """
+    order = {b'IM': '<', b'MI': '>'}.get(data[126:128])
+    if order is None or 0 in data[:4]:
+        raise ValueError('no MATLAB 5 file')
+    for kind, body in _mat_elements(data[128:], order):
+        if kind == _COMPRESSED:
+            packed = zlib.decompressobj()
+            body = packed.decompress(body, LARGEST_VARIABLE)
+            if not packed.eof:
+                raise ValueError('a compressed variable is not whole')
+            ((kind, body),) = _mat_elements(body, order)
+        _check_matrix(kind, body, order)
+
+
+def _mat_elements(data, order):
+    """Takes elements apart: lists kind and content of each."""
+    found = []
+    at = 0
+    while at < len(data):
+        kind, size = struct.unpack_from(order + 'II', data, at)
+        at += 8
+        if kind >> 16:  # up to four bytes stand in the tag itself
+            kind, size = kind & 0xFFFF, kind >> 16
+            body, end = data[at - 4 : at - 4 + min(size, 4)], at
+        else:
+            body, end = data[at : at + size], at + size
+            if kind != _COMPRESSED:
+                end += -size % 8
+        known = kind in _MAT_NUMBERS or kind in (_MATRIX, _COMPRESSED)
+        if not known or len(body) != size or (kind == _MATRIX and size % 8):
+            raise ValueError('a part of it is not whole')
+        found.append((kind, body))
+        at = end
+    return found
+
+
+def _check_matrix(kind, body, order, inside=False):
+    """Checks a variable, or what is ``inside`` of a cell array."""
+    parts = _mat_elements(body, order)
+    if kind != _MATRIX or [part[0] for part in parts[:3]] != [6, 5, 1]:
+        raise ValueError('a variable has no head')
+    (_, flags), (_, dims), (_, name) = parts[:3]
+    (flags,) = struct.unpack(order + 'I4x', flags)
+    dims = struct.unpack(f'{order}{len(dims) // 4}i', dims)
+    if not inside and name.decode('latin-1') not in _TRUTH:
+        return
+    # Python's whole numbers do not overflow.
+    count = int(np.prod(dims, dtype=object))
+    sort = flags & 0xFF
+    parts = parts[3:]
+    if len(dims) < 2 or min(dims) < 0:
+        raise ValueError(f'a variable of shape {dims}')
+    if sort == 1 and not inside and len(parts) == count:
+        for part in parts:
+            _check_matrix(*part, order, inside=True)
+        return
+    # Text, or numbers, whose imaginary parts come second.
+    numbers = sort == 4 or 6 <= sort <= 15
+    if not numbers or len(parts) != 1 + (flags >> 11 & 1):
+        raise ValueError(f'a variable of class {sort} with {len(parts)} parts')
+    for kind, content in parts:
+        size = _MAT_NUMBERS.get(kind, 0)
+        if not size or len(content) % size or count * size > len(content):
+            raise ValueError('a variable is not of the size that it says')
 
 
 def head_errors(preds, truth):
@@ -468,7 +567,12 @@ def mpii_scores(errors, joint_names):
 
 def _save_predictions(path, preds):
     """Writes ``pred.mat`` whole or not at all."""
-    partial = f'{path}.part'
-    with open(partial, 'wb') as file:
-        savemat(file, {'preds': preds})
-    os.replace(partial, path)
+    # A name of its own: another evaluation may write there as well.
+    partial = f'{path}.{uuid.uuid4().hex[:8]}.part'
+    try:
+        with open(partial, 'wb') as file:
+            savemat(file, {'preds': preds})
+        os.replace(partial, path)
+    finally:
+        if os.path.exists(partial):
+            os.remove(partial)
