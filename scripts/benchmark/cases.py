@@ -691,7 +691,15 @@ def arithmetic(size, gflop, device='cpu'):
 
 
 @case
-def clocked_step(gradients, layers, forward, backward, bucket, overlap=True):
+def clocked_step(
+    gradients,
+    layers,
+    forward,
+    backward,
+    bucket,
+    overlap=True,
+    compression=None,
+):
     """Step in a process group with a clock in place of the device.
 
     Each layer's passes take their share of ``forward`` and ``backward``
@@ -706,7 +714,9 @@ def clocked_step(gradients, layers, forward, backward, bucket, overlap=True):
         bucket (int): Bytes of DDP's buckets.
         overlap (bool): Let DDP reduce during the backward pass; else in one
             go after it.
+        compression (str | None): ``fp16`` or ``bf16``; with overlap.
     """
+    from mmcv.parallel.distributed import compress_gradients
     from torch.distributed import is_initialized
     from torch.nn.parallel import DistributedDataParallel
 
@@ -743,6 +753,8 @@ def clocked_step(gradients, layers, forward, backward, bucket, overlap=True):
             bucket_cap_mb=bucket / 2**20,
             gradient_as_bucket_view=True,
         )
+        if compression is not None:
+            compress_gradients(model, compression)
     value = torch.zeros(1, requires_grad=True)
 
     def step():
