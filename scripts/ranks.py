@@ -12,6 +12,7 @@ no time to, one line tells which it was and how it ended.
 import importlib
 import logging
 import signal
+import socket
 import subprocess
 import sys
 
@@ -44,6 +45,28 @@ def conclude(status, rank=None):
     sys.exit(status)
 
 
+def listen_at_loopback():
+    """Keeps the ranks' store off the network where they share this host.
+
+    The store through which ranks find each other asks nobody who they are,
+    and torch lets it listen at every address of the host. Older torch, such
+    as 1.8, cannot be told otherwise.
+    """
+    from torch.distributed import TCPStore
+    from torch.distributed.elastic.rendezvous import static_tcp_rendezvous
+
+    if 'master_listen_fd' not in str(TCPStore.__init__.__doc__):
+        return
+
+    def make_store(host, port, world_size, is_master, *args, **kwargs):
+        if is_master and host in ('127.0.0.1', 'localhost'):
+            listener = socket.create_server(('127.0.0.1', port), backlog=2048)
+            kwargs['master_listen_fd'] = listener.detach()
+        return TCPStore(host, port, world_size, is_master, *args, **kwargs)
+
+    static_tcp_rendezvous.TCPStore = make_store
+
+
 def run_elastic(launcher, arguments):
     """Runs ``torch.distributed.run``.
 
@@ -57,6 +80,7 @@ def run_elastic(launcher, arguments):
     # It tells of each process that it ends since another has failed.
     log = logging.getLogger('torch.distributed.elastic.multiprocessing.api')
     log.setLevel(logging.CRITICAL)
+    listen_at_loopback()
     try:
         launcher.run(launcher.parse_args(arguments))
     except errors.ChildFailedError as error:

@@ -10,6 +10,7 @@ import contextlib
 import difflib
 import errno
 import json
+import logging
 import multiprocessing
 import os
 import re
@@ -512,6 +513,9 @@ def find_packages(*names):
     from bootstrap import ensure_packages
 
     ensure_packages(*(names or ('torch', 'mmcv', 'mmpose')))
+    # mmcv imports what builds CUDA extensions, and that warns of a host with
+    # nvcc and without a GPU. Nothing is built here.
+    logging.getLogger('torch.utils.cpp_extension').setLevel(logging.ERROR)
 
 
 def choose_work_dir(args, cfg):

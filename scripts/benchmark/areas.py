@@ -124,6 +124,16 @@ def pipeline(bench):
             )
             for what, flip in flips.items()
         ]
+        if variant != 'stock':
+            subjects.append(
+                Subject(
+                    'sample',
+                    f'{variant}, cache',
+                    workers,
+                    'sample',
+                    **bench.source(count=count, cache='ram', **form),
+                )
+            )
         subjects.append(
             Subject(
                 'steps together',
@@ -140,7 +150,7 @@ def pipeline(bench):
                 workers,
                 'loader',
                 **bench.source(
-                    batches=2 if bench.small else 8,
+                    batches=2 if bench.small else 16,
                     batch=batch,
                     workers=bench.workers,
                     **form,

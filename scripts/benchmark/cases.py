@@ -158,11 +158,19 @@ def _digest(samples):
 
 
 @case
-def sample(config, data, count, options=None, stock_form=False, flip=None):
+def sample(
+    config,
+    data,
+    count,
+    options=None,
+    stock_form=False,
+    flip=None,
+    cache=None,
+):
     """Make samples one by one in this process, one thread.
 
-    Also says how long each step of the pipeline takes (``parts``), and a
-    hash of what it made in the first round (``digest``).
+    Also says a hash of what it made in the first round (``digest``). With a
+    ``cache`` all pictures are in it before.
     """
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
@@ -171,7 +179,12 @@ def sample(config, data, count, options=None, stock_form=False, flip=None):
         for step in cfg.data.train.pipeline:
             if step['type'] == 'TopDownRandomFlip':
                 step['flip_prob'] = flip
+    if cache is not None:
+        cfg.data.train.pipeline[0]['cache'] = cache
     dataset = _train_dataset(cfg)
+    if cache is not None:
+        for index in range(len(dataset)):
+            dataset[index]
     np.random.seed(0)
     facts = dict(digest=_digest(dataset[i % len(dataset)] for i in range(8)))
     seed = yield facts

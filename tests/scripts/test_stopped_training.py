@@ -1,13 +1,17 @@
 """A real training of two ranks, stopped from the outside in the middle."""
 
+import contextlib
 import os
 import re
 import shutil
 import signal
+import sys
 import time
 from pathlib import Path
 
 import pytest
+import torch
+from listening import listening
 from mmcv.runner.checkpoint import _load_checkpoint
 from mpii_data import write_mpii, write_tiny_config
 from test_launch_sh import BUNDLE, ELASTIC, Bundle
@@ -16,6 +20,9 @@ from test_launch_sh import BUNDLE, ELASTIC, Bundle
 SECONDS = 30
 # Torch 1.8 does not tell which rank has failed.
 ONE = 'rank 1' if ELASTIC else 'a process'
+
+# In the environment, as those of trackers and registries are.
+PLANTED = 'a secret that nobody may read'
 
 
 class Job:
@@ -48,6 +55,7 @@ class Job:
             'checkpoint_config.interval=100000',
             *options,
             JOB=str(folder),
+            MY_TOKEN=PLANTED,
             # Four iterations in an epoch: data workers start anew in each.
             MPII_ROOT=str(write_mpii(folder / 'mpii', train=16)),
             OMP_NUM_THREADS='1',
@@ -145,6 +153,51 @@ def start(tmp_path):
         job.end()
 
 
+def assert_private(job):
+    """Nobody from outside can reach any process of the job."""
+    for pid, (command, environment) in job.processes().items():
+        addresses = set(listening(pid)) - {LOOPBACK}
+        if not LISTENS_WHERE_IT_IS_TOLD and b'RANK=0' in environment:
+            addresses -= {EVERYWHERE}
+        assert not addresses, (command, addresses)
+
+
+# 127.0.0.1 and 0.0.0.0, as the kernel writes them on any host.
+LOOPBACK, EVERYWHERE = (
+    f'{int.from_bytes(bytes(address), sys.byteorder):08X}'
+    for address in ((127, 0, 0, 1), (0, 0, 0, 0))
+)
+# What older stores cannot, see docs/SECURITY.md.
+LISTENS_WHERE_IT_IS_TOLD = 'master_listen_fd' in str(
+    torch.distributed.TCPStore.__init__.__doc__
+)
+
+
+def test_a_killed_data_worker_ends_the_job(start):
+    job = start(workers=1)
+    assert_private(job)
+    killed = []
+    end = time.monotonic() + SECONDS
+    # One may just have come to the end of its epoch.
+    while job.process.poll() is None and time.monotonic() < end:
+        workers = [
+            pid
+            for pid, (command, environment) in job.processes().items()
+            if b'RANK=1' in environment and b'spawn_main' in b' '.join(command)
+        ]
+        for pid in set(workers[:1]) - set(killed):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+                killed.append(pid)
+        time.sleep(2)
+    errors = job.wait_for_end()
+    assert job.process.returncode == 1
+    (gone,) = re.findall(r'a data worker is gone \(process (\d+)', errors)
+    assert int(gone) in killed
+    assert 'lower data.workers_per_gpu' in errors
+    assert 'train.py", line' not in errors
+
+
 def test_a_killed_rank_ends_the_job(start):
     job = start(workers=1)
     # The launcher, two ranks and their workers, which lose their parent.
@@ -169,6 +222,9 @@ def assert_stopped(job, errors, number):
     saved = _load_checkpoint(str(job.work / 'latest.pth'))
     assert len(saved['resume']['random']) == 2
     assert not list(job.work.glob('.*'))
+    for path in job.work.iterdir():
+        assert PLANTED.encode() not in path.read_bytes(), path
+    assert PLANTED not in errors
     return saved['meta']['iter']
 
 
