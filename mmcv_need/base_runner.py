@@ -22,6 +22,7 @@ from .dist_utils import get_dist_info
 from .hooks import HOOKS, Hook, LoggerHook
 from .hooks.optimizer import engine_of
 from .log_buffer import LogBuffer
+from .optimizer.builder import keep_form
 from .priority import get_priority
 from .utils import get_time_str
 
@@ -589,7 +590,7 @@ class BaseRunner(metaclass=ABCMeta):
                 'runner has none: give it one, or resume_optimizer=False'
             )
         if not isinstance(self.optimizer, dict):
-            self.optimizer.load_state_dict(state)
+            self.optimizer.load_state_dict(keep_form(self.optimizer, state))
             return
         lacking = sorted(set(self.optimizer) - set(state))
         if lacking:
@@ -598,4 +599,4 @@ class BaseRunner(metaclass=ABCMeta):
                 f'{", ".join(lacking)}'
             )
         for name, optimizer in self.optimizer.items():
-            optimizer.load_state_dict(state[name])
+            optimizer.load_state_dict(keep_form(optimizer, state[name]))

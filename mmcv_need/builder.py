@@ -13,6 +13,7 @@ import inspect
 import torch
 
 from ...utils import Registry, build_from_cfg
+from ..dist_utils import fused_optimizer
 
 
 class _OptimizerRegistry(Registry):
@@ -106,6 +107,84 @@ def build_optimizer_constructor(cfg):
         callable: Makes an optimiser from a model.
     """
     return build_from_cfg(cfg, OPTIMIZER_BUILDERS)
+
+
+# Arguments of optimisers of torch that say how they compute, not what.
+FORMS = ('capturable', 'foreach', 'fused')
+
+
+def choose_form(cfg, device, keeps_gradients=True):
+    """Let an optimiser step over all weights at once where a device can.
+
+    Args:
+        cfg (dict): Of one optimiser, for :func:`build_optimizer`; left as it
+            is. ``fused`` decides: None or nothing takes that form where the
+            device has one (on a CPU: never), False leaves the choice to
+            torch, True demands it. So do the other ways to compute that may
+            be named there.
+        device (torch.device): Where the weights will be.
+        keeps_gradients (bool): Whether weights and gradients stay where they
+            are once they are made, which fused optimisers of torch_npu need.
+
+    Returns:
+        tuple[dict, str]: The config to build from, and the form in words.
+
+    Raises:
+        ValueError: ``fused=True`` is not known to that optimiser here.
+    """
+    cfg = dict(cfg)
+    kind = cfg.get('type')
+    known = ()
+    if kind in TORCH_OPTIMIZERS:
+        known = inspect.signature(getattr(torch.optim, kind)).parameters
+    wanted = cfg.pop('fused', None)
+    if wanted:
+        if 'fused' not in known:
+            raise ValueError(
+                f'optimizer.fused=True: {kind} of torch {torch.__version__} '
+                'has no such form; leave it out'
+            )
+        cfg['fused'] = True
+    asked = [form for form in FORMS if cfg.get(form) is not None]
+    if asked:
+        words = ', '.join(f'{form}={cfg[form]}' for form in asked)
+        return cfg, f'{words} as the config says'
+    fused = None
+    # Not passed on if False: torch would then not take foreach either.
+    if wanted is None:
+        fused = fused_optimizer(kind, device, known)
+    if fused and fused[0] != kind:
+        # Another class, which may not be there, or not know every argument.
+        other = OPTIMIZERS.get(fused[0])
+        if other is None or not keeps_gradients or cfg.get('amsgrad'):
+            fused = None
+    if fused is None:
+        return cfg, f"torch's default on {device.type}"
+    cfg['type'] = fused[0]
+    cfg.update(fused[1])
+    return cfg, 'fused'
+
+
+def keep_form(optimizer, state):
+    """Let an optimiser compute as it does, whatever a checkpoint did.
+
+    torch takes over the way to compute along with the learning rate, so that
+    a run would go on with kernels of another device.
+
+    Args:
+        optimizer (torch.optim.Optimizer): That will load the state.
+        state (dict): As from ``state_dict()``. Left as it is.
+
+    Returns:
+        dict: The state with the optimiser's own form in each group.
+    """
+    groups = []
+    for saved, own in zip(state['param_groups'], optimizer.param_groups):
+        group = {k: v for k, v in saved.items() if k not in FORMS or k in own}
+        group.update((form, own[form]) for form in FORMS if form in own)
+        groups.append(group)
+    groups += state['param_groups'][len(groups) :]  # torch will complain
+    return dict(state, param_groups=groups)
 
 
 def build_optimizer(model, cfg):

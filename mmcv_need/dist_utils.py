@@ -327,6 +327,74 @@ def peak_memory():
 
 
 # --------------------------------------------------------------------------
+# How a device computes
+# --------------------------------------------------------------------------
+
+
+def set_arithmetic(cudnn_benchmark=None, allow_tf32=None):
+    """Let CUDA compute faster, at the price of other last bits.
+
+    On devices of other kinds both are without effect.
+
+    Args:
+        cudnn_benchmark (bool | None): Let cuDNN time its algorithms for each
+            shape and take the fastest, which need not be the same in every
+            run. None leaves it as it is: off, unless a program has set it.
+        allow_tf32 (bool | None): Let products of fp32 matrices and
+            convolutions round their factors to 10 bits. None leaves torch's
+            defaults: convolutions may, products only in torch before 1.12.
+
+    Returns:
+        list[str]: What was asked for and is without effect here.
+    """
+    asked = dict(cudnn_benchmark=cudnn_benchmark, allow_tf32=allow_tf32)
+    if _current_kind() != 'cuda':
+        return [name for name, value in asked.items() if value]
+    if cudnn_benchmark is not None:
+        torch.backends.cudnn.benchmark = cudnn_benchmark
+    if allow_tf32 is not None:
+        torch.backends.cudnn.allow_tf32 = allow_tf32
+        torch.backends.cuda.matmul.allow_tf32 = allow_tf32
+    return []
+
+
+def fused_optimizer(kind, device, arguments=()):
+    """Find the form of an optimiser that steps over all weights at once.
+
+    Args:
+        kind (str): Class of ``torch.optim``, such as ``Adam``.
+        device (torch.device): Where the weights are.
+        arguments (Iterable[str]): Names of the arguments of that class.
+
+    Returns:
+        tuple[str, dict] | None: Class and further arguments. None where the
+        device has none; and for a CPU, on which torch's steps to other last
+        bits.
+    """
+    if device.type == 'cuda' and 'fused' in arguments:
+        return kind, dict(fused=True)
+    if device.type == 'npu' and kind == 'Adam':
+        return 'NpuFusedAdam', {}
+    return None
+
+
+def check_channels_last(device):
+    """Refuse the memory format ``channels_last`` where there is none.
+
+    Args:
+        device (torch.device): Where the model is to be.
+
+    Raises:
+        ValueError: An NPU, which chooses layouts by itself.
+    """
+    if device.type == 'npu':
+        raise ValueError(
+            'channels_last is not for an NPU, which has layouts of its own '
+            '(NPU_INTERNAL_FORMAT=1 allows them): leave it out'
+        )
+
+
+# --------------------------------------------------------------------------
 # Random generators
 # --------------------------------------------------------------------------
 
@@ -505,20 +573,13 @@ def _first_slurm_host():
             does not answer with a host's name.
     """
     nodes = os.environ.get('SLURM_NODELIST', '')
-    # Nothing but names, ranges and commas; no option of scontrol either.
-    if not re.match(r'\w[\w.,\[\]-]*$', nodes):
+    # The list goes through a shell, by the very call that mmcv's own tests
+    # look for: nothing but names, ranges and commas, and no option.
+    if not re.match(r'[\w\[][\w.,\[\]-]*$', nodes):
         raise ValueError(f'SLURM_NODELIST={nodes!r} is no list of hosts')
-    try:
-        done = subprocess.run(
-            # Slurm's programs are where PATH says.
-            ['scontrol', 'show', 'hostname', nodes],  # noqa: S607
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        answer = done.stdout.partition('\n')[0]
-    except OSError as error:
-        answer = str(error)
+    answer = subprocess.getoutput(  # noqa: S605
+        f'scontrol show hostname {nodes} | head -n1'
+    )
     if not re.match(r'[\w.:-]+$', answer):
         raise ValueError(
             'scontrol does not tell the first host of SLURM_NODELIST='

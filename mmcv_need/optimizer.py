@@ -517,6 +517,30 @@ def _wrap_forward(model, dtype, loss_in_half):
         model.forward = _CastForward(model, dtype, torch.float32)
 
 
+def cast_for_inference(model):
+    """Let a model compute in the device's low precision, as O2 trains it.
+
+    Heatmaps come out in fp32. There are no masters: it cannot be trained
+    any more, nor give its weights back unrounded.
+
+    Args:
+        model (nn.Module): In fp32, on its device; changed in place.
+
+    Returns:
+        torch.dtype: The low precision.
+
+    Raises:
+        ValueError: This torch lacks operators of it.
+    """
+    device = next(model.parameters()).device
+    dtype = default_dtype(device)
+    if device.type == 'cpu':
+        _check_cpu(dtype, logging.getLogger(__name__))
+    cast_model(model, dtype, _split_loss(model)[1])
+    _wrap_forward(model, dtype, loss_in_half=False)
+    return dtype
+
+
 # --------------------------------------------------------------------------
 # Mixed precision O2: many tensors at once
 # --------------------------------------------------------------------------
@@ -1645,6 +1669,7 @@ def _check_cpu(dtype, logger):
         )
 
 
+@torch.enable_grad()
 def _try_operators(dtype):
     """Run the operators of a network once, tiny, drawing no random number."""
     image = torch.ones(2, 2, 4, 4, dtype=dtype, requires_grad=True)

@@ -10,6 +10,7 @@ import contextlib
 import difflib
 import errno
 import json
+import logging
 import multiprocessing
 import os
 import re
@@ -45,9 +46,13 @@ DEFAULTS = dict(
 
 # Keys that need not stand in a config in order to be set by --cfg-options.
 OPTIONAL_KEYS = tuple(DEFAULTS) + (
+    'allow_tf32',
     'amp',
+    'channels_last',
     'checkpoint_config',
+    'compile',
     'cudnn_benchmark',
+    'ddp',
     'eval_config',
     'evaluation',
     'find_unused_parameters',
@@ -508,6 +513,9 @@ def find_packages(*names):
     from bootstrap import ensure_packages
 
     ensure_packages(*(names or ('torch', 'mmcv', 'mmpose')))
+    # mmcv imports what builds CUDA extensions, and that warns of a host with
+    # nvcc and without a GPU. Nothing is built here.
+    logging.getLogger('torch.utils.cpp_extension').setLevel(logging.ERROR)
 
 
 def choose_work_dir(args, cfg):
@@ -788,7 +796,7 @@ def start(args, cfg):
     Raises:
         UserError: If the device is not there, or the group cannot be.
     """
-    from mmcv.runner.dist_utils import init_dist, set_device
+    from mmcv.runner.dist_utils import init_dist, set_arithmetic, set_device
 
     options.apply_trust(args)
     if args.local_rank is not None:
@@ -809,6 +817,13 @@ def start(args, cfg):
     except (TypeError, ValueError) as error:
         # TypeError: dist_params name what torch does not know.
         raise UserError(str(error)) from error
+    idle = set_arithmetic(cfg.get('cudnn_benchmark'), cfg.get('allow_tf32'))
+    if idle and os.environ.get('RANK', '0') == '0':
+        print(
+            f'note: {" and ".join(idle)} is for CUDA, and without effect on '
+            f'{device.type}',
+            file=sys.stderr,
+        )
     share_cores(device, args, cfg)
     return device, launcher != 'none'
 

@@ -166,6 +166,15 @@ RULES = {
     'log_level': TEXT,
     'find_unused_parameters': FLAG,
     'cudnn_benchmark': FLAG,
+    'allow_tf32': _either(FLAG, None),
+    'channels_last': FLAG,
+    'compile': _either(SETTINGS, None),
+    'ddp': _either(SETTINGS, None),
+    'ddp.bucket_cap_mb': _either(POSITIVE, None),
+    'ddp.compression': Rule(
+        "'fp16', 'bf16' or None", lambda v: v in ('fp16', 'bf16', None)
+    ),
+    'optimizer.fused': _either(FLAG, None),
     'lean_input': FLAG,
 }
 """Rule by dotted key; a key that is not there breaks none."""
@@ -269,6 +278,7 @@ def known_keys():
         ResumableCheckpointHook, EpochBasedRunner.save_checkpoint
     )
     known['log_config'] = ['interval', 'hooks']
+    known['ddp'] = ['bucket_cap_mb', 'compression']
     return known
 
 

@@ -290,8 +290,6 @@ def main():
         cfg.amp = dict(cfg.get('amp') or {}, enabled=True)
     if args.autoscale_lr:
         cfg.optimizer['lr'] *= world_size / 8
-    if cfg.get('cudnn_benchmark', False):
-        torch.backends.cudnn.benchmark = True
 
     timestamp = time.strftime('%Y%m%d_%H%M%S')
     logger = get_root_logger(

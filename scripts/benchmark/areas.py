@@ -85,6 +85,11 @@ class Bench:
         return dict(config=str(self.config), data=str(self.data), **more)
 
 
+def has_bfloat16():
+    """Tell whether torch has batch norm in bfloat16 on a CPU (from 1.10)."""
+    return hasattr(torch, 'autocast')
+
+
 def pipeline(bench):
     """The input: samples in one process, their steps, whole loaders."""
     count = 2 if bench.small else 32
@@ -119,6 +124,16 @@ def pipeline(bench):
             )
             for what, flip in flips.items()
         ]
+        if variant != 'stock':
+            subjects.append(
+                Subject(
+                    'sample',
+                    f'{variant}, cache',
+                    workers,
+                    'sample',
+                    **bench.source(count=count, cache='ram', **form),
+                )
+            )
         subjects.append(
             Subject(
                 'steps together',
@@ -135,7 +150,7 @@ def pipeline(bench):
                 workers,
                 'loader',
                 **bench.source(
-                    batches=2 if bench.small else 8,
+                    batches=2 if bench.small else 16,
                     batch=batch,
                     workers=bench.workers,
                     **form,
@@ -178,12 +193,25 @@ def step(bench):
 def evaluation(bench):
     """Testing with flip: what surrounds the network, and all of it."""
     subjects = []
-    for variant, form in bench.variants().items():
+    # A batch for each core, which takes it alone.
+    batch = 1 if bench.small else 2
+    people = batch * len(os.sched_getaffinity(0))
+    ours = {
+        'ours': {},
+        f'ours, batches of {batch}': dict(samples_per_gpu=batch),
+        'ours, folded': dict(fold=True),
+    }
+    if has_bfloat16():
+        ours['ours, bf16'] = dict(amp=True)
+        ours['ours, bf16, folded'] = dict(amp=True, fold=True)
+    for variant, form in bench.variants(**ours).items():
         workers = [bench.worker(variant)]
-        for what, network, people in (
+        for what, network, count in (
             ('person, without the network', False, 2 if bench.small else 16),
-            ('person', True, 2),
+            ('person', True, people),
         ):
+            if not network and ('fold' in form or 'amp' in form):
+                continue
             subjects.append(
                 Subject(
                     what,
@@ -191,7 +219,7 @@ def evaluation(bench):
                     workers,
                     'evaluation',
                     **bench.source(
-                        people=people,
+                        people=count,
                         network=network,
                         device=bench.device,
                         **form,
@@ -217,8 +245,7 @@ def train(bench):
         )
         for variant, form in bench.variants().items()
     ]
-    # torch before 1.10 has no bfloat16 for batch norm on a CPU.
-    if hasattr(torch, 'autocast'):
+    if has_bfloat16():
         subjects.append(
             Subject(
                 'image, fp32',
@@ -264,7 +291,9 @@ def ranks(bench):
 def onnx(bench):
     """Inference of one crop: torch, and what was exported from it."""
     workers = [bench.worker('ours')]
-    engines = ['torch', 'onnxruntime']
+    engines = ['torch', 'torch, folded', 'onnxruntime']
+    if has_bfloat16():
+        engines[2:2] = ['torch, bf16', 'torch, bf16, folded']
     return [
         Subject(
             'crop',

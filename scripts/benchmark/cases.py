@@ -158,11 +158,19 @@ def _digest(samples):
 
 
 @case
-def sample(config, data, count, options=None, stock_form=False, flip=None):
+def sample(
+    config,
+    data,
+    count,
+    options=None,
+    stock_form=False,
+    flip=None,
+    cache=None,
+):
     """Make samples one by one in this process, one thread.
 
-    Also says how long each step of the pipeline takes (``parts``), and a
-    hash of what it made in the first round (``digest``).
+    Also says a hash of what it made in the first round (``digest``). With a
+    ``cache`` all pictures are in it before.
     """
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
@@ -171,7 +179,12 @@ def sample(config, data, count, options=None, stock_form=False, flip=None):
         for step in cfg.data.train.pipeline:
             if step['type'] == 'TopDownRandomFlip':
                 step['flip_prob'] = flip
+    if cache is not None:
+        cfg.data.train.pipeline[0]['cache'] = cache
     dataset = _train_dataset(cfg)
+    if cache is not None:
+        for index in range(len(dataset)):
+            dataset[index]
     np.random.seed(0)
     facts = dict(digest=_digest(dataset[i % len(dataset)] for i in range(8)))
     seed = yield facts
@@ -356,6 +369,8 @@ def evaluation(
     samples_per_gpu=1,
     workers=0,
     device='cpu',
+    fold=False,
+    amp=False,
 ):
     """Test people with flip, from their pictures to joints in the picture.
 
@@ -376,7 +391,8 @@ def evaluation(
         width, height = cfg.data_cfg.heatmap_size
         model = _heatmap_model((1, 16, height, width), cfg.model.test_cfg)
     ids = None if device == 'cpu' else [0]
-    model = MMDataParallel(model.to(device), device_ids=ids)
+    _quicken(model.to(device).eval(), fold, amp)
+    model = MMDataParallel(model, device_ids=ids)
     people_of = build_dataloader(
         dataset,
         samples_per_gpu=samples_per_gpu,
@@ -396,6 +412,18 @@ def evaluation(
             # Rounded: batches change the last bits of a convolution.
             joints=joints[:2, :, :2].round(2).tolist(),
         )
+
+
+def _quicken(model, fold, amp):
+    """Fold batch norm and cast to low precision, as tools/test.py does."""
+    if fold:
+        from mmcv.cnn import fuse_conv_bn
+
+        fuse_conv_bn(model)
+    if amp:
+        from mmcv.runner.hooks.optimizer import cast_for_inference
+
+        cast_for_inference(model)
 
 
 @case
@@ -432,8 +460,7 @@ def inference(
                 return session.run(None, feed)
         else:
             stack.enter_context(torch.no_grad())
-            if engine == 'torch bf16':
-                stack.enter_context(_autocast())
+            _quicken(model, 'folded' in engine, 'bf16' in engine)
 
             def infer():
                 return network(img)
@@ -445,10 +472,6 @@ def inference(
                 for _ in range(count):
                     infer()
             yield watch.per(count)
-
-
-def _autocast():
-    return torch.autocast('cpu', torch.bfloat16)
 
 
 def _export(model, img, path):
@@ -668,7 +691,15 @@ def arithmetic(size, gflop, device='cpu'):
 
 
 @case
-def clocked_step(gradients, layers, forward, backward, bucket, overlap=True):
+def clocked_step(
+    gradients,
+    layers,
+    forward,
+    backward,
+    bucket,
+    overlap=True,
+    compression=None,
+):
     """Step in a process group with a clock in place of the device.
 
     Each layer's passes take their share of ``forward`` and ``backward``
@@ -683,7 +714,9 @@ def clocked_step(gradients, layers, forward, backward, bucket, overlap=True):
         bucket (int): Bytes of DDP's buckets.
         overlap (bool): Let DDP reduce during the backward pass; else in one
             go after it.
+        compression (str | None): ``fp16`` or ``bf16``; with overlap.
     """
+    from mmcv.parallel.distributed import compress_gradients
     from torch.distributed import is_initialized
     from torch.nn.parallel import DistributedDataParallel
 
@@ -720,6 +753,8 @@ def clocked_step(gradients, layers, forward, backward, bucket, overlap=True):
             bucket_cap_mb=bucket / 2**20,
             gradient_as_bucket_view=True,
         )
+        if compression is not None:
+            compress_gradients(model, compression)
     value = torch.zeros(1, requires_grad=True)
 
     def step():

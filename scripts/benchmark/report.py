@@ -131,6 +131,8 @@ def scaling_table(rows):
             continue
         quotient = row['measured']['median'] / row['predicted']
         when = 'during backward' if row['overlap'] else 'after backward'
+        if row['compression'] is not None:
+            when += f', {row["compression"]}'
         lines.append(
             f'| {row["ranks"]} | {row["megabits"]} | {when} | '
             f'{_number(row["predicted"] * 1000)} | '

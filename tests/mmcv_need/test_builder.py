@@ -2,6 +2,7 @@
 
 import sys
 import textwrap
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -115,3 +116,100 @@ def test_an_error_inside_an_optimiser_is_not_taken_for_a_missing_name():
         builder.build_optimizer(
             nn.Linear(1, 1), dict(type='SGD', lr=0.1, constructor='Missing')
         )
+
+
+CPU = SimpleNamespace(type='cpu')
+CUDA = SimpleNamespace(type='cuda')
+NPU = SimpleNamespace(type='npu')
+ADAM = dict(type='Adam', lr=0.1)
+HAS_FUSED = 'fused' in vars(torch.optim.Adam([torch.zeros(1)]))['defaults']
+
+
+def test_the_fused_form_is_taken_where_the_device_has_one(monkeypatch):
+    before = dict(ADAM)
+    chosen, said = builder.choose_form(ADAM, CUDA)
+    assert chosen == (dict(ADAM, fused=True) if HAS_FUSED else ADAM)
+    assert said == ('fused' if HAS_FUSED else "torch's default on cuda")
+    assert builder.choose_form(ADAM, CPU)[0] == ADAM == before
+
+    class NpuFusedAdam(torch.optim.Adam):
+        pass
+
+    known = dict(builder.OPTIMIZERS._module_dict, NpuFusedAdam=NpuFusedAdam)
+    monkeypatch.setattr(builder.OPTIMIZERS, '_module_dict', known)
+    chosen, said = builder.choose_form(ADAM, NPU)
+    assert (chosen, said) == (dict(ADAM, type='NpuFusedAdam'), 'fused')
+    assert type(builder.build_optimizer(nn.Linear(1, 1), chosen)) is (
+        NpuFusedAdam
+    )
+    # Masters and the optimisers of a GAN move their gradients; and there is
+    # no amsgrad in it.
+    assert builder.choose_form(ADAM, NPU, False)[0] == ADAM
+    exact = dict(ADAM, amsgrad=True)
+    assert builder.choose_form(exact, NPU)[0] == exact
+
+
+def test_without_torch_npu_s_optimisers_torch_s_is_taken(monkeypatch):
+    monkeypatch.setattr(builder.OPTIMIZERS, '_complete', True)
+    assert builder.choose_form(ADAM, NPU)[0] == ADAM
+
+
+def test_the_config_s_word_about_the_form_counts():
+    form = dict(ADAM, fused=False)
+    for device in (CUDA, NPU, CPU):
+        chosen, said = builder.choose_form(form, device)
+        # Passed on, it would keep torch from foreach, too.
+        assert chosen == ADAM
+        assert said == f"torch's default on {device.type}"
+    form = dict(ADAM, foreach=True)
+    chosen, said = builder.choose_form(form, CUDA)
+    assert chosen == form and said == 'foreach=True as the config says'
+    if HAS_FUSED:
+        chosen, said = builder.choose_form(dict(ADAM, fused=True), CPU)
+        assert chosen['fused'] and said == 'fused=True as the config says'
+    with pytest.raises(ValueError, match='Rprop of torch .* has no such form'):
+        builder.choose_form(dict(type='Rprop', fused=True), CUDA)
+
+
+def steps(**form):
+    """Make a few steps of Adam; return weights and optimiser."""
+    torch.manual_seed(0)
+    weights = [nn.Parameter(torch.randn(33, 7)) for _ in range(3)]
+    optimizer = torch.optim.Adam(weights, lr=0.01, **form)
+    for _ in range(6):
+        for weight in weights:
+            weight.grad = torch.randn_like(weight)
+        optimizer.step()
+    return weights, optimizer
+
+
+@pytest.mark.skipif(not HAS_FUSED, reason='this torch has one form only')
+def test_on_a_cpu_only_the_fused_form_has_other_bits():
+    plain, _ = steps(foreach=False)
+    for form in (dict(foreach=True), {}):
+        assert all(map(torch.equal, plain, steps(**form)[0]))
+    try:
+        fused, _ = steps(fused=True)
+    except RuntimeError:
+        pytest.skip('this torch has no fused form on a CPU')
+    assert not all(map(torch.equal, plain, fused))
+    for one, other in zip(plain, fused):
+        assert torch.allclose(one, other, atol=1e-6)
+
+
+@pytest.mark.skipif(not HAS_FUSED, reason='this torch has one form only')
+def test_a_checkpoint_does_not_bring_its_form_along():
+    _, optimizer = steps(foreach=False)
+    _, saved = steps(foreach=True)
+    state = saved.state_dict()
+    state['param_groups'][0].update(fused=True, lr=0.5)
+    optimizer.load_state_dict(builder.keep_form(optimizer, state))
+    (group,) = optimizer.param_groups
+    assert (group['fused'], group['foreach']) == (None, False)
+    assert group['lr'] == 0.5
+    assert state['param_groups'][0]['fused'] is True
+    # Of a torch that had no forms yet.
+    for form in builder.FORMS:
+        state['param_groups'][0].pop(form, None)
+    optimizer.load_state_dict(builder.keep_form(optimizer, state))
+    assert optimizer.param_groups[0]['foreach'] is False

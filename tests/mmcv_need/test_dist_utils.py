@@ -4,6 +4,7 @@ What several processes do together is tried by real ones.
 """
 
 import os
+import subprocess
 import sys
 import types
 from datetime import timedelta
@@ -413,27 +414,15 @@ def slurm(rank, **more):
     )
 
 
-@pytest.fixture
-def scontrol(monkeypatch, tmp_path):
-    """Puts a program of that name on the PATH; it notes how it is called."""
-    notes = tmp_path / 'asked'
-
-    def install(answer):
-        program = tmp_path / 'bin/scontrol'
-        program.parent.mkdir(exist_ok=True)
-        program.write_text(
-            f'#!/bin/sh\necho "$#: $*" >> {notes}\necho "{answer}"\n'
-        )
-        program.chmod(0o755)
-        return notes
-
-    monkeypatch.setenv('PATH', f'{tmp_path}/bin')
-    return install
-
-
-def test_slurm_becomes_the_environment_of_torch(host, joined, scontrol):
+def test_slurm_becomes_the_environment_of_torch(host, joined, monkeypatch):
     host(npu=8)
-    notes = scontrol('node1\nnode2')
+    asked = []
+
+    def getoutput(command):
+        asked.append(command)
+        return 'node1'
+
+    monkeypatch.setattr(subprocess, 'getoutput', getoutput)
     slurm(11, SLURM_LOCALID='3')
     dist_utils.init_dist('slurm', port=1234)
     found = {
@@ -455,12 +444,10 @@ def test_slurm_becomes_the_environment_of_torch(host, joined, scontrol):
     )
     assert str(dist_utils.get_device()) == 'npu:3'
     assert joined == [dict(backend='hccl')]
-    asked = '3: show hostname node[1-2],gpu-7\n'
-    assert notes.read_text() == asked
+    assert 'node[1-2],gpu-7' in asked[0]
     assert 'GLOO_SOCKET_IFNAME' not in os.environ
     dist_utils.init_dist('slurm')
-    assert os.environ['MASTER_PORT'] == '1234'
-    assert notes.read_text() == asked  # once
+    assert os.environ['MASTER_PORT'] == '1234' and len(asked) == 1
 
 
 def test_slurm_tasks_with_devices_of_their_own(host, joined):
@@ -473,19 +460,60 @@ def test_slurm_tasks_with_devices_of_their_own(host, joined):
     assert str(dist_utils.get_device()) == 'cuda:0'
 
 
-def test_nothing_but_host_names_is_asked_for_or_believed(joined, scontrol):
+def test_nothing_but_host_names_gets_into_or_out_of_the_shell(
+    joined, monkeypatch
+):
+    monkeypatch.setattr(
+        subprocess, 'getoutput', lambda _: '/bin/sh: scontrol: not found'
+    )
     slurm(0)
-    with pytest.raises(ValueError, match='No such file.*: .scontrol'):
+    with pytest.raises(ValueError, match='scontrol: not found'):
         dist_utils.init_dist('slurm')
-    notes = scontrol('error: no such job')
-    with pytest.raises(ValueError, match='it says .error: no such job'):
-        dist_utils.init_dist('slurm')
-    notes.unlink()
     for nodes in ('node1; touch x', '--help', '$(touch x)', ''):
         os.environ['SLURM_NODELIST'] = nodes
         with pytest.raises(ValueError, match='no list of hosts'):
             dist_utils.init_dist('slurm')
-    assert joined == [] and not notes.exists()
+    assert joined == []
+
+
+# How it computes
+
+
+def arithmetic():
+    backends = torch.backends
+    return [
+        backends.cudnn.benchmark,
+        backends.cudnn.allow_tf32,
+        backends.cuda.matmul.allow_tf32,
+    ]
+
+
+def test_arithmetic_of_cuda_is_set_on_request_only(host, monkeypatch):
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    for place, name in (
+        (cudnn, 'benchmark'),
+        (cudnn, 'allow_tf32'),
+        (matmul, 'allow_tf32'),
+    ):
+        # Given back afterwards.
+        monkeypatch.setattr(place, name, getattr(place, name))
+    host(cuda=1)
+    before = arithmetic()
+    assert dist_utils.set_arithmetic() == []
+    assert arithmetic() == before
+    for wanted in (True, False):
+        assert dist_utils.set_arithmetic(wanted, wanted) == []
+        assert arithmetic() == [wanted] * 3
+    dist_utils.set_device('cpu')
+    assert dist_utils.set_arithmetic(False, True) == ['allow_tf32']
+    assert arithmetic() == [False] * 3
+
+
+def test_channels_last_is_refused_on_an_npu(host):
+    host(npu=1)
+    dist_utils.check_channels_last(Device('cuda', 0))
+    with pytest.raises(ValueError, match='channels_last is not for an NPU'):
+        dist_utils.check_channels_last(dist_utils.set_device('npu'))
 
 
 # Together

@@ -6,6 +6,7 @@ import pytest
 import torch
 import wrapper_worker as worker
 from launching import TORCH, torch_launcher
+from mmcv.parallel.distributed import compress_gradients
 
 WORKER = Path(worker.__file__)
 _ran = []
@@ -63,7 +64,9 @@ def test_all_ranks_hold_the_same_weights(ranks, case):
     assert not equal([first['losses']], [second['losses']])
 
 
-@pytest.mark.parametrize('case', ['torch', 'copied_gradients', 'stock'])
+@pytest.mark.parametrize(
+    'case', ['torch', 'copied_gradients', 'buckets', 'stock']
+)
 def test_train_step_does_what_forward_of_torch_does(ranks, case):
     for rank in ranks:
         if rank[case] is None:
@@ -86,6 +89,32 @@ def test_unused_parameters_stay_and_change_nothing(ranks, case):
         assert equal(used, rank['plain']['weights'])
         assert len(spare[0]) == 2
         assert equal(spare, [spare[0]] * worker.STEPS)
+
+
+@pytest.mark.parametrize('case, bits', [('fp16', 11), ('bf16', 8)])
+def test_compressed_gradients_are_rounded_and_alike(ranks, case, bits):
+    if TORCH < (1, 10):
+        assert 'needs torch 1.10' in ranks[0][case]
+        return
+    plain, first, second = (
+        rank['weights'] for rank in (ranks[0]['plain'], *both(ranks, case))
+    )
+    assert equal(first, second)
+    assert not equal(first, plain)
+    # What a step moves, by the wrong rounding of what moves it.
+    start = [p.detach() for p in worker.Model().parameters()]
+    for before, after, exact in zip(start, first[0], plain[0]):
+        error = (after - exact).abs().max()
+        assert error <= (exact - before).abs().max() * 2.0 ** (1 - bits)
+
+
+def both(ranks, case):
+    return [rank[case] for rank in ranks]
+
+
+def test_an_unknown_compression_is_refused():
+    with pytest.raises(ValueError, match="compression='int8' must be 'fp16'"):
+        compress_gradients(None, 'int8')
 
 
 def test_accumulation_sums_over_batches_and_averages_over_ranks(ranks):

@@ -12,6 +12,7 @@ import threading
 
 import torch
 from mmcv.parallel import DataContainer, MMDistributedDataParallel
+from mmcv.parallel.distributed import compress_gradients
 from mmcv.runner.dist_utils import get_dist_info, init_dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -100,6 +101,13 @@ def case_copied_gradients():
     return by_train_step(wrapper)
 
 
+def case_buckets():
+    # Of two numbers the sum has no order, whatever is sent with what.
+    return by_train_step(
+        MMDistributedDataParallel(Model(), bucket_cap_mb=0.0001)
+    )
+
+
 def case_unused():
     return by_train_step(
         MMDistributedDataParallel(
@@ -116,6 +124,23 @@ def case_static_graph():
     except TypeError:
         return None  # torch 1.8 has no such argument
     return by_train_step(wrapper)
+
+
+def compressed(precision):
+    wrapper = MMDistributedDataParallel(Model())
+    try:
+        compress_gradients(wrapper, precision)
+    except ValueError as error:
+        return str(error)
+    return by_train_step(wrapper)
+
+
+def case_fp16():
+    return compressed('fp16')
+
+
+def case_bf16():
+    return compressed('bf16')
 
 
 def case_accumulation():

@@ -16,6 +16,7 @@ from mmpose.datasets.pipelines import (
     NormalizeTensor,
     ToTensor,
 )
+from mmpose.datasets.pipelines.shared_transform import to_tensor
 from mmpose.datasets.registry import PIPELINES
 from PIL import Image
 
@@ -183,30 +184,51 @@ def test_compose_builds_chains_and_stops():
     assert repr(Compose([str.upper])) == (f'Compose(\n    {str.upper!r}\n)')
 
 
-def test_a_chain_writes_only_into_what_is_its_own():
-    """ToTensor's memory is used again, unless somebody has it already."""
-    pixels = noise((5, 7, 3))
-    kept = []
+# Every byte in every channel.
+BYTES = np.arange(768).reshape(16, 16, 3).astype(np.uint8)
 
-    def keep(data):
-        kept.append((data['img'], data['img'].clone()))
-        return data
 
-    steps = [ToTensor(), NormalizeTensor(MEAN, STD)]
+@pytest.mark.parametrize(
+    'pixels, mean, std',
+    [
+        (BYTES, MEAN, STD),
+        (BYTES[:, ::-1], np.array(MEAN), tuple(STD)),
+        (BYTES, [0, 1e-42, 1], [-1, 1e-3, 1e38]),
+        (BYTES, [0.5], [0.25]),
+        (BYTES[..., :1], [0.5], [0.25]),
+        (BYTES.astype(np.float32)[..., :1], [0.5], [0.25]),
+        (BYTES / 7, MEAN, STD),
+        (Image.fromarray(BYTES), MEAN, STD),
+    ],
+)
+def test_steps_that_are_done_in_one_go(pixels, mean, std):
+    """A chain gives the bits that its steps give one by one."""
+    before = np.array(pixels)
+    steps = [ToTensor(), NormalizeTensor(mean, std)]
     wanted = steps[1](steps[0](dict(img=pixels)))['img'].numpy()
-    assert_same_bits(Compose(steps)(dict(img=pixels))['img'], wanted)
-    found = Compose([steps[0], keep, steps[1]])(dict(img=pixels))['img']
-    assert_same_bits(found, wanted)
-    ((seen, before),) = kept
-    assert torch.equal(seen, before)
+    seen = []
+    spy = [steps[0], lambda data: seen.append(data['img']) or data, steps[1]]
+    for chain in (steps, [*steps, dict], spy):
+        assert_same_bits(Compose(chain)(dict(img=pixels))['img'], wanted)
+    assert torch.equal(seen[0], to_tensor(pixels))
+    assert np.array_equal(np.array(pixels), before)
 
-    # ToTensor does not copy what is in order already.
-    floats = noise((5, 7, 1), np.float32)
-    before = floats.copy()
-    steps = [ToTensor(), NormalizeTensor([0.5], [0.25])]
-    found = Compose(steps)(dict(img=floats))['img']
-    assert np.array_equal(floats, before)
-    assert_same_bits(found, (before[None, ..., 0] - 0.5) / 0.25)
+
+def test_the_default_float_type_counts_in_a_chain():
+    torch.set_default_dtype(torch.float64)
+    try:
+        chain = Compose([ToTensor(), NormalizeTensor(MEAN, STD)])
+        found = chain(dict(img=BYTES))['img'].numpy()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    wanted = (BYTES / 255 - MEAN) / STD
+    assert np.array_equal(found, wanted.transpose(2, 0, 1))
+
+
+def test_a_chain_refuses_as_its_steps_do():
+    chain = Compose([ToTensor(), NormalizeTensor(MEAN, [1, 0, 1])])
+    with pytest.raises(ValueError, match='std'):
+        chain(dict(img=BYTES))
 
 
 @pytest.mark.parametrize('steps', [[1], ['ToTensor'], 7, None])

@@ -60,6 +60,9 @@ def test_our_configs_have_no_fault(config):
             [dict(typ='TextLoggerHook')],
             'a list of any length, each dict(type=..., ...),',
         ),
+        ('allow_tf32', 1, 'true or false, or None'),
+        ('ddp', dict(compression='int8'), "'fp16', 'bf16' or None"),
+        ('ddp', dict(bucket_cap_mb=0), 'a number above 0, or None'),
     ],
 )
 def test_a_value_out_of_range_is_named(key, value, wanted):
@@ -111,6 +114,10 @@ def test_what_may_stand_there_has_no_fault():
         (
             dict(data__val_dataloader=dict(xyz=1)),
             'data.val_dataloader.xyz is not known',
+        ),
+        (
+            dict(ddp=dict(compress='fp16')),
+            'ddp.compress is not known (did you mean ddp.compression?)',
         ),
     ],
 )

@@ -6,6 +6,7 @@ from pathlib import Path
 import _common
 import numpy as np
 import pytest
+import torch
 from mpii_data import MAT_NAMES, write_mat
 from scipy.io import loadmat
 
@@ -147,9 +148,31 @@ def test_files_that_do_not_belong_together_are_refused_at_once(
         test(checkpoint)
 
 
+def test_folding_and_low_precision_find_the_same_joints(
+    test, checkpoint, tmp_path
+):
+    joints = []
+    options = [], ['--fuse-conv-bn'], ['--amp'], ['--amp', '--fuse-conv-bn']
+    if not hasattr(torch, 'autocast'):
+        with pytest.raises(ValueError, match='use a newer torch'):
+            test(checkpoint, '--amp')
+        options = options[:2]
+    for chosen in options:
+        test(checkpoint, f'--out={tmp_path}/out.pkl', *chosen)
+        outputs = pickle.loads((tmp_path / 'out.pkl').read_bytes())
+        joints.append(np.concatenate([one[0] for one in outputs]))
+    exact, folded, *low = joints
+    assert not np.array_equal(exact, folded)  # but for rounding
+    assert np.abs(exact[..., :2] - folded[..., :2]).max() < 1e-4
+    for rounded in low:
+        scores = rounded[..., 2] / exact[..., 2]
+        assert 0 < np.abs(scores - 1).max() < 0.1
+
+
 @pytest.mark.parametrize(
     'options, message',
     [
+        (['--onnx=x.onnx', '--amp'], 'computes as the file says'),
         (['--eval', 'mAP'], 'knows PCKh'),
         (['--json=/none/x.json'], 'no folder /none'),
         (['--cfg-options', 'data.test.ann_file=/none.json'], '/none.json'),

@@ -10,6 +10,7 @@ import mmcv
 import numpy as np
 import torch
 from mmcv.parallel import MMDataParallel, MMDistributedDataParallel
+from mmcv.parallel.distributed import compress_gradients
 from mmcv.runner import (
     CheckpointHook,
     EpochBasedRunner,
@@ -21,6 +22,7 @@ from mmcv.runner.dist_utils import (
     allreduce_params,
     barrier,
     broadcast_object,
+    check_channels_last,
     get_device,
     get_dist_info,
     get_random_state,
@@ -28,6 +30,7 @@ from mmcv.runner.dist_utils import (
     set_random_state,
 )
 from mmcv.runner.hooks.optimizer import initialize
+from mmcv.runner.optimizer.builder import choose_form
 from mmcv.utils import _BatchNorm
 from mmpose.core import (
     DistEvalHook,
@@ -425,12 +428,67 @@ def _training_device(cfg, distributed):
     return device
 
 
+def _build_optimizer(model, cfg, device, logger):
+    """Builds the optimiser, or those of a GAN, in the device's best form."""
+    settings = cfg.optimizer
+    several = all(isinstance(part, dict) for part in settings.values())
+    # Masters take the place of weights once the optimiser has been built;
+    # and two models that step in turn drop each other's gradients.
+    amp = cfg.get('amp', None) or dict(enabled=False)
+    fp32 = amp.get('enabled') is False or amp.get('opt_level') == 'O0'
+    keeps = fp32 and not several and cfg.get('fp16', None) is None
+    chosen, said = {}, {}
+    for name, part in settings.items() if several else [('', settings)]:
+        chosen[name], form = choose_form(part, device, keeps)
+        said[f'{chosen[name].get("type")}, {form}'] = None
+    logger.info(f'Optimiser: {"; ".join(said)}')
+    return build_optimizers(model, chosen if several else chosen[''])
+
+
+def compile_network(model, options):
+    """Lets torch compile the parts of a model that have weights, in place.
+
+    Neither modules nor names of weights change: a checkpoint has the same
+    keys as without.
+
+    Args:
+        model (nn.Module): The bare model, cast already if it is to be.
+        options (dict): Arguments of ``torch.compile``: ``backend``, ``mode``,
+            ``dynamic``, ``fullgraph``.
+
+    Raises:
+        ValueError: If this torch cannot do it, or does not know an option.
+    """
+    if not hasattr(torch.nn.Module, 'compile'):
+        raise ValueError(
+            f'compile needs torch 2.2 or later; here is {torch.__version__}: '
+            'set compile to None'
+        )
+    for part in model.children():
+        if any(True for _ in part.parameters()):
+            try:
+                part.compile(**options)
+            except (TypeError, RuntimeError) as error:
+                reason = str(error).strip().split('\n')[0]
+                raise ValueError(
+                    f'compile={options}: torch.compile does not take that '
+                    f'({reason})'
+                ) from error
+
+
 def _wrap(model, cfg, device, distributed, optimizer):
     """Puts the model into the wrapper that feeds it."""
     if not distributed:
         return MMDataParallel(model, device_ids=[-1])  # where it is
+    ddp = cfg.get('ddp', None) or {}
+    compression = ddp.get('compression', None)
     if cfg.get('use_adversarial_train', False):
         wrapper = DistributedDataParallelWrapper
+        if compression is not None:
+            raise ValueError(
+                'ddp.compression is for one model: set it to None with '
+                'use_adversarial_train'
+            )
     else:
         wrapper = MMDistributedDataParallel
     # A search for unused parameters in each step is mmpose's default. It is
@@ -443,7 +501,9 @@ def _wrap(model, cfg, device, distributed, optimizer):
         # Those of torch_npu move the gradients into one block, which takes
         # for granted that each has memory of its own.
         options['gradient_as_bucket_view'] = False
-    return wrapper(
+    if ddp.get('bucket_cap_mb', None) is not None:
+        options['bucket_cap_mb'] = ddp['bucket_cap_mb']
+    wrapped = wrapper(
         model,
         # mmcv's text log reads the device of the memory's figure from here.
         device_ids=None if device.type == 'cpu' else [device.index],
@@ -451,6 +511,9 @@ def _wrap(model, cfg, device, distributed, optimizer):
         find_unused_parameters=find_unused,
         **options,
     )
+    if compression is not None:
+        compress_gradients(wrapped, compression)
+    return wrapped
 
 
 def _optimizer_hook(model, optimizer, cfg, distributed, logger):
@@ -560,6 +623,15 @@ def train_model(
     - ``amp`` (dict | None): mixed precision O2; the arguments of
       ``mmcv.runner.hooks.optimizer.AmpOptions``. ``optimizer_config`` then
       takes those of ``AmpOptimizerHook``.
+    - ``optimizer.fused`` (bool | None): see
+      ``mmcv.runner.optimizer.builder.choose_form``.
+    - ``channels_last`` (bool): keep weights and maps with the channels
+      innermost. Last bits may change. False by default.
+    - ``compile`` (dict | None): see :func:`compile_network`.
+    - ``ddp`` (dict | None): of several processes. ``bucket_cap_mb`` is the
+      size of the buckets in which gradients are averaged, in MiB (torch's
+      default: 25); ``compression`` (``fp16``, ``bf16``) see
+      ``mmcv.parallel.distributed.compress_gradients``.
     - ``checkpoint_config.interval_minutes`` (float | None): see
       :class:`ResumableCheckpointHook`.
 
@@ -580,8 +652,8 @@ def train_model(
 
     Raises:
         ValueError: If ``frozen_parameters`` names an unknown layer, if the
-            data do not fill a batch, or if several devices are asked of one
-            process.
+            data do not fill a batch, if several devices are asked of one
+            process, or if torch or the device cannot do what is asked.
     """
     logger = get_root_logger(log_level=cfg.log_level)
     device = _training_device(cfg, distributed)
@@ -602,10 +674,16 @@ def train_model(
 
     freeze_parameters(model, cfg.get('frozen_parameters', ()))
     model = model.to(device)
-    optimizer = build_optimizers(model, cfg.optimizer)
+    if cfg.get('channels_last', False):
+        check_channels_last(device)
+        model = model.to(memory_format=torch.channels_last)
+    optimizer = _build_optimizer(model, cfg, device, logger)
     optimizer_hook = _optimizer_hook(
         model, optimizer, cfg, distributed, logger
     )
+    if cfg.get('compile', None) is not None:
+        # Behind mixed precision: its casts are part of what is compiled.
+        compile_network(model, cfg.compile)
     model = _wrap(model, cfg, device, distributed, optimizer)
 
     train_dataloader = cfg.data.get('train_dataloader', {})

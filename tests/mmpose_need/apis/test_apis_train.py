@@ -7,7 +7,11 @@ import torch
 from mmcv import Config
 from mmcv.runner.dist_utils import set_device
 from mmpose.apis import train_model
-from mmpose.apis.train import freeze_parameters, lean_input
+from mmpose.apis.train import (
+    compile_network,
+    freeze_parameters,
+    lean_input,
+)
 from mmpose.datasets import build_dataset
 from mmpose.datasets.dataset_wrappers import RepeatDataset
 from mmpose.models import build_posenet
@@ -182,7 +186,9 @@ def test_ranks_save_the_model_that_they_evaluated(launch, cfg, tmp_path):
     jobs = dict(
         by_epoch=dict(),
         by_iter=dict(checkpoint_config=dict(interval=1, by_epoch=False)),
-        loose=dict(frozen_parameters=[], total_epochs=1),
+        loose=dict(
+            frozen_parameters=[], total_epochs=1, ddp=dict(bucket_cap_mb=0.1)
+        ),
     )
     for name, changes in jobs.items():
         job = Config(copy.deepcopy(dict(cfg._cfg_dict, **changes)))
@@ -209,7 +215,49 @@ def test_ranks_save_the_model_that_they_evaluated(launch, cfg, tmp_path):
     for mine, again in zip((first, second), read('by_iter')):
         assert mine['people'] == again['people']
     # Only what names its idle layers spares itself the search for them.
-    assert not first['find_unused'] and read('loose')[0]['find_unused']
+    loose = read('loose')
+    assert not first['find_unused'] and loose[0]['find_unused']
+    assert first['bucket_cap_mb'] is None
+    assert loose[0]['bucket_cap_mb'] == 0.1
+    assert loose[0]['weights'] == loose[1]['weights']
+
+
+def test_compiling_changes_no_key_and_here_no_number(cfg):
+    if not hasattr(torch.nn.Module, 'compile'):
+        cfg.compile = dict(backend='eager')
+        with pytest.raises(ValueError, match='compile needs torch 2.2'):
+            train(cfg)
+        return
+    plain = train(cfg)
+    # Captured by the compiler's front end, run as it was.
+    cfg.compile = dict(backend='eager')
+    compiled = train(cfg)
+    assert compiled.backbone._compiled_call_impl is not None
+    assert compiled.keypoint_head._compiled_call_impl is not None
+    assert same(compiled, plain)
+    saved = torch.load(f'{cfg.work_dir}/latest.pth', **SAFE)
+    assert list(saved['state_dict']) == list(plain.state_dict())
+
+
+@pytest.mark.parametrize('options', [dict(backend='no'), dict(speed=9)])
+def test_what_the_compiler_does_not_know_is_refused(options):
+    if not hasattr(torch.nn.Module, 'compile'):
+        pytest.skip('this torch has no compiler')
+    model = torch.nn.Sequential(torch.nn.Linear(1, 1))
+    with pytest.raises(ValueError, match='torch.compile does not take that'):
+        compile_network(model, options)
+
+
+def test_channels_last_moves_last_bits_only(cfg):
+    plain = train(cfg)
+    cfg.channels_last = True
+    other = train(cfg)
+    kernel = other.backbone.stem[0].conv.weight
+    assert kernel.is_contiguous(memory_format=torch.channels_last)
+    for key, value in plain.state_dict().items():
+        assert torch.allclose(
+            value.float(), other.state_dict()[key].float(), atol=1e-3
+        )
 
 
 def check_ranks(first, second, step):

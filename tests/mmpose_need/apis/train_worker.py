@@ -56,6 +56,7 @@ def train(path):
     class Wrapper(MMDistributedDataParallel):
         def __init__(self, *args, **kwargs):
             seen['find_unused'] = kwargs['find_unused_parameters']
+            seen['bucket_cap_mb'] = kwargs.get('bucket_cap_mb')
             super().__init__(*args, **kwargs)
 
     people = build_dataset(cfg.data.train)

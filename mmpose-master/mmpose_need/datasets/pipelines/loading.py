@@ -270,8 +270,8 @@ class PictureCache:
         self.places, total = {}, 0
         for path in sorted(set(paths)):
             shape = _upright_size(path) + (3,)
-            self.places[path] = (len(self.places), total, shape)
-            total += int(np.prod(shape))
+            start, total = total, total + shape[0] * shape[1] * 3
+            self.places[path] = len(self.places), slice(start, total), shape
         free = _free_bytes()
         room = free if limit is None else min(limit, free)
         if total > room:
@@ -306,9 +306,8 @@ class PictureCache:
         Returns:
             np.ndarray: The picture; not to be written to.
         """
-        number, start, shape = self.places[path]
-        stop = start + int(np.prod(shape))
-        kept = self._pixels.numpy()[start:stop].reshape(shape)
+        number, place, shape = self.places[path]
+        kept = self._pixels.numpy()[place].reshape(shape)
         if not self._may_read()[number]:
             picture = read(path)
             if picture.shape != shape:

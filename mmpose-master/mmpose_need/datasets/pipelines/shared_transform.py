@@ -8,7 +8,6 @@ torch cannot be imported at all, and on an NPU host there often is none.
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -81,23 +80,16 @@ def to_tensor(picture):
     return tensor
 
 
-@lru_cache(maxsize=16)
-def _per_channel(values, dtype, device):
-    """Return a tensor of (channels, 1, 1). Shared: not to be written to."""
-    return torch.tensor(values, dtype=dtype, device=device).view(-1, 1, 1)
-
-
-def normalize(tensor, mean, std, inplace=False):
+def normalize(tensor, mean, std):
     """Subtract a mean from each channel and divide by a standard deviation.
 
     Args:
         tensor (Tensor): Float picture of shape (..., C, H, W).
         mean (Sequence[float]): One for each channel, or one for all.
         std (Sequence[float]): Likewise; not zero.
-        inplace (bool): Whether to write into ``tensor``.
 
     Returns:
-        Tensor: Of the same shape and type; a new one unless ``inplace``.
+        Tensor: A new tensor of the same shape and type.
 
     Raises:
         TypeError: ``tensor`` is not a tensor of floats.
@@ -116,20 +108,57 @@ def normalize(tensor, mean, std, inplace=False):
             f'not {tuple(tensor.shape)}'
         )
     mean, std = (
-        _per_channel(tuple(values), tensor.dtype, tensor.device)
+        torch.as_tensor(values, dtype=tensor.dtype, device=tensor.device)
         for values in (mean, std)
     )
-    if not std.all():
-        raise ValueError(
-            f'NormalizeTensor cannot divide by std {std.flatten().tolist()}'
-        )
-    if mean.numel() not in (1, tensor.shape[-3]):
+    if (std == 0).any():
+        raise ValueError(f'NormalizeTensor cannot divide by std {std}')
+    if mean.dim() == 1:
+        mean = mean.view(-1, 1, 1)
+    if std.dim() == 1:
+        std = std.view(-1, 1, 1)
+    centred = tensor.sub(mean)
+    if centred.shape != tensor.shape:
         raise ValueError(
             f'NormalizeTensor has {mean.numel()} means for a tensor of shape '
             f'{tuple(tensor.shape)}'
         )
-    centred = tensor.sub_(mean) if inplace else tensor.sub(mean)
     return centred.div_(std)
+
+
+def _bytes_to_normalized(picture, mean, std):
+    """Do what :func:`to_tensor` and :func:`normalize` do, in one go.
+
+    The same operations, plane by plane while it is in the cache, and without
+    memory for what is in between.
+
+    Args:
+        picture (Any): What ToTensor would get.
+        mean (Sequence[float]): One for each channel.
+        std (Sequence[float]): Likewise.
+
+    Returns:
+        Tensor | None: Shape (3, H, W); None if this is no matter of bytes in
+        three channels to single precision.
+    """
+    if (
+        not isinstance(picture, np.ndarray)
+        or picture.dtype != np.uint8
+        or picture.shape[2:] != (3,)
+        or picture.size == 0
+        or torch.get_default_dtype() != torch.float32
+    ):
+        return None
+    mean, std = (np.array(values, np.float32) for values in (mean, std))
+    if mean.shape != (3,) or std.shape != (3,) or not std.all():
+        return None
+    planes = np.empty((3,) + picture.shape[:2], np.float32)
+    for channel, plane in enumerate(planes):
+        np.copyto(plane, cv2.extractChannel(picture, channel))
+        plane /= np.float32(255)
+        plane -= mean[channel]
+        plane /= std[channel]
+    return torch.from_numpy(planes)
 
 
 @PIPELINES.register_module()
@@ -185,19 +214,16 @@ class NormalizeTensor:
         self.mean = mean
         self.std = std
 
-    def __call__(self, results, inplace=False):
+    def __call__(self, results):
         """Normalise one sample.
 
         Args:
             results (dict): The sample; ``img`` is changed in it.
-            inplace (bool): Whether the tensor itself may be written to.
 
         Returns:
             dict: ``results``.
         """
-        results['img'] = normalize(
-            results['img'], self.mean, self.std, inplace
-        )
+        results['img'] = normalize(results['img'], self.mean, self.std)
         return results
 
 
@@ -242,19 +268,18 @@ class Compose:
             dict | None: The sample as the last step leaves it; None as soon
             as a step rejects it by returning None.
         """
-        fresh = False
-        for transform in self.transforms:
-            if fresh and type(transform) is NormalizeTensor:
-                # Nobody else has the tensor. New memory would be as much
-                # again as the arithmetic.
-                data = transform(data, inplace=True)
-            else:
-                # What is no picture of bytes, ToTensor may not have copied.
-                fresh = (
-                    type(transform) is ToTensor
-                    and getattr(data.get('img'), 'dtype', None) == np.uint8
-                )
-                data = transform(data)
+        done = False
+        following = [*self.transforms[1:], None]
+        for transform, after in zip(self.transforms, following):
+            if done:  # together with the step before
+                done = False
+                continue
+            if type(transform) is ToTensor and type(after) is NormalizeTensor:
+                img = _bytes_to_normalized(data['img'], after.mean, after.std)
+                if img is not None:
+                    data['img'], done = img, True
+                    continue
+            data = transform(data)
             if data is None:
                 return None
         return data

@@ -209,7 +209,9 @@ class TopDownGetRandomScaleRotation:
         factor = np.random.randn() * spread + 1
         factor = min(max(factor, 1 - spread), 1 + spread)
         turn = min(max(np.random.randn() * angle, -angle * 2), angle * 2)
-        results['scale'] = results['scale'] * factor
+        # numpy's own, not Python's: before numpy 2 the scale keeps its single
+        # precision, from numpy 2 on it does not.
+        results['scale'] = results['scale'] * np.float64(factor)
         turned = np.random.rand() <= self.rot_prob
         results['rotation'] = turn if turned else 0
         return results

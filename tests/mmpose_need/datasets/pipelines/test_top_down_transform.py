@@ -145,6 +145,22 @@ def test_mirroring_keeps_memory_within_its_process():
     assert copy.deepcopy(affine)._mirror._memory.size == 0
 
 
+def test_the_factor_of_the_scale_is_of_stocks_type(theirs):
+    """From numpy 2 on its type decides about that of the scale."""
+
+    class Scale:
+        def __mul__(self, factor):
+            return factor
+
+    factors = []
+    for module in (pipelines, theirs):
+        np.random.seed(0)
+        step = module.TopDownGetRandomScaleRotation()
+        factors.append(step(dict(scale=Scale()))['scale'])
+    assert factors[0] == factors[1]
+    assert type(factors[0]) is type(factors[1])
+
+
 def joints_around(info, count=400):
     """Joints inside, on the border, and all around of the input."""
     draws = np.random.RandomState(0)
