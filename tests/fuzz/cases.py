@@ -71,11 +71,12 @@ def judged(function, mistakes=()):
             raise NotRefused(f'status {end.code}') from end
         return said.getvalue() or 'status'
     except Exception as error:
-        if not (
-            isinstance(error, mistakes) or _common.is_users_mistake(error)
-        ):
+        if isinstance(error, mistakes) or _common.is_users_mistake(error):
+            message = str(_common._text(error))
+        else:
+            message = _common.explain_failure(error)
+        if message is None:
             raise NotRefused(f'{type(error).__name__}: {error}') from error
-        message = str(_common._text(error))
         if not message.strip() or len(message) > LONGEST_MESSAGE:
             raise NotRefused(f'a message like {message[:200]!r}') from error
         if 'Traceback (most' in message:

@@ -49,6 +49,11 @@ def test_our_configs_have_no_fault(config):
         ('lr_config__warmup_ratio', 0, 'a number above 0, up to 1'),
         ('data__train__data_cfg__image_size', [0, 64], 'a list of such'),
         ('find_unused_parameters', 'yes', 'true or false'),
+        (
+            'data__val',
+            dict(_delete_=True, ann_file='a.json'),
+            'dict(type=..., ...)',
+        ),
         ('log_config', dict(_delete_=True), 'dict(hooks=[...], ...)'),
         (
             'log_config__hooks',
@@ -70,6 +75,13 @@ def test_a_value_out_of_range_is_named(key, value, wanted):
 def test_a_step_of_the_pipeline_is_found_by_its_place():
     (fault,) = faults(data__train__pipeline=[dict(flip_prob=1.5)])
     assert fault.startswith('data.train.pipeline.0.flip_prob is 1.5: ')
+
+
+def test_colours_are_three():
+    (fault,) = faults(
+        data__val__pipeline=[dict(type='NormalizeTensor', std=[1, 1, 1, 1])]
+    )
+    assert 'data.val.pipeline.0.std is [1, 1, 1, 1]: a list of 3' in fault
 
 
 def test_what_may_stand_there_has_no_fault():

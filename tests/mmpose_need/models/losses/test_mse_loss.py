@@ -70,3 +70,11 @@ def test_too_few_joints():
     loss = JointsOHKMMSELoss(topk=8)
     with pytest.raises(ValueError, match=r'topk \(8\) must not be larger'):
         loss(*batch(7))
+
+
+def test_heatmaps_of_another_shape_are_named():
+    output, target, weight = batch(16)
+    # As many cells: flattened they would fit, and mean nothing.
+    turned = target.transpose(2, 3)
+    with pytest.raises(ValueError, match=r'16, 12, 9\), but .* 16, 9, 12\)'):
+        JointsMSELoss()(output, turned, weight)
