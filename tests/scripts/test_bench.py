@@ -177,7 +177,8 @@ def test_all_cases_run_beside_stock(run, tmp_path):
     compared = {
         row['what']: row['facts']['same']
         for row in rows
-        if 'same' in row['facts']
+        # Low precision may move a joint.
+        if 'same' in row['facts'] and 'bf16' not in row['variant']
     }
     # The loss is summed up in another order.
     loss = compared.pop('loss, accuracy, log values')
