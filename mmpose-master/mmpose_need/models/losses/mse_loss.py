@@ -70,9 +70,13 @@ class JointsMSELoss(nn.Module):
             Tensor: Mean over joints, samples and cells.
 
         Raises:
-            ValueError: Prediction and target are not of one shape.
+            ValueError: Prediction and target are not of one shape. Either
+                may be flat, (N, K, H * W), as for mmpose.
         """
-        if output.shape != target.shape:
+        shapes = output.shape, target.shape
+        if output.dim() != target.dim():
+            shapes = output.flatten(2).shape, target.flatten(2).shape
+        if shapes[0] != shapes[1]:
             raise ValueError(
                 f'the network gives heatmaps of shape {tuple(output.shape)}, '
                 f'but the data are of {tuple(target.shape)} (samples, joints, '

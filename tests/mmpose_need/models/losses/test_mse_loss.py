@@ -78,3 +78,8 @@ def test_heatmaps_of_another_shape_are_named():
     turned = target.transpose(2, 3)
     with pytest.raises(ValueError, match=r'16, 12, 9\), but .* 16, 9, 12\)'):
         JointsMSELoss()(output, turned, weight)
+    flat = target.flatten(2)
+    loss = JointsMSELoss()(output, target, weight)
+    assert torch.equal(JointsMSELoss()(output, flat, weight), loss)
+    with pytest.raises(ValueError, match=r'but the data are of .* 107\)'):
+        JointsMSELoss()(output, flat[..., 1:], weight)
