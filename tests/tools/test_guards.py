@@ -188,12 +188,12 @@ def test_a_broken_loss_stops_the_run_before_its_step(
 
 
 def test_broken_inputs_are_told(train, monkeypatch, tmp_path):
-    from mmpose.datasets.pipelines import NormalizeTensor
+    from mmpose.datasets.pipelines import TopDownGenerateTarget
 
     def spoil(results):
         results['img'][0, 3, 3] = np.nan
 
-    At(monkeypatch, NormalizeTensor, '__call__', 2, spoil)
+    At(monkeypatch, TopDownGenerateTarget, '__call__', 2, spoil)
     with pytest.raises(_common.UserError, match='iteration 1 .*checkpoint: n'):
         train('total_epochs=1', 'lean_input=False')
     report = tmp_path / 'work/nonfinite_iter1_rank0.json'
