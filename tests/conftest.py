@@ -14,6 +14,11 @@ from pathlib import Path
 
 import pytest
 
+# Read when torch is loaded. Threads that spin while they wait for each other
+# take the cores from whatever runs beside the tests: beside another run of
+# them, trainings in this process took five times as long.
+os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
+
 ROOT = Path(__file__).resolve().parent.parent
 # For `import patches`: the tool is a script, not an installed package.
 sys.path.insert(0, str(ROOT / 'scripts'))

@@ -111,6 +111,7 @@ class Bundle:
                 'MASTER_ADDR',
                 'MASTER_PORT',
                 'OMP_NUM_THREADS',
+                'OMP_WAIT_POLICY',
                 'RANK',
                 'WORLD_SIZE',
             )
