@@ -59,7 +59,9 @@ def check_left(before):
     """
     assert not dist.is_initialized()
     assert threads() == before
-    print('left')
+    # In one piece: print's line and its end are two where output is unbuffered,
+    # as under torch's launcher, and another rank's may come in between.
+    sys.stdout.write('left\n')
 
 
 def main(out, launcher, stock):
