@@ -102,60 +102,39 @@ def pipeline(bench):
     variants = bench.variants(
         **{'ours, stock config': dict(stock_form=True), 'ours': {}}
     )
+    # The floor and all of ours are measured in one process.
+    ours = [bench.worker('ours', ONE_THREAD)]
+    stock = [bench.worker('stock', ONE_THREAD)] if bench.site else None
     subjects = []
-    for variant, form in variants.items():
-        workers = [bench.worker(variant, ONE_THREAD)]
-        if variant == 'ours':
-            floor = Subject(
-                'decode + one warp',
-                'floor',
-                workers,
-                'floor',
-                **bench.source(count=count),
-            )
-            subjects.insert(0, floor)
-        subjects += [
-            Subject(
-                what,
-                variant,
-                workers,
-                'sample',
-                **bench.source(count=count, flip=flip, **form),
-            )
-            for what, flip in flips.items()
-        ]
-        if variant != 'stock':
-            subjects.append(
-                Subject(
-                    'sample',
-                    f'{variant}, cache',
-                    workers,
-                    'sample',
-                    **bench.source(count=count, cache='ram', **form),
-                )
-            )
+
+    def add(what, variant, case, **options):
+        group = stock if variant == 'stock' else ours
         subjects.append(
-            Subject(
-                'steps together',
-                variant,
-                workers,
-                'parts',
-                **bench.source(count=count, **form),
-            )
+            Subject(what, variant, group, case, **bench.source(**options))
         )
-        subjects.append(
-            Subject(
-                'whole loader',
-                variant,
-                workers,
-                'loader',
-                **bench.source(
-                    batches=2 if bench.small else 16,
-                    batch=batch,
-                    workers=bench.workers,
-                    **form,
-                ),
-            )
+
+    floor = dict(case='floor', count=count)
+    add('decode + one warp', 'floor', **floor)
+    add('decode + one warp', 'floor, middle', middle=True, **floor)
+    add(measure.ACCOUNT, 'floor', account=True, **floor)
+    for variant, form in variants.items():
+        sample = dict(form, case='sample', count=count)
+        for what, flip in flips.items():
+            add(what, variant, flip=flip, **sample)
+        add(measure.ACCOUNT, variant, account=True, **sample)
+        if variant != 'stock':
+            sample['cache'] = 'ram'
+            add('sample', f'{variant}, cache', **sample)
+            add(measure.ACCOUNT, f'{variant}, cache', account=True, **sample)
+        add('steps together', variant, 'parts', count=count, **form)
+        add(
+            'whole loader',
+            variant,
+            'loader',
+            batches=2 if bench.small else 16,
+            batch=batch,
+            workers=bench.workers,
+            **form,
         )
     return subjects
 

@@ -15,10 +15,12 @@ import os
 import resource
 import tempfile
 import time
+from unittest import mock
 
 import cv2
 import numpy as np
 import torch
+from PIL import Image
 
 CASES = {}
 
@@ -120,29 +122,138 @@ def fast_decoder():
     )
 
 
+STEPS = {
+    'ToTensor, NormalizeTensor': 'tensor',
+    'ToPlanes': 'tensor',
+    'TopDownGenerateTarget': 'target',
+    'TopDownJointCells': 'target',
+}
+"""Steps that are a part of an :class:`Account`."""
+
+
+class Account:
+    """CPU time of this thread by what it was spent on.
+
+    As a context manager it takes the time of calls of libraries, whoever
+    makes them; that of steps is taken by :meth:`timed`.
+    """
+
+    PARTS = 'decode', 'warp', 'mirrored copy', 'matrix', 'tensor', 'target'
+
+    def __init__(self):
+        self.spent = dict.fromkeys(self.PARTS, 0.0)
+
+    def timed(self, part, function):
+        """Return a function that also enters its time under a part."""
+
+        def call(*args, **kwargs):
+            before = time.thread_time()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self.spent[part] += time.thread_time() - before
+
+        return call
+
+    def __enter__(self):
+        from mmpose.datasets.pipelines import top_down_transform
+
+        functions = [
+            ('decode', cv2, 'imdecode'),
+            ('decode', cv2, 'imread'),
+            ('warp', cv2, 'warpAffine'),
+            ('mirrored copy', cv2, 'flip'),
+            ('matrix', top_down_transform, 'get_affine_transform'),
+        ]
+        with contextlib.suppress(ImportError):
+            import simplejpeg
+
+            functions.append(('decode', simplejpeg, 'decode_jpeg'))
+        self._patches = contextlib.ExitStack()
+        for part, module, name in functions:
+            timed = self.timed(part, getattr(module, name))
+            self._patches.enter_context(mock.patch.object(module, name, timed))
+        self._before = time.thread_time()
+
+    def __exit__(self, *_):
+        total = time.thread_time() - self._before
+        self._patches.close()
+        self.spent['rest'] = total - sum(self.spent.values())
+
+    def per(self, units):
+        """Return the times of one unit; ``account`` has it by part."""
+        parts = {part: spent / units for part, spent in self.spent.items()}
+        total = sum(parts.values())
+        return dict(wall=total, cpu=total, account=parts)
+
+
+def _joined(steps):
+    """Name the steps of a pipeline, and join what is done in one go.
+
+    Returns:
+        list[tuple[str, callable]]: Names, and steps or chains of two.
+    """
+    from mmpose.datasets.pipelines import Compose
+
+    named = []
+    for step in steps:
+        name = type(step).__name__
+        if name == 'NormalizeTensor' and named[-1][0] == 'ToTensor':
+            before = named.pop()
+            name, step = f'{before[0]}, {name}', Compose([before[1], step])
+        named.append((name, step))
+    return named
+
+
 @case
-def floor(config, data, count, options=None, stock_form=False):
-    """Decode a file and warp it once: what no exact input can go below."""
+def floor(
+    config,
+    data,
+    count,
+    options=None,
+    stock_form=False,
+    middle=False,
+    account=False,
+):
+    """Decode a file and warp it once: what no exact input can go below.
+
+    Pictures and warps are those of the samples that the same seed makes, but
+    for the mirroring. With ``middle`` the warps are all the same: they fill
+    the crop with the middle of the picture, turned a little.
+    """
+    from mmpose.core.post_processing import get_affine_transform
+
     cv2.setNumThreads(1)
     cfg = load_config(config, data, options, stock_form)
-    width, height = cfg.data_cfg.image_size
-    folder = cfg.data.train.img_prefix
-    names = sorted(os.listdir(folder))
+    _mirror(cfg, 0.0)
+    dataset = _train_dataset(cfg)
+    size = cfg.data_cfg.image_size
     name, decode = fast_decoder()
-    # The middle of the picture, turned a little, fills the crop.
+
+    def work(index):
+        meta = dataset[index]['img_metas'].data
+        path = meta['image_file']
+        if not middle:
+            where = meta['center'], meta['scale'], meta['rotation']
+            return path, get_affine_transform(*where, np.array(size))
+        with Image.open(path) as picture:
+            columns, rows = picture.size
+        matrix = cv2.getRotationMatrix2D(
+            (columns / 2, rows / 2), 20, size[0] / rows
+        )
+        return path, matrix
+
     seed = yield dict(decoder=name)
     while True:
-        rng = np.random.RandomState(seed)
-        chosen = rng.randint(0, len(names), count)
-        with Watch() as watch:
-            for index in chosen:
-                with open(os.path.join(folder, names[index]), 'rb') as file:
+        np.random.seed(seed)
+        chosen = np.random.randint(0, len(dataset), count)
+        todo = [work(index) for index in chosen]
+        watch = Account() if account else Watch()
+        with watch:
+            for path, matrix in todo:
+                with open(path, 'rb') as file:
                     picture = decode(file.read())
-                rows, columns = picture.shape[:2]
-                matrix = cv2.getRotationMatrix2D(
-                    (columns / 2, rows / 2), 20, width / rows
-                )
-                cv2.warpAffine(picture, matrix, (width, height))
+                cv2.warpAffine(picture, matrix, tuple(size))
         seed = yield watch.per(count)
 
 
@@ -157,6 +268,13 @@ def _digest(samples):
     return digest.hexdigest()
 
 
+def _mirror(cfg, probability):
+    """Let a config mirror its training pictures that often."""
+    for step in cfg.data.train.pipeline:
+        if step['type'] == 'TopDownRandomFlip':
+            step['flip_prob'] = probability
+
+
 @case
 def sample(
     config,
@@ -166,19 +284,19 @@ def sample(
     stock_form=False,
     flip=None,
     cache=None,
+    account=False,
 ):
     """Make samples one by one in this process, one thread.
 
     Also says a hash of what it made in the first round (``digest``). With a
-    ``cache`` all pictures are in it before.
+    ``cache`` all pictures are in it before. With ``account`` it says what the
+    time was spent on.
     """
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     cfg = load_config(config, data, options, stock_form)
     if flip is not None:
-        for step in cfg.data.train.pipeline:
-            if step['type'] == 'TopDownRandomFlip':
-                step['flip_prob'] = flip
+        _mirror(cfg, flip)
     if cache is not None:
         cfg.data.train.pipeline[0]['cache'] = cache
     dataset = _train_dataset(cfg)
@@ -187,11 +305,19 @@ def sample(
             dataset[index]
     np.random.seed(0)
     facts = dict(digest=_digest(dataset[i % len(dataset)] for i in range(8)))
+    named = _joined(dataset.pipeline.transforms)
     seed = yield facts
     while True:
         np.random.seed(seed)
         chosen = np.random.randint(0, len(dataset), count)
-        with Watch() as watch:
+        watch = Watch()
+        if account:
+            watch = Account()
+            dataset.pipeline.transforms = [
+                watch.timed(STEPS[name], step) if name in STEPS else step
+                for name, step in named
+            ]
+        with watch:
             for index in chosen:
                 dataset[index]
         seed = yield watch.per(count)
@@ -204,8 +330,7 @@ def parts(config, data, count, options=None, stock_form=False):
     torch.set_num_threads(1)
     cfg = load_config(config, data, options, stock_form)
     dataset = _train_dataset(cfg)
-    steps = dataset.pipeline.transforms
-    names = [type(step).__name__ for step in steps]
+    names, steps = zip(*_joined(dataset.pipeline.transforms))
     # The record alone, as the steps find it.
     dataset.pipeline = dict
     seed = yield dict()

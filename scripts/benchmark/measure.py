@@ -11,6 +11,11 @@ import numpy as np
 
 SCRIPTS = Path(__file__).resolve().parents[1]
 
+ACCOUNT = 'where the time goes'
+"""What subjects measure whose time is taken apart."""
+FLOORS = dict(to_floor='floor', to_middle='floor, middle')
+"""Variants that others are compared with, by name of the quotient."""
+
 
 class WorkerError(RuntimeError):
     """A worker could not do what it was asked for."""
@@ -201,10 +206,12 @@ def rows_of(subjects):
 
     Returns:
         list[dict]: Of each subject ``what``, ``variant``; ``wall`` and
-        ``cpu``, summaries of seconds; ``to_floor`` where a floor was
-        measured, CPU time of this one over the floor's; ``stock_wall`` and
-        ``stock_cpu`` where stock was measured, times of stock over this
-        one's; ``facts``. Steps of a pipeline follow as rows of their own.
+        ``cpu``, summaries of seconds; quotients of :data:`FLOORS` where a
+        floor was measured, CPU time of this one over the floor's;
+        ``stock_wall`` and ``stock_cpu`` where stock was measured, times of
+        stock over this one's; ``account`` where the time was taken apart,
+        summaries of seconds by part; ``facts``. Steps of a pipeline follow
+        as rows of their own.
     """
 
     def times(subject, clock, part=None):
@@ -214,7 +221,10 @@ def rows_of(subjects):
         ]
 
     rows = []
-    floors = [s for s in subjects if s.variant == 'floor']
+    floors = {
+        name: [s for s in subjects if s.variant == variant][:1]
+        for name, variant in FLOORS.items()
+    }
     for subject in subjects:
         stock = [
             other
@@ -231,12 +241,19 @@ def rows_of(subjects):
             )
             if part is None:
                 row['facts'] = dict(subject.facts, **subject.found[-1])
-                for name in ('wall', 'cpu', 'parts'):
+                for name in ('wall', 'cpu', 'parts', 'account'):
                     row['facts'].pop(name, None)
-                if floors:
-                    row['to_floor'] = ratio(
-                        times(subject, 'cpu'), times(floors[0], 'cpu')
-                    )
+                for name, found in floors.items():
+                    for floor in found:
+                        row[name] = ratio(
+                            times(subject, 'cpu'), times(floor, 'cpu')
+                        )
+                accounts = [one.get('account', {}) for one in subject.found]
+                if accounts[-1]:
+                    row['account'] = {
+                        name: summarise(one[name] for one in accounts)
+                        for name in accounts[-1]
+                    }
             if stock and part in (None, *stock[0].found[-1].get('parts', ())):
                 for clock in ('wall', 'cpu'):
                     row[f'stock_{clock}'] = ratio(

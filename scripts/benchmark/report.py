@@ -4,6 +4,8 @@ import os
 import platform
 import re
 
+from benchmark.measure import ACCOUNT
+
 NOT_MEASURED = 'not measured'
 
 
@@ -76,6 +78,14 @@ def _spread(summary, scale=1.0):
     return f'{median} ({low}-{high})'
 
 
+QUOTIENTS = dict(
+    to_floor='CPU / floor',
+    to_middle='CPU / floor, middle',
+    stock_wall='stock / this',
+    stock_cpu='CPU, stock / this',
+)
+
+
 def table(rows):
     """Write rows of :func:`.measure.rows_of` as a Markdown table.
 
@@ -84,14 +94,14 @@ def table(rows):
 
     Returns:
         str: Median and quartiles of the milliseconds of one unit; CPU time;
-        units per second; then quotients, round by round: this one's CPU
-        time over the floor's, and stock's times over this one's.
+        units per second; then quotients, round by round, as far as there
+        are any: this one's CPU time over a floor's, and stock's times over
+        this one's.
     """
-    lines = [
-        '| what | variant | ms | CPU ms | per second | CPU / floor | '
-        'stock / this | CPU, stock / this | |',
-        '|---|---|---|---|---|---|---|---|---|',
-    ]
+    shown = [name for name in QUOTIENTS if any(name in row for row in rows)]
+    heads = ['what', 'variant', 'ms', 'CPU ms', 'per second']
+    heads += [QUOTIENTS[name] for name in shown] + ['']
+    lines = [_line(heads), '|' + '---|' * len(heads)]
     for row in rows:
         cells = [row['what'], row['variant']]
         if 'wall' in row:
@@ -100,13 +110,38 @@ def table(rows):
                 _number(row['cpu']['median'] * 1000),
                 _number(1 / max(row['wall']['median'], 1e-9)),
             ]
-            for name in ('to_floor', 'stock_wall', 'stock_cpu'):
-                shown = name in row and row['variant'] != name.split('_')[0]
-                cells.append(_spread(row[name]) if shown else '')
+            for name in shown:
+                itself = row['variant'] == name.split('_')[0]
+                found = name in row and not itself
+                cells.append(_spread(row[name]) if found else '')
             cells.append(_note(row['facts']))
         else:
-            cells += [NOT_MEASURED] + [''] * 5 + [row.get('why', '')]
-        lines.append('| ' + ' | '.join(cells) + ' |')
+            cells += [NOT_MEASURED] + [''] * (len(heads) - 4)
+            cells.append(row.get('why', ''))
+        lines.append(_line(cells))
+    return '\n'.join(lines)
+
+
+def _line(cells):
+    return '| ' + ' | '.join(cells) + ' |'
+
+
+def account_table(rows):
+    """Write what the time of rows was spent on as a Markdown table.
+
+    Args:
+        rows (list[dict]): Rows of :func:`.measure.rows_of` with ``account``.
+
+    Returns:
+        str: Medians of the CPU milliseconds of one unit, by part.
+    """
+    heads = ['CPU ms', *rows[0]['account'], 'in all']
+    lines = [_line(heads), '|' + '---|' * len(heads)]
+    for row in rows:
+        times = [*row['account'].values(), row['cpu']]
+        times = [time['median'] * 1000 for time in times]
+        cells = [_number(time) if time else '' for time in times]
+        lines.append(_line([row['variant'], *cells]))
     return '\n'.join(lines)
 
 
@@ -173,7 +208,11 @@ def render(result):
     parts = [machine_line(result['machine'])]
     for name, rows in result['areas'].items():
         write = scaling_table if name == 'scaling' else table
+        accounts = [row for row in rows if 'account' in row]
+        rows = [row for row in rows if 'account' not in row]
         parts.append(f'**{name}**\n\n{write(rows)}')
+        if accounts:
+            parts.append(f'**{ACCOUNT}**\n\n{account_table(accounts)}')
         for row in rows:
             if 'profile' in row.get('facts', {}):
                 parts.append(_profile(row))
