@@ -9,6 +9,7 @@ knows. The same seed gives the same work to every mmpose.
 import argparse
 import contextlib
 import copy
+import gc
 import hashlib
 import inspect
 import os
@@ -720,6 +721,9 @@ def training(
         cfg.work_dir = folder
         seed = yield dict()
         while True:
+            # A casting model is a ring of references, and its last round's
+            # would count in the peak of memory.
+            gc.collect()
             torch.manual_seed(seed)
             np.random.seed(seed)
             model = build_posenet(cfg.model)

@@ -59,8 +59,8 @@ def check_left(before):
     """
     assert not dist.is_initialized()
     assert threads() == before
-    # In one piece: print's line and its end are two where output is unbuffered,
-    # as under torch's launcher, and another rank's may come in between.
+    # In one piece: where output is unbuffered, as under torch's launcher,
+    # print's line and its end are two, and another rank's may come between.
     sys.stdout.write('left\n')
 
 

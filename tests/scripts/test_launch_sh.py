@@ -149,7 +149,7 @@ class Bundle:
         ]
 
     def wait_for_notes(self, count):
-        end = time.time() + 30
+        end = time.time() + 90
         while len(self.read_notes()) < count:
             assert time.time() < end, 'the processes did not start'
             time.sleep(0.05)
@@ -206,7 +206,7 @@ def test_a_signal_ends_one_process(bundle, number):
     process = bundle.start('scripts/train_1p.sh', HANG='train')
     bundle.wait_for_notes(1)
     process.send_signal(number)
-    process.communicate(timeout=20)
+    process.communicate(timeout=60)
     assert process.returncode != 0
 
 
