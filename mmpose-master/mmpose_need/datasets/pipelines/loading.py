@@ -199,7 +199,6 @@ def read_picture(path, color_type='color', channel_order='rgb'):
     fault = None
     # mmcv.use_backend may have chosen a decoder with other pixels.
     if color_type == 'color' and mmcv.image.io.imread_backend == 'cv2':
-        mmcv.check_file_exist(path, f'img file does not exist: {path}')
         with open(path, 'rb') as file:
             content = file.read()
         picture = _decode_jpeg(content, channel_order)
