@@ -87,6 +87,22 @@ def test_steps_become_rows_beside_their_counterparts():
     assert 'stock_wall' not in by_name['Fuse', 'ours']
 
 
+def test_an_account_is_a_table_of_its_own():
+    account = dict(decode=0.003, flip=0.0, rest=0.001)
+    rows = measured(
+        Subject('x', 'floor', [1, 1]),
+        Subject(measure.ACCOUNT, 'ours', [0.008, 0.008], account=account),
+        rounds=2,
+    )
+    result = dict(machine=report.describe_machine(), fixes=[])
+    text = report.render(dict(result, areas=dict(pipeline=rows)))
+    tables = text.split(f'**{measure.ACCOUNT}**')
+    assert '| x | floor |' in tables[0] and 'ours' not in tables[0]
+    heads, _, line = tables[1].strip().splitlines()
+    assert heads == '| CPU ms | decode | flip | rest | in all |'
+    assert line == '| ours | 3.00 |  | 1.00 | 4.00 |'
+
+
 def test_another_result_than_stocks_is_said():
     rows = measured(
         Subject('x', 'stock', [1], dict(digest='a')),
