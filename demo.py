@@ -17,7 +17,7 @@ sys.path[:0] = [
 ]
 
 from bootstrap import ensure_packages  # noqa: E402
-from options import add_model_options  # noqa: E402
+from options import add_model_options, add_speed_options  # noqa: E402
 
 
 def parse_args(argv=None):
@@ -51,6 +51,7 @@ def parse_args(argv=None):
         help='npu, cuda or cpu, npu:1 for the second (default: the first of '
         'these that is there)',
     )
+    add_speed_options(model)
     source = parser.add_argument_group('pictures and people')
     source.add_argument(
         '--img',

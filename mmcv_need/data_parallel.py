@@ -31,7 +31,22 @@ def find_device(module):
     return next((tensor.device for tensor in tensors), None)
 
 
-def unpack(data, device):
+def send(tensor, device):
+    """Send a tensor to a device, in turn with what that computes.
+
+    Args:
+        tensor (Tensor): Anywhere.
+        device (torch.device): Where it goes.
+
+    Returns:
+        Tensor: On the device.
+    """
+    # A copy to the host that does not block may be read before it has
+    # arrived; only accelerators have an index.
+    return tensor.to(device, non_blocking=device.index is not None)
+
+
+def unpack(data, device, send=send):
     """Take inputs out of their containers and to the device.
 
     A ``DataContainer`` holds a list with one item per device; a model on one
@@ -42,6 +57,8 @@ def unpack(data, device):
         data (Any): Tensors, containers, and dicts, lists and tuples of them.
             Anything else is returned as it is.
         device (torch.device | None): Where tensors go; None leaves them.
+        send (callable): Takes a tensor and the device, and returns the tensor
+            there.
 
     Returns:
         Any: The same structure without containers.
@@ -59,19 +76,15 @@ def unpack(data, device):
                     'set to the whole batch'
                 )
             content = content[0]
-        return content if data.cpu_only else unpack(content, device)
+        return content if data.cpu_only else unpack(content, device, send)
     if isinstance(data, Tensor):
-        if device is None:
-            return data
-        # A copy to the host that does not block may be read before it has
-        # arrived; only accelerators have an index.
-        return data.to(device, non_blocking=device.index is not None)
+        return data if device is None else send(data, device)
     if isinstance(data, dict):
         return type(data)(
-            (key, unpack(value, device)) for key, value in data.items()
+            (key, unpack(value, device, send)) for key, value in data.items()
         )
     if isinstance(data, (list, tuple)):
-        items = [unpack(item, device) for item in data]
+        items = [unpack(item, device, send) for item in data]
         if isinstance(data, list):
             return items
         # A named tuple takes its fields one by one.
@@ -95,7 +108,12 @@ class MMDataParallel(DataParallel):
         output_device (int | torch.device | None): As in torch; for several
             ids.
         dim (int): Dimension along which ``forward`` splits for several ids.
+
+    Attributes:
+        send (callable): How tensors get to the device, see :func:`unpack`.
     """
+
+    send = staticmethod(send)
 
     def __init__(self, *args, dim=0, **kwargs):
         if _stays_in_place(*args, **kwargs):
@@ -142,7 +160,9 @@ class MMDataParallel(DataParallel):
         device = find_device(self.module)
         if self.device_ids and list(device_ids) == self.device_ids:
             device = self.src_device_obj
-        return (unpack(inputs, device),), (unpack(kwargs, device),)
+        return tuple(
+            (unpack(data, device, self.send),) for data in (inputs, kwargs)
+        )
 
     def _prepare(self, inputs, kwargs):
         """Unpack and move the arguments of a call on one device.

@@ -395,6 +395,72 @@ def check_channels_last(device):
 
 
 # --------------------------------------------------------------------------
+# How data get to a device
+# --------------------------------------------------------------------------
+
+
+def choose_prefetch(wanted, device, pinned=True):
+    """Decide whether batches are sent by :func:`send_beside`.
+
+    Args:
+        wanted (bool | None): None: where it can be had.
+        device (torch.device): Where the model is.
+        pinned (bool): Whether the loaders put batches into pinned memory,
+            without which the host waits for each copy.
+
+    Returns:
+        bool: Whether they are.
+
+    Raises:
+        ValueError: It is demanded where it cannot be had.
+    """
+    lacking = None
+    if device.type not in ('npu', 'cuda'):
+        lacking = f'is for a device with streams, not for {device}'
+    elif not pinned:
+        lacking = 'needs pin_memory=True in data.train_dataloader'
+    if wanted and lacking:
+        raise ValueError(f'device_prefetch {lacking}: set it to None or False')
+    return lacking is None and wanted is not False
+
+
+@functools.lru_cache(maxsize=None)
+def _copy_stream(device):
+    """Return the stream of this process that copies to a device."""
+    return getattr(torch, device.type).Stream(device)
+
+
+def send_beside(tensor, device):
+    """Send a tensor of the host while the device computes what it has to.
+
+    In the stream of the computation a copy would wait for all that was put
+    there before: the whole of the last step. Here it goes through a stream of
+    its own, and only what comes after this call waits for it. The host waits
+    for nothing if the tensor is in pinned memory.
+
+    Args:
+        tensor (Tensor): On the CPU; from elsewhere it goes the usual way.
+        device (torch.device): An NPU or a CUDA device, with its index; to a
+            CPU, too, it goes the usual way.
+
+    Returns:
+        Tensor: On the device, for use in its current stream.
+    """
+    if device.type == 'cpu' or tensor.device.type != 'cpu':
+        return tensor.to(device)
+    accelerator = getattr(torch, device.type)
+    copying = _copy_stream(device)
+    with accelerator.stream(copying):
+        sent = tensor.to(device, non_blocking=True)
+    computing = accelerator.current_stream(device)
+    computing.wait_stream(copying)
+    # Its memory belongs to the stream of copies, which must not put a later
+    # batch there before the step is through with this one.
+    sent.record_stream(computing)
+    return sent
+
+
+# --------------------------------------------------------------------------
 # Random generators
 # --------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from functools import partial
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from .data_parallel import find_device, unpack
+from .data_parallel import find_device, send, unpack
 from .scatter_gather import scatter_kwargs
 
 
@@ -30,7 +30,13 @@ class MMDistributedDataParallel(DistributedDataParallel):
         **kwargs: As for ``DistributedDataParallel``, but
             ``gradient_as_bucket_view`` is True unless given: gradients are
             then not stored twice, and their values are the same.
+
+    Attributes:
+        send (callable): How tensors get to the device, see
+            :func:`~mmcv.parallel.data_parallel.unpack`.
     """
+
+    send = staticmethod(send)
 
     def __init__(self, *args, **kwargs):
         known = inspect.signature(DistributedDataParallel.__init__)
@@ -45,10 +51,8 @@ class MMDistributedDataParallel(DistributedDataParallel):
         """Call the model's ``forward`` on unpacked inputs."""
         if self._drives_several_devices():
             return super().forward(*inputs, **kwargs)
-        device = find_device(self.module)
-        return super().forward(
-            *unpack(inputs, device), **unpack(kwargs, device)
-        )
+        inputs, kwargs = self._unpack(inputs, kwargs)
+        return super().forward(*inputs, **kwargs)
 
     def train_step(self, *inputs, **kwargs):
         """Call the model's ``train_step`` on unpacked inputs."""
@@ -73,8 +77,14 @@ class MMDistributedDataParallel(DistributedDataParallel):
         """
         if len(device_ids) > 1:
             return scatter_kwargs(inputs, kwargs, device_ids, dim=self.dim)
+        inputs, kwargs = self._unpack(inputs, kwargs)
+        return (inputs,), (kwargs,)
+
+    def _unpack(self, inputs, kwargs):
         device = find_device(self.module)
-        return (unpack(inputs, device),), (unpack(kwargs, device),)
+        return tuple(
+            unpack(data, device, self.send) for data in (inputs, kwargs)
+        )
 
     def _drives_several_devices(self):
         # torch 1.8 can do that with one process; later ones cannot.
@@ -95,10 +105,8 @@ class MMDistributedDataParallel(DistributedDataParallel):
             'MMDistributedDataParallel trains with one device in each '
             f'process, not with {self.device_ids}'
         )
-        device = find_device(self.module)
-        call = partial(
-            method, *unpack(inputs, device), **unpack(kwargs, device)
-        )
+        inputs, kwargs = self._unpack(inputs, kwargs)
+        call = partial(method, *inputs, **kwargs)
         # One opaque argument: torch moves every tensor that it finds, and
         # what a container keeps on the CPU has to stay there.
         with _forward_calls_its_argument(self.module):

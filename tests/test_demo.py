@@ -12,7 +12,7 @@ import pose_model
 import pytest
 from pose_model import ROOT, picture, tool
 
-pytest.importorskip('torch')
+torch = pytest.importorskip('torch')
 import demo  # noqa: E402
 import pytorch2onnx  # noqa: E402
 
@@ -181,6 +181,38 @@ def test_a_video_keeps_its_frames_and_rate(model, tmp_path, capsys):
     assert len(list(tool('pictures').Video(out))) == 2
 
 
+def test_folding_and_low_precision_find_the_same_joints(
+    model, image, tmp_path, capsys, monkeypatch
+):
+    infer, networks = tool('infer'), []
+
+    class Remembered(infer.TorchNetwork):
+        def __init__(self, *args):
+            super().__init__(*args)
+            networks.append(self.model)
+
+    monkeypatch.setattr(infer, 'TorchNetwork', Remembered)
+
+    def found(*options):
+        path = tmp_path / 'out.json'
+        command = [*model, '--img', image, *boxes(), f'--json={path}']
+        assert run(*command, *options) == 0
+        kinds = {type(module) for module in networks[-1].modules()}
+        folds = '--fuse-conv-bn' in options
+        assert (torch.nn.BatchNorm2d in kinds) is not folds
+        return joints(path)
+
+    exact, folded = found(), found('--fuse-conv-bn')
+    assert np.abs(exact - folded).max() < 0.02  # it has two digits
+    if not hasattr(torch, 'autocast'):
+        error = refused(capsys, *model, '--img', image, '--amp')
+        assert 'use a newer torch' in error
+        return
+    for options in (['--amp'], ['--amp', '--fuse-conv-bn']):
+        scores = found(*options)[..., 2]
+        assert 0 < np.abs(scores - exact[..., 2]).max() < 0.1
+
+
 def test_speed_is_measured(model, image, capsys):
     assert run(*model, '--img', image, '--fps') == 0
     (line,) = [
@@ -320,6 +352,12 @@ def test_a_checkpoint_of_another_model_is_refused(
             path.write_bytes(content)
         options = ['--config', str(other), '--checkpoint', str(path)]
         assert path.name in refused(capsys, *options, '--img', image)
+
+
+@pytest.mark.parametrize('option', ['--amp', '--fuse-conv-bn'])
+def test_onnx_computes_as_the_file_says(exported, image, capsys, option):
+    error = refused(capsys, '--onnx', exported, '--img', image, option)
+    assert 'leave --amp and --fuse-conv-bn away' in error
 
 
 def test_onnx_files_that_are_none(image, tmp_path, capsys):

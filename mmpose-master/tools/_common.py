@@ -53,6 +53,7 @@ OPTIONAL_KEYS = tuple(DEFAULTS) + (
     'compile',
     'cudnn_benchmark',
     'ddp',
+    'device_prefetch',
     'eval_config',
     'evaluation',
     'find_unused_parameters',

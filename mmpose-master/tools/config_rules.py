@@ -168,6 +168,7 @@ RULES = {
     'cudnn_benchmark': FLAG,
     'allow_tf32': _either(FLAG, None),
     'channels_last': FLAG,
+    'device_prefetch': _either(FLAG, None),
     'compile': _either(SETTINGS, None),
     'ddp': _either(SETTINGS, None),
     'ddp.bucket_cap_mb': _either(POSITIVE, None),

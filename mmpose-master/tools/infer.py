@@ -10,7 +10,7 @@ import draw
 import people as people_of
 import topdown
 from networks import MMPOSE_MASTER, OnnxNetwork, TorchNetwork, choose_model
-from options import apply_trust
+from options import apply_speed, apply_trust, check_speed_options
 from pictures import (
     PICTURE_SUFFIXES,
     RESULT_PREFIX,
@@ -188,6 +188,7 @@ def _check(args):
             '--onnx brings its own model: leave --config, --checkpoint, '
             '--trust-checkpoint and --sample away'
         )
+    check_speed_options(args)
     if not 0 <= args.kpt_thr <= 1:
         raise ValueError(f'--kpt-thr {args.kpt_thr}: must be from 0 to 1')
     if args.bbox_thr is not None and not (args.bbox_file or args.detect):
@@ -215,6 +216,7 @@ def _network(args):
             args.config, args.checkpoint, args.sample
         )
         network = TorchNetwork(config, checkpoint, args.device)
+        apply_speed(args, network.model)
     if args.heatmaps and network.decodes:
         raise ValueError(
             f'{args.onnx} was exported with --decode: it gives joints and no '

@@ -60,3 +60,61 @@ def add_model_options(parser):
         help='the small model that `bash scripts/train_1p.sh --sample` trains',
     )
     add_trust_option(parser)
+
+
+def add_speed_options(parser):
+    """Adds the options that make inference faster.
+
+    Args:
+        parser (argparse.ArgumentParser): Parser of a command, or a group.
+    """
+    parser.add_argument(
+        '--fuse-conv-bn',
+        action='store_true',
+        help='fold batch norm into the convolutions before it: faster, and '
+        'the same but for rounding',
+    )
+    parser.add_argument(
+        '--amp',
+        action='store_true',
+        help='compute in low precision, as mixed precision O2 trains '
+        '(bfloat16 on a CPU)',
+    )
+
+
+def check_speed_options(args):
+    """Refuses the options of :func:`add_speed_options` beside ``--onnx``.
+
+    Args:
+        args (argparse.Namespace): With these options and ``onnx``.
+
+    Raises:
+        ValueError: If there are both.
+    """
+    if args.onnx and (args.amp or args.fuse_conv_bn):
+        raise ValueError(
+            '--onnx computes as the file says: leave --amp and '
+            '--fuse-conv-bn away'
+        )
+
+
+def apply_speed(args, model):
+    """Makes a model faster, as far as it was asked for.
+
+    Args:
+        args (argparse.Namespace): With the options of
+            :func:`add_speed_options`.
+        model (nn.Module): With its weights, on its device, in evaluation
+            mode; changed in place.
+
+    Raises:
+        ValueError: If this torch lacks operators of the low precision.
+    """
+    if args.fuse_conv_bn:
+        from mmcv.cnn import fuse_conv_bn
+
+        fuse_conv_bn(model)
+    if args.amp:
+        from mmcv.runner.hooks.optimizer import cast_for_inference
+
+        cast_for_inference(model)

@@ -10,6 +10,7 @@ import math
 import os
 
 import _common
+from options import add_speed_options, apply_speed, check_speed_options
 
 # What mmcv.dump can write.
 OUT_SUFFIXES = ('.json', '.pkl', '.pickle', '.yml', '.yaml')
@@ -40,18 +41,7 @@ def parse_args(argv=None):
         'of a checkpoint',
     )
     _common.add_options(parser)
-    parser.add_argument(
-        '--fuse-conv-bn',
-        action='store_true',
-        help='fold batch norm into the convolutions before it: faster, and '
-        'the same but for rounding',
-    )
-    parser.add_argument(
-        '--amp',
-        action='store_true',
-        help='compute in low precision, as mixed precision O2 trains '
-        '(bfloat16 on a CPU)',
-    )
+    add_speed_options(parser)
     parser.add_argument(
         '--eval',
         nargs='+',
@@ -108,11 +98,7 @@ def check_request(args):
     cfg = _common.load_config(args.config, args.cfg_options)
     _common.check_data(cfg, ['test'])
     _common.choose_work_dir(args, cfg)
-    if args.onnx and (args.amp or args.fuse_conv_bn):
-        raise _common.UserError(
-            '--onnx computes as the file says: leave --amp and '
-            '--fuse-conv-bn away'
-        )
+    check_speed_options(args)
     if args.onnx and args.checkpoint:
         raise _common.UserError(
             '--onnx brings its own weights: leave the checkpoint away'
@@ -162,26 +148,6 @@ def check_truth(dataset, metrics, pictures):
         dataset.load_truth()
     elif pictures:
         raise _common.UserError('--show-dir is for MPII data sets only')
-
-
-def prepare(model, args):
-    """Makes a model faster, as far as it was asked for.
-
-    Args:
-        model (nn.Module): With its weights, on its device; changed in place.
-        args (argparse.Namespace): ``fuse_conv_bn`` and ``amp``.
-
-    Raises:
-        ValueError: If this torch lacks operators of the low precision.
-    """
-    from mmcv.cnn import fuse_conv_bn
-    from mmcv.runner.hooks.optimizer import cast_for_inference
-
-    model.eval()
-    if args.fuse_conv_bn:
-        fuse_conv_bn(model)
-    if args.amp:
-        cast_for_inference(model)
 
 
 def predict(model, dataset, cfg, device, distributed):
@@ -290,7 +256,7 @@ def main():
         if cfg.get('fp16') is not None:
             wrap_fp16_model(model)
         _common.load_weights(model, args.checkpoint)
-        prepare(model.to(device), args)
+        apply_speed(args, model.to(device).eval())
     outputs = predict(model, dataset, cfg, device, distributed)
     if get_dist_info()[0] != 0:
         return

@@ -296,12 +296,18 @@ def cuda(bench):
     )
     if bench.small:
         sizes.update(batch=2, skip=1, iterations=1)
+    variants = bench.variants(
+        **{
+            'ours': {},
+            'ours, copies in turn': dict(options=dict(device_prefetch=False)),
+        }
+    )
     subjects = []
     for what, in_memory in (
         ('image, from JPEGs', False),
         ('image, from memory', True),
     ):
-        for variant, form in bench.variants().items():
+        for variant, form in variants.items():
             precision = dict(form, amp=True)
             if variant == 'stock':
                 precision = dict(form, fp16=dict(loss_scale=512.0))

@@ -130,6 +130,20 @@ def test_tensors_are_sent_without_blocking_to_accelerators_only(
     assert unpack(kept, device)[0] is tensor
 
 
+@pytest.mark.parametrize('way', WAYS)
+def test_another_way_to_send_serves_all_inputs(way):
+    model = Echo()
+    wrapper = MMDataParallel(model, device_ids=[-1])
+    sent = []
+    wrapper.send = lambda tensor, device: sent.append(device) or 'there'
+    kept = DataContainer([[torch.ones(1)]], cpu_only=True)
+    data = {'a': [torch.ones(1)], 'b': (DataContainer([torch.ones(1)]), kept)}
+    _, args, kwargs = call(wrapper, way, data, img=torch.ones(1))
+    assert args[0]['a'] == ['there'] and args[0]['b'][0] == 'there'
+    assert args[0]['b'][1][0].item() == 1 and kwargs['img'] == 'there'
+    assert sent == [torch.device('cpu')] * 3
+
+
 @pytest.mark.skipif(TORCH < (2, 0), reason='meta device: torch 2')
 @pytest.mark.parametrize('way', WAYS)
 def test_inputs_follow_the_parameters(way):

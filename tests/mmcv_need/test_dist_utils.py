@@ -64,9 +64,11 @@ def fresh(monkeypatch):
         device=None, numbered=False, timeout=None, host_group=(None, None)
     ).items():
         setattr(dist_utils._Process, name, value)
-    dist_utils._import_npu.cache_clear()
+    for cached in (dist_utils._import_npu, dist_utils._copy_stream):
+        cached.cache_clear()
     yield
-    dist_utils._import_npu.cache_clear()
+    for cached in (dist_utils._import_npu, dist_utils._copy_stream):
+        cached.cache_clear()
 
 
 @pytest.fixture
@@ -514,6 +516,79 @@ def test_channels_last_is_refused_on_an_npu(host):
     dist_utils.check_channels_last(Device('cuda', 0))
     with pytest.raises(ValueError, match='channels_last is not for an NPU'):
         dist_utils.check_channels_last(dist_utils.set_device('npu'))
+
+
+@pytest.mark.parametrize('kind', ['npu', 'cuda', 'cpu'])
+@pytest.mark.parametrize('pinned', [True, False])
+@pytest.mark.parametrize('wanted', [None, True, False])
+def test_prefetch_is_had_or_refused(kind, pinned, wanted):
+    able = pinned and kind != 'cpu'
+    words = 'device_prefetch (needs pin_memory|is for .* not for cpu)'
+    if wanted and not able:
+        with pytest.raises(ValueError, match=words):
+            dist_utils.choose_prefetch(wanted, Device(kind), pinned)
+        return
+    found = dist_utils.choose_prefetch(wanted, Device(kind), pinned)
+    assert found is (able and wanted is not False)
+
+
+class Stream:
+    """Stands in for a stream, and notes in a list what is asked of it."""
+
+    def __init__(self, name, calls):
+        self.name, self.calls = name, calls
+
+    def __enter__(self):
+        self.calls.append(f'in {self.name}')
+
+    def __exit__(self, *error):
+        self.calls.append(f'out of {self.name}')
+
+    def wait_stream(self, other):
+        self.calls.append(f'{self.name} waits for {other.name}')
+
+
+class Sent(torch.Tensor):
+    """A tensor that only says where it would go."""
+
+    def to(self, device, **options):
+        self.calls.append(f'to {device} {options}')
+        return self
+
+    def record_stream(self, stream):
+        self.calls.append(f'used by {stream.name}')
+
+
+@pytest.mark.parametrize('kind', ['npu', 'cuda'])
+def test_a_copy_goes_beside_and_what_follows_waits(host, monkeypatch, kind):
+    host(**{kind: 2})
+    calls, made = [], []
+
+    def make(device):
+        made.append(str(device))
+        return Stream('copies', calls)
+
+    for name, function in dict(
+        Stream=make,
+        stream=lambda stream: stream,
+        current_stream=lambda device: Stream('computation', calls),
+    ).items():
+        module = getattr(torch, kind)
+        monkeypatch.setattr(module, name, function, raising=False)
+    tensor = torch.ones(1).as_subclass(Sent)
+    tensor.calls = calls
+    device = Device(kind, 1)
+    for _ in range(2):
+        assert dist_utils.send_beside(tensor, device) is tensor
+    assert calls == 2 * [
+        'in copies',
+        f"to {kind}:1 {{'non_blocking': True}}",
+        'out of copies',
+        'computation waits for copies',
+        'used by computation',
+    ]
+    # Streams are dear on an NPU: there is one.
+    assert made == [f'{kind}:1']
 
 
 # Together

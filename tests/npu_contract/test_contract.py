@@ -83,6 +83,11 @@ def test_the_uses_that_we_know_of_are_found():
         ('torch_npu.npu.set_compile_mode', 'jit_compile'),
         ('torch_npu.npu.config', 'allow_internal_format'),
         ('torch_npu.npu', 'Event'),
+        ('torch_npu.npu', 'Stream'),
+        ('torch_npu.npu', 'stream'),
+        ('torch_npu.npu', 'current_stream'),
+        ('torch_npu.npu.Stream', 'wait_stream'),
+        (wheel_names.OPERATORS, 'record_stream'),
         ('torch_npu.npu', 'get_rng_state'),
         ('torch_npu.npu', 'synchronize'),
         ('torch_npu', 'optim'),
@@ -104,6 +109,10 @@ def test_the_uses_that_we_know_of_are_found():
         ("getattr(accelerator, 'gone', None)", ('torch_npu.npu', 'gone')),
         ('a = getattr(torch, kind)\na.gone()', ('torch_npu.npu', 'gone')),
         ('getattr(torch, kind, None).gone', ('torch_npu.npu', 'gone')),
+        (
+            'a = accelerator.current_stream(device)\na.gone(b)',
+            ('torch_npu.npu.Stream', 'gone'),
+        ),
         (
             'def find(name):\n    return getattr(x, name)\nfind("gone")',
             (uses.ANYWHERE, 'gone'),

@@ -3,23 +3,29 @@
 ``torch.npu`` is ``torch_npu.npu``. Besides plain attributes these are seen:
 
 - variables that hold it: ``npu`` and ``accelerator`` by their name, any other
-  that is set to ``getattr(torch, kind)``
+  that is set to ``getattr(torch, kind)``, or to a stream (RESULTS)
 - ``getattr(npu, 'name')`` and ``hasattr(npu, 'name')``
 - ``npu.function(name=...)``: the name of an argument
 - calls ``find('name')`` of a function within a function that looks its
   argument up by ``getattr(place, name)``
 - texts such as ``'torch_npu.optim'`` and ``'NpuFusedAdam'``, and the marks by
   which optimisers are known (MARKS)
+- methods of tensors that not every device has (wheel_names.LOOKED_FOR)
 """
 
 import ast
 import re
 
-from wheel_names import text_of
+from wheel_names import LOOKED_FOR, OPERATORS, text_of
 
 NPU = 'torch_npu.npu'
 HOLDERS = {'npu': NPU, 'accelerator': NPU, 'torch_npu': 'torch_npu'}
 MARKS = {'is_fused_optimizer': 'torch_npu.optim.NpuFusedOptimizerBase'}
+
+RESULTS = {
+    f'{NPU}.{function}': f'{NPU}.Stream'
+    for function in ('Stream', 'current_stream', 'default_stream')
+}
 
 ANYWHERE = 'torch_npu.npu or its utils'
 """In place of a module: where a ``find`` looks."""
@@ -32,10 +38,12 @@ class _Collector(ast.NodeVisitor):
         self.finders = set()
 
     def visit_Assign(self, node):  # noqa: N802
-        if _is_accelerator(node.value):
-            for target in node.targets:
-                if isinstance(target, ast.Name):
-                    self.holders[target.id] = NPU
+        held = NPU if _is_accelerator(node.value) else None
+        if isinstance(node.value, ast.Call):
+            held = held or RESULTS.get(self._name_of(node.value.func))
+        for target in node.targets:
+            if held and isinstance(target, ast.Name):
+                self.holders[target.id] = held
         self.generic_visit(node)
 
     def visit_FunctionDef(self, node):  # noqa: N802
@@ -65,6 +73,8 @@ class _Collector(ast.NodeVisitor):
         place = self._name_of(node.value)
         if place and (place, node.attr) != ('torch_npu', 'npu'):
             self.found.add((place, node.attr))
+        if node.attr in LOOKED_FOR:
+            self.found.add((OPERATORS, node.attr))
         self.generic_visit(node)
 
     def _text(self, text):

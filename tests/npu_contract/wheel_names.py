@@ -13,6 +13,7 @@ read in the archive and parsed.
 import argparse
 import ast
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -30,6 +31,14 @@ MODULES = (
     'torch_npu.optim',
 )
 """What the bundle reaches; ``torch.npu`` is ``torch_npu.npu``."""
+
+OPERATORS = 'torch.Tensor'
+"""In place of a module: what an NPU's tensors can do, by HEADER."""
+
+HEADER = 'torch_npu/include/torch_npu/csrc/aten/NPUNativeFunctions.h'
+
+LOOKED_FOR = ('record_stream',)
+"""Of the operators, those that not every device has, and that we use."""
 
 TABLE = Path(__file__).with_name('names.json')
 
@@ -218,7 +227,7 @@ def names_in(wheel):
         dict[str, list[str]]: For each of MODULES, and each class and function
         in them (an object such as ``torch_npu.npu.config`` counts as its
         class), the names in alphabetical order; a function's are those of its
-        parameters.
+        parameters. Beside them OPERATORS.
     """
     sources = Sources(wheel)
     table = {}
@@ -231,6 +240,10 @@ def names_in(wheel):
                 members = sources.members(*names[name])
                 if members:
                     table[f'{module}.{name}'] = members
+    header = sources.archive.read(HEADER).decode()
+    table[OPERATORS] = [
+        name for name in LOOKED_FOR if re.search(rf'\b{name}\(', header)
+    ]
     return table
 
 

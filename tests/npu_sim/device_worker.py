@@ -191,6 +191,77 @@ def count():
                 faults.append(f'{name}: {found} waits, not {expected}')
 
 
+def streams():
+    """What a card would be free to do in another order is refused."""
+    npu = torch.npu
+    npu.set_device(HERE)
+    main, side = npu.current_stream(), npu.Stream()
+    holds('streams', main == npu.default_stream() and main != side)
+    pinned = torch.ones(3).pin_memory()
+
+    def sent(wait=None, record=True):
+        with npu.stream(side):
+            holds('inside', npu.current_stream() == side)
+            values = pinned.to(HERE, non_blocking=True)
+        holds('outside', npu.current_stream() == main)
+        if wait is not None:
+            wait()
+        if record:
+            values.record_stream(main)
+        return values
+
+    early = side.record_event()
+    for name, wait in dict(
+        nothing=lambda: None,
+        # Of what was in the stream before, or the other way round.
+        too_early=lambda: main.wait_event(early),
+        reversed=lambda: side.wait_stream(main),
+        recorded_only=side.record_event,
+    ).items():
+        values = sent(wait)
+        for use in (values.sum, values.zero_, values.view(3, 1).clone):
+            refused(f'wait for {name}', use, 'has not waited for it')
+
+    def event_wait():
+        event = npu.Event()
+        event.record(side)
+        event.wait()
+
+    def event_synchronize():
+        side.record_event(npu.Event()).synchronize()
+
+    for name, wait in dict(
+        stream=lambda: main.wait_stream(side),
+        event=lambda: main.wait_event(side.record_event()),
+        event_wait=event_wait,
+        event_synchronize=event_synchronize,
+        synchronize=side.synchronize,
+        device=npu.synchronize,
+    ).items():
+        holds(f'wait {name}', sent(wait).sum().item() == 3)
+
+    # The other way: a copy into what the computation still reads.
+    values = sent(lambda: main.wait_stream(side))
+    values.sum()
+    with npu.stream(side):
+        refused('overwrite', values.zero_, 'writes to what stream 0')
+        side.wait_stream(main)
+        values.zero_()
+
+    # Memory that goes back to its stream while another one reads it.
+    for record in (True, False):
+        main.wait_stream(side)
+        values = sent(lambda: main.wait_stream(side), record)
+        values + 1
+        del values
+        if record:
+            sent()
+        else:
+            refused('reuse', sent, 'record_stream was not called')
+            side.wait_stream(main)
+            sent()
+
+
 def fork():
     """A process that was forked after the device had been touched."""
     sys.stdout.flush()
@@ -207,5 +278,6 @@ def fork():
 mix()
 work()
 count()
+streams()
 fork()
 print('\n'.join(faults))

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Takes the device away at one place at a time, and sees it being caught.
 
-Each mutant is a copy of mmcv or mmpose in which one device argument is
-missing. It counts as caught if the command that is named with it
-fails, or does not do its work on the device that it was given.
+Each mutant is a copy of mmcv or mmpose in which one device argument, or one
+word between two streams, is missing. It counts as caught if the command that
+is named with it fails, or does not do its work on the device that it was
+given.
 
 Usage: mutants.py [NAME...]    without names: all; status 1 if one survives
 """
@@ -28,8 +29,29 @@ MUTANTS = {
     'unpack': (
         'mmcv',
         'parallel/data_parallel.py',
-        'data.to(device, non_blocking=device.index is not None)',
-        'data',
+        'tensor.to(device, non_blocking=device.index is not None)',
+        'tensor',
+        'train in_turn',
+    ),
+    'copy': (
+        'mmcv',
+        'runner/dist_utils.py',
+        'sent = tensor.to(device, non_blocking=True)',
+        'sent = tensor',
+        'train',
+    ),
+    'wait_for_copy': (
+        'mmcv',
+        'runner/dist_utils.py',
+        'computing.wait_stream(copying)',
+        'pass',
+        'train',
+    ),
+    'keep_for_step': (
+        'mmcv',
+        'runner/dist_utils.py',
+        'sent.record_stream(computing)',
+        'pass',
         'train',
     ),
     'model': (
@@ -56,8 +78,8 @@ MUTANTS = {
     'inputs_of_ranks': (
         'mmcv',
         'parallel/distributed.py',
-        'method, *unpack(inputs, device), **unpack(kwargs, device)',
-        'method, *unpack(inputs, None), **unpack(kwargs, None)',
+        'unpack(data, device, self.send)',
+        'unpack(data, None)',
         'train 2',
     ),
     'overflow_sum': (
@@ -123,7 +145,7 @@ class Bench:
         Args:
             mutant (Path | None): From :meth:`mutate`.
             command (str): 'train'; 'train 2' with two ranks, 'train o2' in
-                mixed precision.
+                mixed precision, 'train in_turn' without a stream of copies.
         """
         variant = command.partition(' ')[2]
         self.work = Path(tempfile.mkdtemp(dir=str(self.folder)))
@@ -138,8 +160,11 @@ class Bench:
             words += ['--nproc_per_node=2', '--local-addr=127.0.0.1']
         words += [tools / 'train.py', self.config, '--work-dir', self.work]
         words += ['--no-validate', '--cfg-options', 'total_epochs=1']
+        # A line of the log waits for the device, and hides what does not.
+        words += ['log_config.interval=100']
         words += ['data.samples_per_gpu=1'] * (variant == '2')
         words += ['amp=none'] * (variant != 'o2')
+        words += ['device_prefetch=False'] * (variant == 'in_turn')
         environment = dict(
             os.environ,
             MPII_ROOT=str(self.data),

@@ -61,6 +61,7 @@ def test_our_configs_have_no_fault(config):
             'a list of any length, each dict(type=..., ...),',
         ),
         ('allow_tf32', 1, 'true or false, or None'),
+        ('device_prefetch', 1, 'true or false, or None'),
         ('ddp', dict(compression='int8'), "'fp16', 'bf16' or None"),
         ('ddp', dict(bucket_cap_mb=0), 'a number above 0, or None'),
     ],

@@ -179,7 +179,7 @@ def test_folding_and_low_precision_find_the_same_joints(
     ],
 )
 def test_mistakes_are_said_before_the_work(test, checkpoint, options, message):
-    with pytest.raises(_common.UserError, match=message):
+    with pytest.raises(ValueError, match=message):
         test(checkpoint, *options)
     assert not (checkpoint.parent / 'pred.mat').exists()
 

@@ -23,9 +23,11 @@ from mmcv.runner.dist_utils import (
     barrier,
     broadcast_object,
     check_channels_last,
+    choose_prefetch,
     get_device,
     get_dist_info,
     get_random_state,
+    send_beside,
     set_device,
     set_random_state,
 )
@@ -628,6 +630,9 @@ def train_model(
     - ``channels_last`` (bool): keep weights and maps with the channels
       innermost. Last bits may change. False by default.
     - ``compile`` (dict | None): see :func:`compile_network`.
+    - ``device_prefetch`` (bool | None): send a batch to the device while that
+      is still busy with the step before. None, the default, is where the
+      device has streams, and ``pin_memory`` is not off.
     - ``ddp`` (dict | None): of several processes. ``bucket_cap_mb`` is the
       size of the buckets in which gradients are averaged, in MiB (torch's
       default: 25); ``compression`` (``fp16``, ``bf16``) see
@@ -685,6 +690,9 @@ def train_model(
         # Behind mixed precision: its casts are part of what is compiled.
         compile_network(model, cfg.compile)
     model = _wrap(model, cfg, device, distributed, optimizer)
+    pinned = all(loader.pin_memory for loader in data_loaders)
+    if choose_prefetch(cfg.get('device_prefetch', None), device, pinned):
+        model.send = send_beside
 
     train_dataloader = cfg.data.get('train_dataloader', {})
     runner = EpochBasedRunner(

@@ -2,7 +2,7 @@
 
 import torch.nn as nn
 from mmcv.parallel import MODULE_WRAPPERS, MMDistributedDataParallel
-from mmcv.parallel.data_parallel import unpack
+from mmcv.parallel.data_parallel import send, unpack
 from mmcv.runner.dist_utils import get_device
 
 
@@ -23,7 +23,13 @@ class DistributedDataParallelWrapper(nn.Module):
         broadcast_buffers (bool): As in DistributedDataParallel.
         find_unused_parameters (bool): As in DistributedDataParallel.
         **kwargs: More arguments of DistributedDataParallel.
+
+    Attributes:
+        send (callable): How tensors get to the device, see
+            ``mmcv.parallel.data_parallel.unpack``.
     """
+
+    send = staticmethod(send)
 
     def __init__(
         self,
@@ -84,7 +90,10 @@ class DistributedDataParallelWrapper(nn.Module):
             tuple[tuple[tuple], tuple[dict]]: The arguments for each of the
             process's devices, of which there is one.
         """
-        return (unpack(inputs, self.device),), (unpack(kwargs, self.device),)
+        return tuple(
+            (unpack(data, self.device, self.send),)
+            for data in (inputs, kwargs)
+        )
 
     def forward(self, *inputs, **kwargs):
         """Calls the model's ``forward``."""

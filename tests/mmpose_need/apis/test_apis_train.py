@@ -260,6 +260,12 @@ def test_channels_last_moves_last_bits_only(cfg):
         )
 
 
+def test_prefetch_to_a_cpu_is_refused(cfg):
+    cfg.device_prefetch = True
+    with pytest.raises(ValueError, match='device_prefetch is for a device'):
+        train(cfg)
+
+
 def check_ranks(first, second, step):
     """The model that is saved is the one that was evaluated, on all ranks."""
     assert len(first['averaged']) == 2 * step

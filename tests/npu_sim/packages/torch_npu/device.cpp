@@ -26,6 +26,7 @@
 #include <torch/csrc/utils/pybind.h>
 #include <torch/library.h>
 
+#include <array>
 #include <atomic>
 #include <cfloat>
 #include <map>
@@ -84,6 +85,149 @@ void initialize() {
   pthread_atfork(nullptr, nullptr, [] { bad_fork = true; });
 }
 
+// Streams -------------------------------------------------------------------
+
+// Everything is done when the call returns. What is kept track of is what a
+// card would have been free to do in another order: of each stream, how far
+// the others were when it waited for them last; of each block of memory, which
+// streams have used it, and when.
+using Place = std::pair<DeviceIndex, c10::StreamId>;
+using Clock = std::map<Place, int64_t>;
+
+struct Block {
+  Place owner;
+  Place writer;
+  int64_t written = 0;
+  Clock uses;
+  std::set<Place> recorded;
+};
+
+std::mutex streams_mutex;
+// False as long as there are default streams only: then nothing can go wrong.
+std::atomic<bool> several_streams{false};
+// Never destroyed: memory is freed until the very end.
+auto& clocks = *new std::map<Place, Clock>;  // of a stream; itself included
+auto& seen_by_host = *new Clock;
+auto& blocks = *new std::unordered_map<const void*, Block>;
+// By the stream that freed memory goes back to: what may still be using it.
+auto& freed = *new std::map<Place, Clock>;
+thread_local std::array<c10::StreamId, kMostDevices> current_streams = {};
+
+Place place_of(const c10::Stream& stream) {
+  return {stream.device_index(), stream.id()};
+}
+
+Place current_place(DeviceIndex index) {
+  return {index, current_streams.at(index)};
+}
+
+std::string words(const Place& place) {
+  return "stream " + std::to_string(place.second) + " of npu:" +
+      std::to_string(int(place.first));
+}
+
+void merge(Clock& into, const Clock& from) {
+  for (const auto& entry : from) {
+    auto& time = into[entry.first];
+    time = std::max(time, entry.second);
+  }
+}
+
+int64_t time_in(const Clock& clock, const Place& place) {
+  auto found = clock.find(place);
+  return found == clock.end() ? 0 : found->second;
+}
+
+// Whether all that a stream does from here on comes after a moment of another.
+bool comes_after(const Place& place, const Place& other, int64_t moment) {
+  return place == other || time_in(clocks[place], other) >= moment ||
+      time_in(seen_by_host, other) >= moment;
+}
+
+void host_waits_for(const Place& place) {
+  std::lock_guard<std::mutex> lock(streams_mutex);
+  merge(seen_by_host, clocks[place]);
+}
+
+void host_waits_for_device(DeviceIndex index) {
+  std::lock_guard<std::mutex> lock(streams_mutex);
+  for (const auto& entry : clocks) {
+    if (entry.first.first == index) merge(seen_by_host, entry.second);
+  }
+}
+
+// One more call in the current stream of a device.
+void tick(DeviceIndex index) {
+  if (!several_streams) return;
+  std::lock_guard<std::mutex> lock(streams_mutex);
+  auto place = current_place(index);
+  ++clocks[place][place];
+}
+
+// A call in the current stream uses a block.
+void note_use(DeviceIndex index, const void* memory, bool writes) {
+  if (!several_streams || memory == nullptr) return;
+  std::lock_guard<std::mutex> lock(streams_mutex);
+  const auto place = current_place(index);
+  auto known = blocks.find(memory);
+  if (known == blocks.end()) {
+    // From before there were several: of the default stream.
+    Block block;
+    block.owner = block.writer = {index, 0};
+    known = blocks.emplace(memory, block).first;
+  }
+  auto& block = known->second;
+  TORCH_CHECK(
+      comes_after(place, block.writer, block.written),
+      words(place), " uses what ", words(block.writer),
+      " writes, and has not waited for it");
+  if (writes) {
+    for (const auto& use : block.uses) {
+      TORCH_CHECK(
+          comes_after(place, use.first, use.second),
+          words(place), " writes to what ", words(use.first),
+          " uses, and has not waited for it");
+    }
+    block.writer = place;
+    block.written = clocks[place][place];
+  }
+  block.uses[place] = clocks[place][place];
+}
+
+// The current stream gets a block; it may be one that was freed.
+void note_allocation(DeviceIndex index, const void* memory) {
+  if (!several_streams || memory == nullptr) return;
+  std::lock_guard<std::mutex> lock(streams_mutex);
+  const auto place = current_place(index);
+  auto& pending = freed[place];
+  for (auto use = pending.begin(); use != pending.end();) {
+    TORCH_CHECK(
+        comes_after(place, use->first, use->second),
+        words(place), " gets memory that ", words(use->first),
+        " may still be using: record_stream was not called before the memory "
+        "was freed");
+    use = pending.erase(use);
+  }
+  Block block;
+  block.owner = block.writer = place;
+  block.written = clocks[place][place];
+  blocks[memory] = block;
+}
+
+void note_free(const void* memory) {
+  if (!several_streams || memory == nullptr) return;
+  std::lock_guard<std::mutex> lock(streams_mutex);
+  auto known = blocks.find(memory);
+  if (known == blocks.end()) return;
+  const auto& block = known->second;
+  for (const auto& use : block.uses) {
+    if (use.first == block.owner || block.recorded.count(use.first)) continue;
+    auto& moment = freed[block.owner][use.first];
+    moment = std::max(moment, use.second);
+  }
+  blocks.erase(known);
+}
+
 // Devices -------------------------------------------------------------------
 
 thread_local DeviceIndex current = 0;
@@ -107,34 +251,63 @@ struct Guard final : c10::impl::DeviceGuardImplInterface {
   DeviceIndex deviceCount() const noexcept override {
     return count_devices();
   }
-  // One stream for each device, on which everything is done at once.
   c10::Stream getStream(Device device) const override {
-    return c10::Stream(c10::Stream::DEFAULT, device);
+    auto index = device.has_index() ? device.index() : current;
+    return c10::Stream(
+        c10::Stream::UNSAFE, Device(kNpu, index), current_streams.at(index));
   }
   c10::Stream getDefaultStream(Device device) const override {
-    return getStream(device);
+    return c10::Stream(c10::Stream::DEFAULT, device);
   }
   c10::Stream getNewStream(Device device, int) const override {
-    return getStream(device);
+    static std::atomic<c10::StreamId> made{0};
+    initialize();
+    several_streams = true;
+    return c10::Stream(c10::Stream::UNSAFE, device, ++made);
   }
   c10::Stream getStreamFromGlobalPool(Device device, bool) const override {
-    return getStream(device);
+    return getNewStream(device, 0);
   }
   c10::Stream exchangeStream(c10::Stream stream) const override {
-    return getStream(stream.device());
+    auto before = getStream(stream.device());
+    current_streams.at(stream.device_index()) = stream.id();
+    return before;
   }
   bool queryStream(const c10::Stream&) const override { return true; }
-  void synchronizeStream(const c10::Stream&) const override {
+  void synchronizeStream(const c10::Stream& stream) const override {
     note_host_sync("synchronize");
+    host_waits_for(place_of(stream));
   }
-  void synchronizeDevice(const DeviceIndex) const override {
+  void synchronizeDevice(const DeviceIndex index) const override {
     note_host_sync("synchronize");
+    host_waits_for_device(index);
   }
-  void record(void**, const c10::Stream&, const DeviceIndex,
-              const c10::EventFlag) const override {}
-  void block(void*, const c10::Stream&) const override {}
+  // An event is a copy of its stream's clock.
+  void destroyEvent(void* event, const DeviceIndex) const noexcept override {
+    delete (Clock*)event;
+  }
+  void record(void** event, const c10::Stream& stream, const DeviceIndex,
+              const c10::EventFlag) const override {
+    std::lock_guard<std::mutex> lock(streams_mutex);
+    if (*event == nullptr) *event = new Clock;
+    *(Clock*)*event = clocks[place_of(stream)];
+  }
+  void block(void* event, const c10::Stream& stream) const override {
+    std::lock_guard<std::mutex> lock(streams_mutex);
+    if (event != nullptr) merge(clocks[place_of(stream)], *(Clock*)event);
+  }
   bool queryEvent(void*) const override { return true; }
-  void synchronizeEvent(void*) const override {}
+  void synchronizeEvent(void* event) const override {
+    std::lock_guard<std::mutex> lock(streams_mutex);
+    if (event != nullptr) merge(seen_by_host, *(Clock*)event);
+  }
+  void recordDataPtrOnStream(
+      const c10::DataPtr& memory, const c10::Stream& stream) const override {
+    std::lock_guard<std::mutex> lock(streams_mutex);
+    auto known = blocks.find(memory.get());
+    if (known == blocks.end()) return;
+    known->second.recorded.insert(place_of(stream));
+  }
 };
 
 C10_REGISTER_GUARD_IMPL(PrivateUse1, Guard);
@@ -148,12 +321,24 @@ Device complete(std::optional<Device> device) {
 
 // Memory --------------------------------------------------------------------
 
+// What a relabelled block holds on to; says when one of the NPU is freed.
+template <typename Owner>
+struct Held {
+  Owner owner;
+  const void* memory;
+  ~Held() { note_free(memory); }
+};
+
 // Gives a block of memory another device, without moving it. `owner` is held
 // as long as the block is.
 template <typename Owner>
 c10::DataPtr relabel(void* memory, Owner owner, Device device) {
-  auto* held = new Owner(std::move(owner));
-  return {memory, held, [](void* context) { delete (Owner*)context; }, device};
+  const bool is_npu = device.type() == kNpu;
+  auto* held = new Held<Owner>{std::move(owner), is_npu ? memory : nullptr};
+  if (is_npu) note_allocation(device.index(), memory);
+  return {
+      memory, held, [](void* context) { delete (Held<Owner>*)context; },
+      device};
 }
 
 struct NpuAllocator final : c10::Allocator {
@@ -424,6 +609,11 @@ void for_each_tensor(const IValue& value, Function function) {
   }
 }
 
+void note_use(const Tensor& tensor, bool writes) {
+  if (tensor.device().type() != kNpu || !several_streams) return;
+  note_use(tensor.device().index(), tensor.storage().data(), writes);
+}
+
 // The device of a call; refuses tensors that the real one could not reach.
 Device find_device(
     const c10::FunctionSchema& schema, c10::ArrayRef<IValue> arguments) {
@@ -521,7 +711,17 @@ void run_on_cpu(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   const auto count = schema.arguments().size();
   auto arguments = torch::jit::last(*stack, count);
   const auto device = find_device(schema, arguments);
-  if (makes_host_wait(schema)) note_host_sync(schema.name());
+  if (makes_host_wait(schema)) {
+    note_host_sync(schema.name());
+    host_waits_for(current_place(device.index()));
+  }
+  tick(device.index());
+  for (size_t i = 0; i < count; ++i) {
+    const auto* alias = schema.arguments()[i].alias_info();
+    for_each_tensor(arguments[i], [&](const Tensor& tensor) {
+      note_use(tensor, alias && alias->isWrite());
+    });
+  }
 
   c10::DeviceGuard device_guard(device);
   at::AutoDispatchBelowADInplaceOrView below;
@@ -638,12 +838,18 @@ void note_copy(const Tensor& from, const Tensor& to, bool non_blocking) {
   if (host.numel() == 0) return;
   if (non_blocking && is_pinned_memory(host.const_data_ptr())) return;
   note_host_sync(from_host ? "copy to the device" : "copy to the host");
+  host_waits_for(current_place((from_host ? to : from).device().index()));
 }
 
 // Between any two devices; the one way that data goes from one to another.
 Tensor copy_from(const Tensor& from, const Tensor& to, bool non_blocking) {
   initialize();
   ++operators;
+  for (const auto& tensor : {from, to}) {
+    if (tensor.device().type() == kNpu) tick(tensor.device().index());
+  }
+  note_use(from, false);
+  note_use(to, true);
   note_copy(from, to, non_blocking);
   at::AutoDispatchBelowADInplaceOrView below;
   Aliases aliases(to.device());
@@ -670,6 +876,10 @@ Tensor& set_storage(
   return at::native::set_storage_cpu_(self, source, offset, size, stride);
 }
 
+void record_stream(Tensor& self, c10::Stream stream) {
+  Guard().recordDataPtrOnStream(self.storage().data_ptr(), stream);
+}
+
 TORCH_LIBRARY_IMPL(_, PrivateUse1, m) {
   m.fallback(torch::CppFunction::makeFromBoxedFunction<&run_on_cpu>());
 }
@@ -686,6 +896,7 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   m.impl("view", at::native::view);
   m.impl("as_strided", at::native::as_strided_tensorimpl);
   m.impl("_reshape_alias", at::native::_reshape_alias);
+  m.impl("record_stream", record_stream);
   m.impl("set_.source_Storage", at::native::set_);
   m.impl("set_.source_Storage_storage_offset", set_storage);
   m.impl("set_.source_Tensor", at::native::set_tensor_);
@@ -874,6 +1085,8 @@ class Hccl final : public c10d::Backend {
           tensor.device().index() == current, "hccl: a tensor on ",
           tensor.device(), ", but the device of this process is npu:",
           int(current));
+      tick(current);
+      note_use(tensor, true);
       host.push_back(Aliases(tensor.device()).to_cpu(tensor));
     }
     return host;
@@ -950,6 +1163,25 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("default_generator", [](int index) {
     check_index(DeviceIndex(index));
     return default_generator(DeviceIndex(index));
+  });
+  m.def("synchronize", [](int index) {
+    initialize();
+    Guard().synchronizeDevice(DeviceIndex(index));
+  });
+  m.def("current_stream", [](int index) {
+    return current_streams.at(index);
+  });
+  m.def("set_stream", [](int index, c10::StreamId stream) {
+    current_streams.at(index) = stream;
+  });
+  // Calls by stream, counted as long as there are several.
+  m.def("streams", [] {
+    std::lock_guard<std::mutex> lock(streams_mutex);
+    std::map<std::string, int64_t> calls;
+    for (auto& entry : clocks) {
+      calls[words(entry.first)] = time_in(entry.second, entry.first);
+    }
+    return calls;
   });
   m.def("operators", [] { return operators.load(); });
   m.def("collectives", [] {

@@ -62,6 +62,7 @@ def _report(folder, pid):
         initialized=_C.is_initialized(),
         operators=_C.operators(),
         collectives=_C.collectives(),
+        streams=_C.streams(),
         settings=settings,
         host_syncs=host_syncs,
     )

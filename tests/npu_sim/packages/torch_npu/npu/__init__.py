@@ -1,5 +1,6 @@
 """What the simulated NPU offers as ``torch.npu``."""
 
+import contextlib
 import resource
 
 import torch
@@ -34,6 +35,8 @@ __all__ = [
     'set_compile_mode',
     'set_device',
     'set_rng_state',
+    'set_stream',
+    'stream',
     'synchronize',
     'utils',
 ]
@@ -107,8 +110,7 @@ def get_device_name(device=None):
 
 def synchronize(device=None):
     """Waits for a device."""
-    _C.init()
-    sim.note_host_sync('synchronize')
+    _C.synchronize(_index(device))
 
 
 def empty_cache():
@@ -125,24 +127,17 @@ def get_amp_supported_dtype():
     return [torch.float16, torch.bfloat16]
 
 
-# Streams and events: all is done at once ------------------------------------
+# Streams and events ---------------------------------------------------------
 
 
-class Stream:
-    """The one stream of a device."""
+class Stream(torch.Stream):
+    """A queue of calls; what it waits for is kept track of in device.cpp."""
 
-    def __init__(self, device=None, priority=0, **kwargs):
-        self.device = torch.device('npu', _index(device))
-
-    def synchronize(self):
-        """Waits for all that was put into it."""
-        sim.note_host_sync('synchronize')
-
-    def wait_stream(self, stream):
-        """Makes later work wait for another stream."""
-
-    def wait_event(self, event):
-        """Makes later work wait for an event."""
+    def __new__(cls, device=None, priority=0, **kwargs):
+        if not kwargs:
+            device = torch.device('npu', _index(device))
+            return super().__new__(cls, device, priority=priority)
+        return super().__new__(cls, **kwargs)
 
     def record_event(self, event=None):
         """Puts an event at the end."""
@@ -150,19 +145,49 @@ class Stream:
         event.record(self)
         return event
 
+    def wait_event(self, event):
+        """Makes later work wait for an event."""
+        event.wait(self)
+
+
+def _stream(device, number):
+    index = _index(device)
+    return Stream(
+        stream_id=number(index),
+        device_index=index,
+        device_type=torch._C._autograd.DeviceType.PrivateUse1.value,
+    )
+
 
 def current_stream(device=None):
     """The stream in use."""
-    return Stream(device)
+    return _stream(device, _C.current_stream)
 
 
 def default_stream(device=None):
     """The stream that is used unless another is chosen."""
-    return Stream(device)
+    return _stream(device, lambda index: 0)
 
 
-class Event:
-    """A mark in the stream.
+def set_stream(stream):
+    """Makes a stream that of its device."""
+    _C.set_stream(stream.device_index, stream.stream_id)
+
+
+@contextlib.contextmanager
+def stream(stream):
+    """Context in which a stream, and its device, are current."""
+    with device(stream.device_index):
+        before = current_stream()
+        set_stream(stream)
+        try:
+            yield
+        finally:
+            set_stream(before)
+
+
+class Event(torch.Event):
+    """A mark in a stream.
 
     Waiting for one that is followed by fewer than :attr:`FRESH` operators
     counts as a wait of the host: a real device would not be so far yet.
@@ -170,27 +195,25 @@ class Event:
 
     FRESH = 100
 
-    def __init__(self, enable_timing=False, blocking=False, **kwargs):
-        self._recorded = None
+    def __new__(cls, enable_timing=False, blocking=False, interprocess=False):
+        return super().__new__(
+            cls, 'npu', enable_timing=enable_timing, blocking=blocking
+        )
 
     def record(self, stream=None):
         """Puts it at the end of the stream."""
         _C.init()
         self._recorded = _C.operators()
-
-    def query(self):
-        """Whether the stream has got here."""
-        return True
-
-    def wait(self, stream=None):
-        """Makes later work of a stream wait for it."""
+        super().record(stream or current_stream())
 
     def synchronize(self):
         """Waits until the stream has got here."""
-        if self._recorded is None:
+        recorded = getattr(self, '_recorded', None)
+        if recorded is None:
             return
-        if _C.operators() - self._recorded < self.FRESH:
+        if _C.operators() - recorded < self.FRESH:
             sim.note_host_sync('event')
+        super().synchronize()
 
 
 # Random numbers -------------------------------------------------------------
