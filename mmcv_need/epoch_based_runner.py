@@ -4,8 +4,9 @@ Beyond mmcv 1.2.7: an epoch ends with its speed in the log, ``latest.pth``
 always stands for a whole checkpoint, and nobody sleeps. (mmcv waits 2 s
 before each epoch for fear of a dead-lock between the data-loader workers of
 two epochs, and 1 s at the end for loggers. In every torch that we support an
-exhausted loader joins its workers before it says that it is exhausted, so
-those of the next epoch never meet them; and loggers finish in ``after_run``.)
+exhausted loader joins its workers before it says that it is exhausted, or
+keeps them for the next epoch: those of two epochs never meet. And loggers
+finish in ``after_run``.)
 
 A run that was stopped and resumed goes on as if it had not been stopped, to
 the bit: see :meth:`EpochBasedRunner.save_checkpoint`.

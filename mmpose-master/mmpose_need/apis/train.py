@@ -1,5 +1,6 @@
 """Training of a pose model: from a config to a running runner."""
 
+import collections
 import copy
 import os
 import os.path as osp
@@ -51,6 +52,7 @@ from mmpose.datasets.pipelines import (
     ToPlanes,
     ToTensor,
 )
+from mmpose.datasets.pipelines.loading import PictureCache
 from mmpose.utils import get_root_logger
 
 
@@ -553,6 +555,11 @@ def _optimizer_hook(model, optimizer, cfg, distributed, logger):
 def _train_loader(dataset, cfg, settings):
     """Data loader of one flow; refuses a set that fills no batch."""
     settings = dict(settings, **cfg.data.get('train_dataloader', {}))
+    if settings['workers_per_gpu']:
+        settings.setdefault('persistent_workers', True)
+    lasting = settings.get('persistent_workers', False)
+    if lasting:
+        dataset = _ReseededData(dataset)
     loader = build_dataloader(dataset, **settings) if len(dataset) else ()
     if len(loader) == 0:
         _, world_size = get_dist_info()
@@ -563,7 +570,94 @@ def _train_loader(dataset, cfg, settings):
         )
     if loader.worker_init_fn is None:
         loader.worker_init_fn = _seed_worker
+    if lasting:
+        dataset.start_worker = loader.worker_init_fn
+        loader.batch_sampler.sampler = _SeedingSampler(loader)
+        # From here torch draws a seed for the workers that it starts. The
+        # sampler draws the one that counts, from the training's generator.
+        loader.generator = torch.Generator()
     return loader
+
+
+_Draw = collections.namedtuple('_Draw', 'epoch seed worker index')
+"""What lasting workers get in place of an index."""
+
+
+class _Wrapper:
+    """Has the attributes of what it wraps, beside its own."""
+
+    def __init__(self, inner):
+        self.inner = inner
+
+    def __len__(self):
+        return len(self.inner)
+
+    def __getattr__(self, name):
+        # A copy that is being unpickled has nothing inside yet.
+        if name == 'inner' or name.startswith('__'):
+            raise AttributeError(name)
+        return getattr(self.inner, name)
+
+
+class _SeedingSampler(_Wrapper):
+    """Sends with each index the seed of the epoch.
+
+    Workers that outlive an epoch carry their random states into the next.
+    With this and :class:`_ReseededData` they begin each as new ones would:
+    the same numbers are drawn from the training's generator, in the same
+    order, as torch draws them for an iterator with new workers.
+
+    Args:
+        loader (DataLoader): Whose sampler is wrapped; it deals its batches
+            to the workers in turn.
+    """
+
+    def __init__(self, loader):
+        super().__init__(loader.batch_sampler.sampler)
+        self.batch_size = loader.batch_size
+        self.num_workers = loader.num_workers
+        self.epoch = 0
+
+    def __iter__(self):
+        self.epoch += 1
+        seed = torch.empty((), dtype=torch.int64).random_().item()
+        for place, index in enumerate(self.inner):
+            # The number that a new worker would have. torch 1.8 begins an
+            # epoch with the worker whose turn it is, not with the first.
+            worker = place // self.batch_size % self.num_workers
+            yield _Draw(self.epoch, seed, worker, index)
+
+
+class _ReseededData(_Wrapper):
+    """A data set whose worker is seeded when an epoch begins.
+
+    ``start_worker``, to be set, is called with the worker's number, as
+    ``worker_init_fn`` is when torch starts a worker. It has to seed numpy,
+    which torch does from 1.9 on only, in a way of its own.
+    """
+
+    _epoch = None
+
+    def __getitem__(self, index):
+        return self.inner[self._begin(index)]
+
+    def __getitems__(self, indices):
+        indices = [self._begin(index) for index in indices]
+        if hasattr(self.inner, '__getitems__'):
+            return self.inner.__getitems__(indices)
+        return [self.inner[index] for index in indices]
+
+    def _begin(self, draw):
+        """Return the index that was drawn; seed if it begins an epoch."""
+        if not isinstance(draw, _Draw):  # not from the sampler
+            return draw
+        if draw.epoch != self._epoch:
+            self._epoch = PictureCache.epoch = draw.epoch
+            # As torch does in a worker that starts.
+            random.seed(draw.seed + draw.worker)
+            torch.manual_seed(draw.seed + draw.worker)
+            self.start_worker(draw.worker)
+        return draw.index
 
 
 def _seed_worker(worker_id):
@@ -639,6 +733,9 @@ def train_model(
       ``mmcv.parallel.distributed.compress_gradients``.
     - ``checkpoint_config.interval_minutes`` (float | None): see
       :class:`ResumableCheckpointHook`.
+    - ``data.train_dataloader.persistent_workers`` (bool): whether the data
+      workers outlive an epoch, which changes no number. True by default,
+      where there are workers.
 
     Args:
         model (nn.Module): The model, on any device.
@@ -737,4 +834,9 @@ def train_model(
         runner.resume(cfg.resume_from)
     elif cfg.load_from:
         runner.load_checkpoint(cfg.load_from)
-    runner.run(data_loaders, cfg.workflow)
+    try:
+        runner.run(data_loaders, cfg.workflow)
+    finally:
+        for loader in data_loaders:
+            # Ends workers that outlive an epoch: torch has no other way.
+            loader._iterator = None

@@ -1,5 +1,6 @@
 import copy
 import json
+import multiprocessing
 from pathlib import Path
 
 import pytest
@@ -58,7 +59,11 @@ def same(a, b):
     return all(torch.equal(a[key], b[key]) for key in a)
 
 
-def test_training_is_bitwise_that_of_the_stock_function(cfg, stock):
+@pytest.mark.parametrize('workers', [0, 2])
+def test_training_is_bitwise_that_of_the_stock_function(cfg, stock, workers):
+    # Three batches for two workers, so that they do not come out even.
+    cfg.data.workers_per_gpu = workers
+    cfg.total_epochs = 3
     theirs = stock('mmpose', 'apis/train.py').train_model
     start = torch.manual_seed(0) and build_posenet(cfg.model)
     known = Config(dict(copy.deepcopy(cfg._cfg_dict), frozen_parameters=[]))
@@ -67,6 +72,11 @@ def test_training_is_bitwise_that_of_the_stock_function(cfg, stock):
     ours = train(cfg)
     assert not same(expected, start)
     assert same(expected, ours)
+    if workers:
+        cfg.lean_input = False
+        assert same(expected, train(cfg))
+        # They outlive an epoch, but not the training.
+        assert not multiprocessing.active_children()
 
 
 def test_freezing_changes_no_number_and_no_key_of_a_checkpoint(cfg):

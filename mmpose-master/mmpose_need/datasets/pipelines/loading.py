@@ -254,8 +254,9 @@ def _upright_size(path):
 class PictureCache:
     """Decoded pictures in memory, for all workers and all epochs.
 
-    A worker writes what it decodes. What it reads was there when it started,
-    or is its own: so no page is read that another core has not written yet.
+    A worker writes what it decodes. What it reads was there when it started
+    or when its epoch began, or is its own: so no page is read that another
+    core has not written yet.
 
     Args:
         paths (Iterable[str]): All pictures there will be.
@@ -264,6 +265,10 @@ class PictureCache:
     Raises:
         ValueError: They do not fit.
     """
+
+    # Of this process; who begins an epoch after all have ended the one before
+    # sets another number.
+    epoch = 0
 
     def __init__(self, paths, limit=None):
         self.places, total = {}, 0
@@ -291,8 +296,9 @@ class PictureCache:
 
     def _may_read(self):
         """Return what this process may read, by number: bool."""
-        if self._readable[0] != os.getpid():
-            self._readable = os.getpid(), self._written.numpy() != 0
+        now = os.getpid(), self.epoch
+        if self._readable[0] != now:
+            self._readable = now, self._written.numpy() != 0
         return self._readable[1]
 
     def get(self, path, read):
