@@ -10,6 +10,7 @@ areas:
   eval      evaluation with flip test
   train     training end to end on one device, fp32 and low precision
   ranks     training end to end in 1, 2, 4 and 8 processes
+  epochs    from the end of an epoch to the first batch of the next
   onnx      inference in torch and in ONNX Runtime
   cuda      training on a GPU, from JPEGs and from memory, with a profile
   scaling   what docs/SCALING.md predicts, against throttled links
@@ -31,7 +32,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-AREAS = 'pipeline step eval train ranks onnx cuda scaling'.split()
+AREAS = 'pipeline step eval train ranks epochs onnx cuda scaling'.split()
 DEFAULT_AREAS = ['pipeline', 'step', 'eval', 'train', 'onnx']
 
 

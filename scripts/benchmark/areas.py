@@ -267,6 +267,30 @@ def ranks(bench):
     return subjects
 
 
+def epochs(bench):
+    """The time between two epochs, by what becomes of the data workers."""
+    bench.config = SMALL
+    sizes = dict(batch=8, workers=max(bench.workers, 1), epochs=3)
+    if bench.small:
+        sizes.update(batch=2, epochs=2)
+    new = {'data.train_dataloader': dict(persistent_workers=False)}
+    variants = bench.variants(
+        **{'ours': {}, 'ours, new workers': dict(options=new)}
+    )
+    return [
+        Subject(
+            f'next epoch, {start}',
+            variant,
+            [bench.worker(variant, ONE_THREAD)],
+            'next_epoch',
+            **bench.source(spawned=start == 'spawned', **sizes, **form),
+        )
+        # It takes time to start the latter.
+        for start in ('forked', 'spawned')[: 1 if bench.small else 2]
+        for variant, form in variants.items()
+    ]
+
+
 def onnx(bench):
     """Inference of one crop: torch, and what was exported from it."""
     workers = [bench.worker('ours')]
@@ -350,8 +374,9 @@ AREAS = dict(
     eval=evaluation,
     train=train,
     ranks=ranks,
+    epochs=epochs,
     onnx=onnx,
     cuda=cuda,
 )
-ROUNDS = dict(train=3, ranks=2, cuda=2)
+ROUNDS = dict(train=3, ranks=2, epochs=3, cuda=2)
 """Rounds of the areas that are slow; others have seven."""

@@ -661,6 +661,18 @@ def _make_clock(skip, iterations, device):
     return BenchClock
 
 
+def _training_config(config, data, batch, workers, clock, options, stock_form):
+    """Return a config of a training that saves nothing and has a clock."""
+    cfg = load_config(config, data, options, stock_form)
+    cfg.data.samples_per_gpu = batch
+    cfg.data.workers_per_gpu = workers
+    cfg.gpu_ids = [0]
+    cfg.seed = 0
+    cfg.resume_from = cfg.load_from = cfg.checkpoint_config = None
+    cfg.log_config = dict(interval=50, hooks=[dict(type=clock.__name__)])
+    return cfg
+
+
 def _cast_input(model):
     """Give a half network half pictures: mmpose's fp16 leaves them fp32."""
 
@@ -700,13 +712,10 @@ def training(
     ranks = 1
     if torch.distributed.is_initialized():
         ranks = torch.distributed.get_world_size()
-    cfg = load_config(config, data, options, stock_form)
-    cfg.data.samples_per_gpu = batch
-    cfg.data.workers_per_gpu = workers
-    cfg.gpu_ids = [0]
-    cfg.seed = 0
-    cfg.resume_from = cfg.load_from = cfg.checkpoint_config = None
-    cfg.log_config = dict(interval=50, hooks=[dict(type='BenchClock')])
+    clock = _make_clock(skip, iterations, device)
+    cfg = _training_config(
+        config, data, batch, workers, clock, options, stock_form
+    )
     if amp:
         cfg.amp = dict(cfg.get('amp') or {}, enabled=True)
     if fp16:
@@ -716,7 +725,6 @@ def training(
     dataset.db = (dataset.db * needed)[:needed]
     if in_memory:
         dataset = _Remembered(dataset, batch)
-    clock = _make_clock(skip, iterations, device)
     with tempfile.TemporaryDirectory() as folder:
         cfg.work_dir = folder
         seed = yield dict()
@@ -747,6 +755,75 @@ def training(
                 result['memory'] = torch.cuda.max_memory_allocated() / 2**20
             result.update(found)
             seed = yield result
+
+
+def _make_gap_clock():
+    """Register a hook that takes the time between epochs."""
+    from mmcv.runner import HOOKS, Hook
+
+    class BenchGaps(Hook):
+        watches = []
+
+        def __init__(self, interval=1):
+            self.watches.clear()
+
+        def after_train_iter(self, runner):
+            if runner.inner_iter + 1 == len(runner.data_loader):
+                self.watches.append(Watch())
+                self.watches[-1].__enter__()
+
+        def before_train_iter(self, runner):
+            if runner.epoch and not runner.inner_iter:
+                self.watches[-1].__exit__()
+
+    HOOKS.register_module(module=BenchGaps, force=True)
+    return BenchGaps
+
+
+@case
+def next_epoch(
+    config,
+    data,
+    batch,
+    workers,
+    epochs,
+    spawned=False,
+    options=None,
+    stock_form=False,
+):
+    """Train with ``train_model`` and take the time between two epochs.
+
+    From the end of an epoch's last iteration until the first batch of the
+    next is there. The CPU time is that of this process, and of workers that
+    ended in that time. ``spawned`` starts workers as under a launcher.
+    """
+    from mmpose.apis import train_model
+    from mmpose.datasets import build_dataset
+    from mmpose.models import build_posenet
+
+    if spawned:
+        torch.multiprocessing.set_start_method('spawn', force=True)
+    clock = _make_gap_clock()
+    cfg = _training_config(
+        config, data, batch, workers, clock, options, stock_form
+    )
+    cfg.total_epochs = epochs
+    dataset = build_dataset(cfg.data.train)
+    needed = batch * workers
+    dataset.db = (dataset.db * needed)[:needed]
+    with tempfile.TemporaryDirectory() as folder:
+        cfg.work_dir = folder
+        seed = yield dict()
+        while True:
+            torch.manual_seed(seed)
+            np.random.seed(seed)
+            model = build_posenet(cfg.model)
+            train_model(model, dataset, copy.deepcopy(cfg))
+            gaps = [watch.per(1) for watch in clock.watches[: epochs - 1]]
+            seed = yield {
+                name: float(np.mean([gap[name] for gap in gaps]))
+                for name in ('wall', 'cpu')
+            }
 
 
 class _Remembered(torch.utils.data.Dataset):

@@ -178,7 +178,7 @@ def test_the_baseline_is_what_was_released_but_for_its_fixes(
 def test_all_cases_run_beside_stock(run, tmp_path):
     data = write_mpii(tmp_path / 'mpii', train=4, val=2)
     found = tmp_path / 'bench.json'
-    words = 'pipeline step eval onnx train --stock --small --rounds 1'
+    words = 'pipeline step eval onnx train epochs --stock --small --rounds 1'
     done = run(
         [sys.executable, ROOT / 'scripts/bench.py', *words.split()]
         + ['--data', data, '--json', found],
