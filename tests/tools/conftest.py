@@ -1,4 +1,5 @@
 import importlib.util
+import signal
 import sys
 from pathlib import Path
 
@@ -44,6 +45,11 @@ def main(tool, monkeypatch):
     Returns:
         callable: ``main('train', *arguments)``.
     """
+    # A training that fails leaves its own behind: its process ends then.
+    handlers = {
+        number: signal.getsignal(number)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+    }
 
     def execute(name, *arguments):
         module = tool(name)
@@ -52,7 +58,9 @@ def main(tool, monkeypatch):
         monkeypatch.setattr(sys, 'argv', [name, *map(str, arguments)])
         return module.main()
 
-    return execute
+    yield execute
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture
