@@ -558,6 +558,11 @@ def _train_loader(dataset, cfg, settings):
     if settings['workers_per_gpu']:
         settings.setdefault('persistent_workers', True)
     lasting = settings.get('persistent_workers', False)
+    if lasting and not settings['workers_per_gpu']:
+        raise ValueError(
+            'data.train_dataloader.persistent_workers=True needs data '
+            'workers: set data.workers_per_gpu to 1 or more, or leave it out'
+        )
     if lasting:
         dataset = _ReseededData(dataset)
     loader = build_dataloader(dataset, **settings) if len(dataset) else ()

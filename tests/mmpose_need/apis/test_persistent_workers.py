@@ -145,3 +145,9 @@ def test_workers_find_in_the_cache_what_others_have_decoded(tmp_path):
         if not epoch:
             for path in paths:
                 os.remove(path)
+
+
+def test_they_are_refused_where_there_are_none():
+    with pytest.raises(ValueError, match='set data.workers_per_gpu to 1'):
+        make_loader(Draws(4), workers=0, persistent_workers=True)
+    make_loader(Draws(4), workers=0)
