@@ -33,7 +33,6 @@ case ${1:-} in
 esac
 [ $# -ge 3 ] || refuse 'NPROC and CONFIG are missing; --help says more'
 program=$ROOT/mmpose-master/tools/$1.py
-name=$1
 nproc=$2
 shift 2
 is_count "$nproc" || refuse "NPROC=$nproc: a whole number from 1 is wanted"
@@ -72,7 +71,7 @@ if [ "$nproc" = 1 ] && [ "$nnodes" = 1 ] && [ -z "${elastic[*]-}" ]; then
 fi
 
 # A mistake in the command line is said once, not by every process.
-"$PY" "$here/check_request.py" "$name" "${arguments[@]}"
+"$PY" "$program" --check-request "${arguments[@]}"
 
 # A free port, and whether this torch has the elastic launcher.
 probe=$("$PY" - <<'PY'

@@ -43,6 +43,7 @@ done
 #   packages  hash of the requirements that are installed
 #   mmcv      'plain' or 'ops': mmcv and mmpose are installed
 #   patches   hash of the changes that are applied to them
+#   package   folder of hourglass_npu, which is installed editable
 # A file is removed before its step begins, so what is not noted is not whole.
 # Packages that are not whole are not repaired but installed afresh: pip takes
 # for whole what it has left half-written.
@@ -108,6 +109,10 @@ find_steps() {
   elif [ "$(noted patches)" != "$patches_hash" ]; then
     todo='patches'
   fi
+  # A checkout that was moved needs its package, not its packages, again.
+  if [ "$todo" ] || [ "$(noted package)" != "$package" ]; then
+    todo+=' package'
+  fi
 }
 
 # What the environment is made from: what was asked for, else what it has been
@@ -146,9 +151,9 @@ choose_torch() {
 
 make_environment() {
   local flags=()
-  rm -f "$state"/{packages,mmcv,patches}
+  rm -f "$state"/{packages,mmcv,patches,package}
   [ "${torch%% *}" != host ] || flags=(--system-site-packages)
-  say "[1/4] making ${VENV} with Python ${base%% *}"
+  say "[1/5] making ${VENV} with Python ${base%% *}"
   # Only what this script has made gets here, see prepare().
   find "$VENV" -mindepth 1 -maxdepth 1 ! -name .setup -exec rm -rf {} +
   note python "$base"
@@ -166,7 +171,7 @@ make_environment() {
 
 install_packages() {
   rm -f "$state/packages"
-  say '[2/4] installing the required packages'
+  say '[2/5] installing the required packages'
   "$py" -m pip install -r "$build_requirements"
   "$py" -m pip install -r "$requirements"
   case $torch in
@@ -198,10 +203,10 @@ install_mmcv() {
   # torch_npu must not load itself while mmcv's setup.py imports torch.
   local -x TORCH_DEVICE_BACKEND_AUTOLOAD=0
   if [ "$with_ops" ]; then
-    say '[3/4] building mmcv 1.2.7 with its operators, and mmpose 0.8.0'
+    say '[3/5] building mmcv 1.2.7 with its operators, and mmpose 0.8.0'
     install_mmcv_full
   else
-    say '[3/4] installing mmcv 1.2.7 and mmpose 0.8.0'
+    say '[3/5] installing mmcv 1.2.7 and mmpose 0.8.0'
     MMCV_WITH_OPS=0 "$py" -m pip install --ignore-installed --no-deps \
       --no-build-isolation --no-binary mmcv -r "$mmcv_requirements"
   fi
@@ -229,9 +234,17 @@ install_mmcv_full() {
 
 apply_patches() {
   rm -f "$state/patches"
-  say '[4/4] applying the changes to mmcv and mmpose'
+  say '[4/5] applying the changes to mmcv and mmpose'
   "$py" "$ROOT/scripts/patches.py" apply
   note patches "$patches_hash"
+}
+
+install_package() {
+  rm -f "$state/package"
+  say '[5/5] installing hourglass_npu and its command, hourglass'
+  "$py" -m pip install --no-deps --no-build-isolation \
+    --editable "$ROOT/mmpose-master"
+  note package "$package"
 }
 
 # Says what would be done.
@@ -271,6 +284,7 @@ prepare() {
   fi
 }
 
+package="$ROOT/mmpose-master $(hash_of "$ROOT/mmpose-master/pyproject.toml")"
 mapfile -t changes < <(
   find "$ROOT"/mmcv_need "$ROOT"/mmpose-master/mmpose_need \
     "$ROOT"/scripts/patch* -type f \( -name '*.py' -o -name '*.json' \) |
@@ -303,6 +317,7 @@ for step in $todo; do
     packages) install_packages ;;
     mmcv) install_mmcv ;;
     patches) apply_patches ;;
+    package) install_package ;;
   esac
 done
 # What else is in the way of training; no reason to fail.
