@@ -1,9 +1,8 @@
-"""Registries of optimisers, and how a config becomes one of them.
+"""mmcv/runner/optimizer/builder.py: optimizers by name, built from configs.
 
-Replaces ``mmcv/runner/optimizer/builder.py`` of mmcv 1.2.7. Besides the
-optimisers of ``torch.optim`` those of ``torch_npu.optim`` (NpuFusedAdam, ...)
-and of ``apex.optimizers`` (FusedAdam, ...) are known, where these packages
-can be imported.
+Beyond mmcv 1.2.7, which knows those of ``torch.optim``, it finds those of
+``torch_npu.optim`` (NpuFusedAdam, ...) and ``apex.optimizers`` (FusedAdam,
+...) where these packages can be imported.
 """
 
 import copy
@@ -13,15 +12,21 @@ import inspect
 import torch
 
 from ...utils import Registry, build_from_cfg
-from ..dist_utils import fused_optimizer
+from ..dist_utils import UserError, fused_optimizer
+
+
+class UnknownOptimizer(KeyError):
+    """No optimizer of this name: a mistake of the user."""
+
+    is_user_error = True
 
 
 class _OptimizerRegistry(Registry):
     """A registry that looks into further packages for a name it lacks.
 
-    These packages take seconds to import, and fail as they like where their
-    accelerator is missing; so they are imported once, and not before a name
-    is asked for that nobody has registered.
+    These packages take seconds to import, and can fail in any way where
+    their accelerator is missing. So they are imported once, when a name is
+    looked up that is not registered.
 
     Attributes:
         unavailable (dict[str, str]): Module names, and why they cannot serve.
@@ -36,7 +41,7 @@ class _OptimizerRegistry(Registry):
 
     @property
     def module_dict(self):
-        """dict[str, type]: All optimisers by name."""
+        """dict[str, type]: All optimizers by name."""
         self._look_further()
         return self._module_dict
 
@@ -47,7 +52,7 @@ class _OptimizerRegistry(Registry):
         return self._module_dict.get(key)
 
     def register_all_of(self, module):
-        """Register the optimisers of a module whose names are still free.
+        """Register the optimizers of a module whose names are still free.
 
         Args:
             module (module): The module.
@@ -73,11 +78,14 @@ class _OptimizerRegistry(Registry):
         self._complete = True
         for source in self.SOURCES:
             try:
-                self.register_all_of(importlib.import_module(source))
+                module = importlib.import_module(source)
             except Exception as error:
                 # Not installed, no CANN, another accelerator, another torch,
-                # or PyPI's apex, which is a web toolkit.
+                # or PyPI's apex, which is a web toolkit: each fails with an
+                # exception of its own.
                 self.unavailable[source] = f'{type(error).__name__}: {error}'
+            else:
+                self.register_all_of(module)
 
 
 OPTIMIZERS = _OptimizerRegistry('optimizer')
@@ -85,7 +93,7 @@ OPTIMIZER_BUILDERS = Registry('optimizer builder')
 
 
 def register_torch_optimizers():
-    """Register the optimisers of ``torch.optim``.
+    """Register the optimizers of ``torch.optim``.
 
     Returns:
         list[str]: Their names, in alphabetical order.
@@ -104,33 +112,32 @@ def build_optimizer_constructor(cfg):
             are its arguments.
 
     Returns:
-        callable: Makes an optimiser from a model.
+        callable: Makes an optimizer from a model.
     """
     return build_from_cfg(cfg, OPTIMIZER_BUILDERS)
 
 
-# Arguments of optimisers of torch that say how they compute, not what.
+# Arguments of optimizers of torch that say how they compute, not what.
 FORMS = ('capturable', 'foreach', 'fused')
 
 
 def choose_form(cfg, device, keeps_gradients=True):
-    """Let an optimiser step over all weights at once where a device can.
+    """Let an optimizer step all weights at once where the device can.
 
     Args:
-        cfg (dict): Of one optimiser, for :func:`build_optimizer`; left as it
-            is. ``fused`` decides: None or nothing takes that form where the
-            device has one (on a CPU: never), False leaves the choice to
-            torch, True demands it. So do the other ways to compute that may
-            be named there.
+        cfg (dict): Of one optimizer, for :func:`build_optimizer`; not
+            changed. ``fused=None``, the default, takes the fused form where
+            the device has one (never on a CPU), False leaves the form to
+            torch, True demands it. Other forms named there are kept.
         device (torch.device): Where the weights will be.
-        keeps_gradients (bool): Whether weights and gradients stay where they
-            are once they are made, which fused optimisers of torch_npu need.
+        keeps_gradients (bool): Whether weights and gradients keep their
+            memory, which fused optimizers of torch_npu need.
 
     Returns:
         tuple[dict, str]: The config to build from, and the form in words.
 
     Raises:
-        ValueError: ``fused=True`` is not known to that optimiser here.
+        UserError: That optimizer has no fused form here.
     """
     cfg = dict(cfg)
     kind = cfg.get('type')
@@ -140,7 +147,7 @@ def choose_form(cfg, device, keeps_gradients=True):
     wanted = cfg.pop('fused', None)
     if wanted:
         if 'fused' not in known:
-            raise ValueError(
+            raise UserError(
                 f'optimizer.fused=True: {kind} of torch {torch.__version__} '
                 'has no such form; leave it out'
             )
@@ -166,17 +173,17 @@ def choose_form(cfg, device, keeps_gradients=True):
 
 
 def keep_form(optimizer, state):
-    """Let an optimiser compute as it does, whatever a checkpoint did.
+    """Keep an optimizer's own form when it loads a checkpoint.
 
-    torch takes over the way to compute along with the learning rate, so that
-    a run would go on with kernels of another device.
+    torch loads the form along with the learning rate, so a run would go on
+    with kernels of another device.
 
     Args:
-        optimizer (torch.optim.Optimizer): That will load the state.
-        state (dict): As from ``state_dict()``. Left as it is.
+        optimizer (torch.optim.Optimizer): Will load the state.
+        state (dict): As from ``state_dict()``. Not changed.
 
     Returns:
-        dict: The state with the optimiser's own form in each group.
+        dict: The state with the optimizer's own form in each group.
     """
     groups = []
     for saved, own in zip(state['param_groups'], optimizer.param_groups):
@@ -188,20 +195,20 @@ def keep_form(optimizer, state):
 
 
 def build_optimizer(model, cfg):
-    """Build an optimiser for a model.
+    """Build an optimizer for a model.
 
     Args:
         model (nn.Module): Its parameters are optimised.
         cfg (dict): ``type`` is a name in :data:`OPTIMIZERS`, ``constructor``
             one in :data:`OPTIMIZER_BUILDERS`, ``paramwise_cfg`` the
-            constructor's settings; the rest are the optimiser's arguments.
-            Left as it is.
+            constructor's settings; the rest are the optimizer's arguments.
+            Not changed.
 
     Returns:
-        torch.optim.Optimizer: The optimiser.
+        torch.optim.Optimizer: The optimizer.
 
     Raises:
-        KeyError: Nobody has registered that optimiser.
+        UnknownOptimizer: No optimizer of this name is registered.
     """
     settings = copy.deepcopy(cfg)
     constructor = build_optimizer_constructor(
@@ -224,4 +231,4 @@ def build_optimizer(model, cfg):
         message = f'{kind} is not in the {OPTIMIZERS.name} registry'
         if reasons:
             message += f', which has looked further: {reasons}'
-        raise KeyError(message) from error
+        raise UnknownOptimizer(message) from error

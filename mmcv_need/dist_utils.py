@@ -1,8 +1,7 @@
-"""The one place that knows devices, and processes that work together.
+"""mmcv/runner/dist_utils.py: devices, and processes that work together.
 
-Replaces ``mmcv/runner/dist_utils.py`` of mmcv 1.2.7: all its names are here.
-What is added is the *device seam*. Three kinds of device are known, each with
-the collective backend that serves it, and the order is that of preference::
+All names of mmcv 1.2.7 are here, and the *device seam*: three kinds of device,
+each with its collective backend, in the order of preference::
 
     npu -> hccl        cuda -> nccl        cpu -> gloo
 
@@ -45,6 +44,15 @@ from torch._utils import (
 
 BACKENDS = OrderedDict([('npu', 'hccl'), ('cuda', 'nccl'), ('cpu', 'gloo')])
 """Collective backend of each kind of device, the preferred kind first."""
+
+
+class UserError(ValueError):
+    """A mistake of the user: the message names the value and what to do.
+
+    Commands print it as one line, as any exception with this mark.
+    """
+
+    is_user_error = True
 
 
 class _Process:

@@ -1,6 +1,6 @@
-"""Many processes, one device each: the wrapper that averages gradients.
+"""mmcv/parallel/distributed.py: the wrapper that averages gradients.
 
-Replaces ``mmcv/parallel/distributed.py`` of mmcv 1.2.7. That file repeats
+Many processes work together, one device each. mmcv 1.2.7's file repeats
 parts of torch's ``DistributedDataParallel.forward``, which change with every
 release of torch. Here ``train_step`` goes *through* torch's ``forward``
 instead, so one source serves torch 1.8 to today's. No device is named here.

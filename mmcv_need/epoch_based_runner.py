@@ -1,4 +1,4 @@
-"""The runner that trains epoch by epoch.
+"""mmcv/runner/epoch_based_runner.py: the runner that trains by epochs.
 
 Beyond mmcv 1.2.7: an epoch ends with its speed in the log, ``latest.pth``
 always stands for a whole checkpoint, and nobody sleeps. (mmcv waits 2 s
@@ -29,7 +29,7 @@ from .dist_utils import (
     synchronize,
 )
 from .hooks import IterTimerHook
-from .hooks.optimizer import engine_of
+from .hooks.optimizer import amid_step, engine_of
 from .utils import get_host_info
 
 _POINT_KEYS = {'batches_done', 'setup', 'random', 'hooks'}
@@ -402,7 +402,7 @@ class EpochBasedRunner(BaseRunner):
         meta=None,
         create_symlink=True,
     ):
-        """Save model, optimiser, counters, and where exactly the run stands.
+        """Save model, optimizer, counters, and where exactly the run stands.
 
         After an epoch the file has its number, and ``epoch`` in the
         checkpoint is that number. Inside of an epoch ``epoch`` and ``iter``
@@ -425,7 +425,7 @@ class EpochBasedRunner(BaseRunner):
             out_dir (str): Folder.
             filename_tmpl (str): Name with a place for the number. Inside of
                 an epoch the default stands for ``iter_{}.pth``.
-            save_optimizer (bool): Whether to save the optimiser's state.
+            save_optimizer (bool): Whether to save the optimizer's state.
             meta (dict | None): More to save; the runner's own ``meta`` goes
                 over it.
             create_symlink (bool): Whether ``latest.pth`` shall stand for this
@@ -448,6 +448,11 @@ class EpochBasedRunner(BaseRunner):
                 filename_tmpl = 'iter_{}.pth'
         meta = dict(meta or {}, **done)
         meta.update(self.meta or {})
+        if amid_step(self):
+            self.logger.warning(
+                'Saved between the iterations of one step (cumulative_iters): '
+                'a run that resumes here lacks the gradients so far'
+            )
 
         path = osp.join(out_dir, filename_tmpl.format(number))
         save_checkpoint(

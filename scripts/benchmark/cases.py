@@ -547,7 +547,7 @@ def _quicken(model, fold, amp):
 
         fuse_conv_bn(model)
     if amp:
-        from mmcv.runner.hooks.optimizer import cast_for_inference
+        from hourglass_npu.o2.casting import cast_for_inference
 
         cast_for_inference(model)
 

@@ -10,6 +10,7 @@ import time
 import mmcv
 import numpy as np
 import torch
+from hourglass_npu.o2.choice import initialize
 from mmcv.parallel import MMDataParallel, MMDistributedDataParallel
 from mmcv.parallel.distributed import compress_gradients
 from mmcv.runner import (
@@ -32,7 +33,7 @@ from mmcv.runner.dist_utils import (
     set_device,
     set_random_state,
 )
-from mmcv.runner.hooks.optimizer import initialize
+from mmcv.runner.hooks.optimizer import amid_step
 from mmcv.runner.optimizer.builder import choose_form
 from mmcv.utils import _BatchNorm
 from mmpose.core import (
@@ -142,20 +143,32 @@ class ResumableCheckpointHook(CheckpointHook):
             )
         self.interval_minutes = interval_minutes
         self._saved_by_time = None
+        self._late = False  # due, but a step was not complete
 
     def before_run(self, runner):
-        """Starts the clock."""
+        """Start the clock."""
         self._restart_clock()
 
     def after_train_iter(self, runner):
-        """Saves if it is time, by iterations or by the clock."""
-        super().after_train_iter(runner)
-        saved = not self.by_epoch and self.every_n_iters(runner, self.interval)
-        if self.interval_minutes is not None and not saved:
-            if self._is_time():
-                self._save_by_time(runner)
+        """Save if it is time, by iterations or by the clock.
+
+        Gradients that wait for further iterations of a step are in no
+        checkpoint: what is due amid a step is saved when it is complete.
+        """
+        due = not self.by_epoch and self.every_n_iters(runner, self.interval)
+        if amid_step(runner):
+            self._late = self._late or due
+        elif due:
+            super().after_train_iter(runner)
+        elif self._late:
+            runner.logger.info(f'Saving checkpoint at {runner.iter + 1} iters')
+            average_bn_stats(runner.model)
+            self._save_checkpoint(runner)
+        elif self.interval_minutes is not None and self._is_time():
+            self._save_by_time(runner)
 
     def _restart_clock(self):
+        self._late = False
         self._saved_at = self._looked_at = time.monotonic()
         self._stride = self._iters_to_look = 1
 
@@ -722,7 +735,7 @@ def train_model(
       it is given, ``find_unused_parameters`` is False by default.
     - ``lean_input`` (bool): see :func:`lean_input`. False by default.
     - ``amp`` (dict | None): mixed precision O2; the arguments of
-      ``mmcv.runner.hooks.optimizer.AmpOptions``. ``optimizer_config`` then
+      ``hourglass_npu.o2.settings.AmpOptions``. ``optimizer_config`` then
       takes those of ``AmpOptimizerHook``.
     - ``optimizer.fused`` (bool | None): see
       ``mmcv.runner.optimizer.builder.choose_form``.
