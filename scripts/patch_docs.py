@@ -17,9 +17,9 @@ exactly once.
 | `python3 scripts/patches.py apply` | applies the changes |
 | `python3 scripts/patches.py revert` | restores the originals, byte for byte |
 
-The tool keeps the originals in `.originals` in the package's folder. It changes
-a file only if its SHA-256 is that of the release, so changes that somebody else
-has made are never lost.
+The tool keeps the originals in `.originals` in the package's folder. It
+changes a file only if its SHA-256 is that of the release, so changes that
+somebody else has made are never lost.
 """
 
 
