@@ -31,7 +31,6 @@ case ${1:-} in
 esac
 [ $# -ge 3 ] || refuse 'NPROC and CONFIG are missing; see --help'
 program=$ROOT/mmpose-master/tools/$1.py
-name=$1
 nproc=$2
 shift 2
 is_count "$nproc" || refuse "NPROC=$nproc: must be a whole number, at least 1"
@@ -71,7 +70,7 @@ fi
 
 # Check the command line here, so that a mistake is reported once and not by
 # every process.
-"$PY" "$here/check_request.py" "$name" "${arguments[@]}"
+"$PY" "$program" --check-request "${arguments[@]}"
 
 # Find a free port, and whether this torch has the elastic launcher.
 probe=$("$PY" - <<'PY'

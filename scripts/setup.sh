@@ -43,6 +43,7 @@ done
 #   packages  hash of the installed requirements
 #   mmcv      'plain' or 'ops': mmcv and mmpose are installed
 #   patches   hash of the changes applied to them
+#   package   folder of hourglass_npu, which is installed editable
 # A file is removed before its step begins: a step without one is incomplete.
 # Incomplete packages are installed from scratch, because pip treats a
 # half-written install as complete.
@@ -107,6 +108,10 @@ find_steps() {
   elif [ "$(noted patches)" != "$patches_hash" ]; then
     todo='patches'
   fi
+  # After the checkout was moved, only the package is installed again.
+  if [ "$todo" ] || [ "$(noted package)" != "$package" ]; then
+    todo+=' package'
+  fi
 }
 
 # choose_base: sets base to the Python to use: $PYTHON, else the one recorded,
@@ -146,9 +151,9 @@ choose_torch() {
 
 make_environment() {
   local flags=()
-  rm -f "$state"/{packages,mmcv,patches}
+  rm -f "$state"/{packages,mmcv,patches,package}
   [ "${torch%% *}" != host ] || flags=(--system-site-packages)
-  say "[1/4] making ${VENV} with Python ${base%% *}"
+  say "[1/5] making ${VENV} with Python ${base%% *}"
   # prepare() has refused folders that this script did not make.
   find "$VENV" -mindepth 1 -maxdepth 1 ! -name .setup -exec rm -rf {} +
   note python "$base"
@@ -167,7 +172,7 @@ make_environment() {
 
 install_packages() {
   rm -f "$state/packages"
-  say '[2/4] installing the required packages'
+  say '[2/5] installing the required packages'
   "$py" -m pip install -r "$build_requirements"
   "$py" -m pip install -r "$requirements"
   case $torch in
@@ -199,10 +204,10 @@ install_mmcv() {
   # torch_npu must not load itself while mmcv's setup.py imports torch.
   local -x TORCH_DEVICE_BACKEND_AUTOLOAD=0
   if [ "$with_ops" ]; then
-    say '[3/4] building mmcv 1.2.7 with its operators, and mmpose 0.8.0'
+    say '[3/5] building mmcv 1.2.7 with its operators, and mmpose 0.8.0'
     install_mmcv_full
   else
-    say '[3/4] installing mmcv 1.2.7 and mmpose 0.8.0'
+    say '[3/5] installing mmcv 1.2.7 and mmpose 0.8.0'
     MMCV_WITH_OPS=0 "$py" -m pip install --ignore-installed --no-deps \
       --no-build-isolation --no-binary mmcv -r "$mmcv_requirements"
   fi
@@ -230,9 +235,17 @@ install_mmcv_full() {
 
 apply_patches() {
   rm -f "$state/patches"
-  say '[4/4] applying the changes to mmcv and mmpose'
+  say '[4/5] applying the changes to mmcv and mmpose'
   "$py" "$ROOT/scripts/patches.py" apply
   note patches "$patches_hash"
+}
+
+install_package() {
+  rm -f "$state/package"
+  say '[5/5] installing hourglass_npu and its command, hourglass'
+  "$py" -m pip install --no-deps --no-build-isolation \
+    --editable "$ROOT/mmpose-master"
+  note package "$package"
 }
 
 # describe: prints what would be done.
@@ -272,6 +285,7 @@ prepare() {
   fi
 }
 
+package="$ROOT/mmpose-master $(hash_of "$ROOT/mmpose-master/pyproject.toml")"
 mapfile -t changes < <(
   find "$ROOT"/mmcv_need "$ROOT"/mmpose-master/mmpose_need \
     "$ROOT"/scripts/patch* -type f \( -name '*.py' -o -name '*.json' \) |
@@ -304,6 +318,7 @@ for step in $todo; do
     packages) install_packages ;;
     mmcv) install_mmcv ;;
     patches) apply_patches ;;
+    package) install_package ;;
   esac
 done
 # Report what else would prevent training; this is no failure of set-up.
