@@ -98,6 +98,38 @@ def test_other_checkpoints_restart_the_clock(tmp_path, monkeypatch):
     ]
 
 
+class Steps:
+    """A hook whose steps have three iterations."""
+
+    job = None
+
+    @property
+    def amid_step(self):
+        return (self.job.iter + 1) % 3 > 0
+
+
+def test_what_is_due_amid_a_step_waits_for_its_end(tmp_path, monkeypatch):
+    steps = Steps()
+    job = Job(
+        tmp_path,
+        monkeypatch,
+        interval=4,
+        by_epoch=False,
+        interval_minutes=1,
+        filename_tmpl='it{}.pth',
+    )
+    job.hooks, steps.job = [steps], job
+    # Due are 4, 8 and 12, of which 12 ends a step.
+    names = ['it12.pth', 'it6.pth', 'it9.pth']
+    assert [iter_ for iter_, _ in job.run(14, 1.0)] == [6, 9, 12]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    # So is what is due by the clock.
+    job = Job(tmp_path, monkeypatch, interval_minutes=1)
+    job.hooks, steps.job = [steps], job
+    job.now += 60
+    assert [iter_ for iter_, _ in job.run(4, 1.0)] == [3]
+
+
 def test_the_clock_of_rank_0_counts(tmp_path, monkeypatch):
     job = Job(tmp_path, monkeypatch, interval_minutes=1)
     job.answer = (False, 7)

@@ -93,6 +93,17 @@ def test_sigterm_finishes_the_iteration_and_saves(train, monkeypatch):
     assert saved(work)['epoch_2.pth'] == (6, 0)
 
 
+def test_a_stop_waits_for_the_end_of_a_step(train, monkeypatch, tmp_path):
+    # An epoch has three iterations: a step of two, and one of one.
+    passes = 'optimizer_config.cumulative_iters=2'
+    kill = lambda _: os.kill(os.getpid(), signal.SIGTERM)  # noqa: E731
+    At(monkeypatch, JointsMSELoss, 'forward', 4, kill)
+    with pytest.raises(Stopped):
+        train(passes)
+    assert saved(tmp_path / 'work')['iter_5.pth'] == (5, 2)
+    assert 'iter_4.pth' not in saved(tmp_path / 'work')
+
+
 def test_sigusr1_saves_and_goes_on(train, monkeypatch):
     ask = lambda _: os.kill(os.getpid(), signal.SIGUSR1)  # noqa: E731
     At(monkeypatch, JointsMSELoss, 'forward', 2, ask)
