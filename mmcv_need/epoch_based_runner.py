@@ -211,11 +211,12 @@ class EpochBasedRunner(BaseRunner):
         assert self._max_epochs is not None, 'the runner needs max_epochs'
 
         # Schedules ask for the number of iterations before the first epoch.
-        for (mode, _), data_loader in zip(workflow, data_loaders):
-            if mode == 'train':
-                self._max_iters = self._max_epochs * len(data_loader)
-                self._fit_point(data_loader)
-                break
+        modes = [mode for mode, _ in workflow]
+        trains = 'train' in modes
+        if trains:
+            data_loader = data_loaders[modes.index('train')]
+            self._max_iters = self._max_epochs * len(data_loader)
+            self._fit_point(data_loader)
 
         self.logger.info(
             'Start running, host: %s, work_dir: %s',
@@ -226,6 +227,8 @@ class EpochBasedRunner(BaseRunner):
             'workflow: %s, max: %d epochs', workflow, self._max_epochs
         )
         self.call_hook('before_run')
+        if trains:
+            self._fit_point(data_loader)  # a hook may have resumed, as EMA's
         cycle = [
             (mode, data_loader)
             for (mode, epochs), data_loader in zip(workflow, data_loaders)
@@ -332,8 +335,9 @@ class EpochBasedRunner(BaseRunner):
         make now, which keeps schedules in place.
         """
         point = self._point
-        if point is None:
+        if point is None or point.get('fitted'):
             return
+        point['fitted'] = True
         before, now = point['setup'], self._setup(data_loader)
         changes = [
             f'{name} {before.get(name)} -> {value}'

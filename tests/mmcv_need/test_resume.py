@@ -204,6 +204,17 @@ def test_hooks_that_remember(tmp_path):
     assert counter.count == 21
 
 
+def test_a_hook_may_resume_when_the_run_starts(tmp_path):
+    """As mmcv's EMAHook does."""
+
+    class Resume(Hook):
+        def before_run(self, runner):
+            runner.resume(str(tmp_path / 'epoch_1.pth'))
+
+    whole = train(tmp_path)
+    assert_same(train(tmp_path / 'b', hooks=[Resume()]), whole)
+
+
 # ------------------------------------------------- what is not exact is said
 
 
