@@ -1,8 +1,8 @@
-"""mmcv/runner/base_runner.py: what all runners share: state, hooks, resuming.
+"""What all runners have in common: state, hooks, and going on from a file.
 
 Beyond mmcv 1.2.7 a runner knows how many samples go to a device at a time and
-how many devices there are. It names no device, and it does not change the
-configs that it registers hooks from.
+how many devices there are, and no device is named here. Configs are not
+changed by registering hooks from them.
 """
 
 import copy
@@ -35,7 +35,7 @@ def _check_count(name, value):
 
 
 def _check_optimizer(optimizer):
-    """Refuse what is neither an optimizer, nor a dict of them, nor None."""
+    """Refuse what is neither an optimiser, nor a dict of them, nor None."""
     several = optimizer if isinstance(optimizer, dict) else {'': optimizer}
     for name, single in several.items():
         if not isinstance(single, Optimizer) and optimizer is not None:
@@ -46,7 +46,7 @@ def _check_optimizer(optimizer):
 
 
 def _per_optimizer(optimizer, function):
-    """Apply a function to one optimizer, or to each of several by name."""
+    """Apply a function to one optimiser, or to each of several by name."""
     if isinstance(optimizer, dict):
         return {name: function(single) for name, single in optimizer.items()}
     return function(optimizer)
@@ -83,7 +83,7 @@ class DeferredLogBuffer(LogBuffer):
     line of the log is due, and for all numbers of the line at once.
     """
 
-    # Cap unread values: a run that never logs cannot fill device memory.
+    # Whoever never asks for a line shall not fill the device's memory.
     MOST_UPDATES = 1000
 
     def __init__(self):
@@ -135,7 +135,7 @@ class DeferredLogBuffer(LogBuffer):
 
 
 class BaseRunner(metaclass=ABCMeta):
-    """What carries a training: model, optimizer, counters and hooks.
+    """What carries a training: model, optimiser, counters and hooks.
 
     A subclass says what ``run``, ``train``, ``val`` and ``save_checkpoint``
     are.
@@ -145,7 +145,7 @@ class BaseRunner(metaclass=ABCMeta):
             is a ``batch_processor``.
         batch_processor (callable | None): Deprecated; takes model, batch and
             ``train_mode``, returns the outputs.
-        optimizer (Optimizer | dict[str, Optimizer] | None): One optimizer or
+        optimizer (Optimizer | dict[str, Optimizer] | None): One optimiser or
             several by name.
         work_dir (str | None): Folder for checkpoints and logs; it is made.
         logger (logging.Logger): Where is logged to.
@@ -333,10 +333,10 @@ class BaseRunner(metaclass=ABCMeta):
 
         Returns:
             list[float] | dict[str, list[float]]: One for each parameter
-            group; by name where there are several optimizers.
+            group; by name where there are several optimisers.
 
         Raises:
-            RuntimeError: There is no optimizer.
+            RuntimeError: There is no optimiser.
         """
         self._need_optimizer('a learning rate')
         return _per_optimizer(
@@ -346,7 +346,7 @@ class BaseRunner(metaclass=ABCMeta):
     def current_momentum(self):
         """Return the momenta; see :meth:`current_lr`.
 
-        For optimizers with ``betas`` it is the first of them, and 0 where
+        For optimisers with ``betas`` it is the first of them, and 0 where
         there is none.
         """
         self._need_optimizer('a momentum')
@@ -513,7 +513,7 @@ class BaseRunner(metaclass=ABCMeta):
     ):
         """Add the usual hooks, in the order in which they shall be called.
 
-        That is: learning rate, momentum, optimizer, checkpoint, timer, logs.
+        That is: learning rate, momentum, optimiser, checkpoint, timer, logs.
         For the arguments see the method of each.
         """
         self.register_lr_hook(lr_config)
@@ -548,10 +548,10 @@ class BaseRunner(metaclass=ABCMeta):
 
         Args:
             checkpoint (str): Its path or address.
-            resume_optimizer (bool): Whether to load the optimizer's state.
+            resume_optimizer (bool): Whether to load the optimiser's state.
             map_location (Any): Same as for :func:`torch.load`. By default
                 tensors come to the CPU; from there the model and the
-                optimizer copy them to where theirs are. On an accelerator
+                optimiser copy them to where theirs are. On an accelerator
                 this needs no memory there, and leaves Adam's step counters on
                 the host, where reading them waits for nothing.
 
@@ -559,9 +559,9 @@ class BaseRunner(metaclass=ABCMeta):
             dict: The whole checkpoint.
 
         Raises:
-            TypeError: There is an optimizer's state but no optimizer.
+            TypeError: There is an optimiser's state but no optimiser.
             ValueError: The checkpoint is not one of a training, or of one
-                with other optimizers.
+                with other optimisers.
         """
         if map_location == 'default':
             map_location = 'cpu'
@@ -583,7 +583,7 @@ class BaseRunner(metaclass=ABCMeta):
         return state
 
     def _restore_optimizer(self, state, checkpoint):
-        """Give the optimizer, or each of several, its state back."""
+        """Give the optimiser, or each of several, its state back."""
         if self.optimizer is None:
             raise TypeError(
                 f'{checkpoint} holds the state of an optimizer, but this '

@@ -1,8 +1,8 @@
-"""mmcv/runner/optimizer/builder.py: optimizers by name, built from configs.
+"""mmcv/runner/optimizer/builder.py: build optimizers from configs.
 
-Beyond mmcv 1.2.7, which knows those of ``torch.optim``, it finds those of
-``torch_npu.optim`` (NpuFusedAdam, ...) and ``apex.optimizers`` (FusedAdam,
-...) where these packages can be imported.
+In addition to ``torch.optim``, the optimizers of ``torch_npu.optim``
+(NpuFusedAdam, ...) and of ``apex.optimizers`` (FusedAdam, ...) are known,
+where these packages can be imported.
 """
 
 import copy
@@ -15,18 +15,12 @@ from ...utils import Registry, build_from_cfg
 from ..dist_utils import UserError, fused_optimizer
 
 
-class UnknownOptimizer(KeyError):
-    """No optimizer of this name: a mistake of the user."""
-
-    is_user_error = True
-
-
 class _OptimizerRegistry(Registry):
     """A registry that looks into further packages for a name it lacks.
 
-    These packages take seconds to import, and can fail in any way where
-    their accelerator is missing. So they are imported once, when a name is
-    looked up that is not registered.
+    These packages take seconds to import, and fail as they like where their
+    accelerator is missing; so they are imported once, and not before a name
+    is asked for that nobody has registered.
 
     Attributes:
         unavailable (dict[str, str]): Module names, and why they cannot serve.
@@ -81,11 +75,16 @@ class _OptimizerRegistry(Registry):
                 module = importlib.import_module(source)
             except Exception as error:
                 # Not installed, no CANN, another accelerator, another torch,
-                # or PyPI's apex, which is a web toolkit: each fails with an
-                # exception of its own.
+                # or PyPI's apex, which is a web toolkit.
                 self.unavailable[source] = f'{type(error).__name__}: {error}'
             else:
                 self.register_all_of(module)
+
+
+class UnknownOptimizerError(KeyError):
+    """A config names an optimizer that is not registered."""
+
+    is_user_error = True
 
 
 OPTIMIZERS = _OptimizerRegistry('optimizer')
@@ -122,22 +121,23 @@ FORMS = ('capturable', 'foreach', 'fused')
 
 
 def choose_form(cfg, device, keeps_gradients=True):
-    """Let an optimizer step all weights at once where the device can.
+    """Let an optimizer step over all weights at once where a device can.
 
     Args:
-        cfg (dict): Of one optimizer, for :func:`build_optimizer`; not
-            changed. ``fused=None``, the default, takes the fused form where
-            the device has one (never on a CPU), False leaves the form to
-            torch, True demands it. Other forms named there are kept.
+        cfg (dict): Of one optimizer, for :func:`build_optimizer`; left as it
+            is. ``fused`` decides: None or nothing takes that form where the
+            device has one (on a CPU: never), False leaves the choice to
+            torch, True demands it. So do the other ways to compute that may
+            be named there.
         device (torch.device): Where the weights will be.
-        keeps_gradients (bool): Whether weights and gradients keep their
-            memory, which fused optimizers of torch_npu need.
+        keeps_gradients (bool): Whether weights and gradients stay where they
+            are once they are made, which fused optimizers of torch_npu need.
 
     Returns:
         tuple[dict, str]: The config to build from, and the form in words.
 
     Raises:
-        UserError: That optimizer has no fused form here.
+        UserError: ``fused=True`` is not known to that optimizer here.
     """
     cfg = dict(cfg)
     kind = cfg.get('type')
@@ -173,14 +173,14 @@ def choose_form(cfg, device, keeps_gradients=True):
 
 
 def keep_form(optimizer, state):
-    """Keep an optimizer's own form when it loads a checkpoint.
+    """Let an optimizer compute as it does, whatever a checkpoint did.
 
-    torch loads the form along with the learning rate, so a run would go on
-    with kernels of another device.
+    torch takes over the way to compute along with the learning rate, so that
+    a run would go on with kernels of another device.
 
     Args:
-        optimizer (torch.optim.Optimizer): Will load the state.
-        state (dict): As from ``state_dict()``. Not changed.
+        optimizer (torch.optim.Optimizer): That will load the state.
+        state (dict): As from ``state_dict()``. Left as it is.
 
     Returns:
         dict: The state with the optimizer's own form in each group.
@@ -198,17 +198,17 @@ def build_optimizer(model, cfg):
     """Build an optimizer for a model.
 
     Args:
-        model (nn.Module): Its parameters are optimised.
+        model (nn.Module): Its parameters are optimized.
         cfg (dict): ``type`` is a name in :data:`OPTIMIZERS`, ``constructor``
             one in :data:`OPTIMIZER_BUILDERS`, ``paramwise_cfg`` the
             constructor's settings; the rest are the optimizer's arguments.
-            Not changed.
+            Left as it is.
 
     Returns:
         torch.optim.Optimizer: The optimizer.
 
     Raises:
-        UnknownOptimizer: No optimizer of this name is registered.
+        UnknownOptimizerError: Nobody has registered that optimizer.
     """
     settings = copy.deepcopy(cfg)
     constructor = build_optimizer_constructor(
@@ -231,4 +231,4 @@ def build_optimizer(model, cfg):
         message = f'{kind} is not in the {OPTIMIZERS.name} registry'
         if reasons:
             message += f', which has looked further: {reasons}'
-        raise UnknownOptimizer(message) from error
+        raise UnknownOptimizerError(message) from error

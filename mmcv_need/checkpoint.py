@@ -1,4 +1,4 @@
-"""mmcv/runner/checkpoint.py: checkpoints, read safely and written whole.
+"""Checkpoints: read from any place without running code, written whole.
 
 Four things differ from the file of mmcv 1.2.7 that this one replaces:
 
@@ -1204,7 +1204,7 @@ def link_checkpoint(path, link):
 
 
 def _to_cpu(state):
-    """Return an optimizer's state with its tensors on the CPU.
+    """Return an optimiser's state with its tensors on the CPU.
 
     So the file names no device, and can be read where there is none such.
     """
@@ -1221,7 +1221,7 @@ def save_checkpoint(model, filename, optimizer=None, meta=None, resume=None):
     """Save weights, and what goes with them, to a file.
 
     The checkpoint holds ``meta``, ``state_dict`` and, where there is an
-    optimizer, ``optimizer``; in mixed precision O2 also ``amp``, the state
+    optimiser, ``optimizer``; in mixed precision O2 also ``amp``, the state
     of the loss scale. To ``meta`` come mmcv's version, the time and the
     model's ``CLASSES``. Weights are saved in the dtype that the model has; in
     O2 they are the fp32 masters.
@@ -1229,7 +1229,7 @@ def save_checkpoint(model, filename, optimizer=None, meta=None, resume=None):
     Args:
         model (nn.Module): The model; parallel wrappers are left out.
         filename (str): Where to: a path or a ``pavi://`` name.
-        optimizer (Optimizer | dict[str, Optimizer] | None): The optimizer.
+        optimizer (Optimizer | dict[str, Optimizer] | None): The optimiser.
         meta (dict | None): More to save. Not changed.
         resume (dict | None): What an exact resume needs beyond that; saved
             under this name. Plain data and tensors.

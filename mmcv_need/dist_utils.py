@@ -1,7 +1,8 @@
-"""mmcv/runner/dist_utils.py: devices, and processes that work together.
+"""The one place that knows devices, and processes that work together.
 
-All names of mmcv 1.2.7 are here, and the *device seam*: three kinds of device,
-each with its collective backend, in the order of preference::
+Replaces ``mmcv/runner/dist_utils.py`` of mmcv 1.2.7: all its names are here.
+What is added is the *device seam*. Three kinds of device are known, each with
+the collective backend that serves it, and the order is that of preference::
 
     npu -> hccl        cuda -> nccl        cpu -> gloo
 
@@ -42,17 +43,15 @@ from torch._utils import (
     _unflatten_dense_tensors,
 )
 
-BACKENDS = OrderedDict([('npu', 'hccl'), ('cuda', 'nccl'), ('cpu', 'gloo')])
-"""Collective backend of each kind of device, the preferred kind first."""
-
 
 class UserError(ValueError):
-    """A mistake of the user: the message names the value and what to do.
-
-    Commands print it as one line, as any exception with this mark.
-    """
+    """A mistake of the user: the message names the value and what to do."""
 
     is_user_error = True
+
+
+BACKENDS = OrderedDict([('npu', 'hccl'), ('cuda', 'nccl'), ('cpu', 'gloo')])
+"""Collective backend of each kind of device, the preferred kind first."""
 
 
 class _Process:

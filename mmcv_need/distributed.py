@@ -1,6 +1,6 @@
-"""mmcv/parallel/distributed.py: the wrapper that averages gradients.
+"""Many processes, one device each: the wrapper that averages gradients.
 
-Many processes work together, one device each. mmcv 1.2.7's file repeats
+Replaces ``mmcv/parallel/distributed.py`` of mmcv 1.2.7. That file repeats
 parts of torch's ``DistributedDataParallel.forward``, which change with every
 release of torch. Here ``train_step`` goes *through* torch's ``forward``
 instead, so one source serves torch 1.8 to today's. No device is named here.

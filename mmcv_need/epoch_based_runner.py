@@ -1,4 +1,4 @@
-"""mmcv/runner/epoch_based_runner.py: the runner that trains by epochs.
+"""The runner that trains epoch by epoch.
 
 Beyond mmcv 1.2.7: an epoch ends with its speed in the log, ``latest.pth``
 always stands for a whole checkpoint, and nobody sleeps. (mmcv waits 2 s
@@ -406,7 +406,7 @@ class EpochBasedRunner(BaseRunner):
         meta=None,
         create_symlink=True,
     ):
-        """Save model, optimizer, counters, and where exactly the run stands.
+        """Save model, optimiser, counters, and where exactly the run stands.
 
         After an epoch the file has its number, and ``epoch`` in the
         checkpoint is that number. Inside of an epoch ``epoch`` and ``iter``
@@ -429,7 +429,7 @@ class EpochBasedRunner(BaseRunner):
             out_dir (str): Folder.
             filename_tmpl (str): Name with a place for the number. Inside of
                 an epoch the default stands for ``iter_{}.pth``.
-            save_optimizer (bool): Whether to save the optimizer's state.
+            save_optimizer (bool): Whether to save the optimiser's state.
             meta (dict | None): More to save; the runner's own ``meta`` goes
                 over it.
             create_symlink (bool): Whether ``latest.pth`` shall stand for this

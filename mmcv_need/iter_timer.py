@@ -1,4 +1,4 @@
-"""mmcv/runner/hooks/iter_timer.py: seconds of iterations, and their sums.
+"""The clock of a runner: seconds of each iteration, and what they add up to.
 
 The log buffer gets what mmcv 1.2.7 puts there. The sums are new: they are
 what a speed is computed from.
