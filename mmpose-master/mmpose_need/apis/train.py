@@ -10,7 +10,6 @@ import time
 import mmcv
 import numpy as np
 import torch
-from hourglass_npu.o2.choice import initialize
 from mmcv.parallel import MMDataParallel, MMDistributedDataParallel
 from mmcv.parallel.distributed import compress_gradients
 from mmcv.runner import (
@@ -55,6 +54,8 @@ from mmpose.datasets.pipelines import (
 )
 from mmpose.datasets.pipelines.loading import PictureCache
 from mmpose.utils import get_root_logger
+
+from hourglass_npu.o2.choice import initialize
 
 
 class AverageBNStatsHook(Hook):

@@ -9,10 +9,11 @@ import sys
 from unittest import mock
 
 import torch
-from hourglass_npu.o2 import engine as engine_module
 from mmcv.parallel import MMDistributedDataParallel
 from mmcv.runner.dist_utils import get_dist_info, init_dist, set_device
 from o2_cases import NativeDriver, Toy, make_case, run_batch
+
+from hourglass_npu.o2 import engine as engine_module
 
 STEPS = 4
 

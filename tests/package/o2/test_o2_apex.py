@@ -15,10 +15,6 @@ import o2_cases
 import pytest
 import torch
 from apex_tree import load_apex
-from hourglass_npu.o2 import casting, native, operators
-from hourglass_npu.o2.apex import ApexO2
-from hourglass_npu.o2.overflow import AmpLossScaler
-from hourglass_npu.o2.settings import AmpOptions, AmpOverflow
 from o2_cases import (
     CASES,
     HALF,
@@ -34,6 +30,11 @@ from o2_cases import (
     train,
 )
 from torch import nn
+
+from hourglass_npu.o2 import casting, native, operators
+from hourglass_npu.o2.apex import ApexO2
+from hourglass_npu.o2.overflow import AmpLossScaler
+from hourglass_npu.o2.settings import AmpOptions, AmpOverflow
 
 TRACE = Path(__file__).resolve().parent / 'data' / 'o2_trace.json'
 

@@ -8,8 +8,6 @@ import numpy as np
 import o2_cases
 import pytest
 import torch
-from hourglass_npu.o2 import casting, choice
-from hourglass_npu.o2.settings import AmpOverflow
 from o2_cases import (
     HALF,
     Detector,
@@ -22,6 +20,9 @@ from o2_cases import (
     train,
 )
 from torch import nn
+
+from hourglass_npu.o2 import casting, choice
+from hourglass_npu.o2.settings import AmpOverflow
 
 
 def test_cast_keeps_batch_norm_with_weights_only():

@@ -6,8 +6,6 @@ from pathlib import Path
 import o2_worker as worker
 import pytest
 import torch
-from hourglass_npu.o2.choice import initialize
-from hourglass_npu.o2.settings import AmpOverflow
 from launching import torch_launcher
 from mmcv.parallel import MMDataParallel
 from mmcv.runner import EpochBasedRunner, Hook
@@ -21,6 +19,9 @@ from o2_cases import (
     run_batch,
 )
 from torch import nn
+
+from hourglass_npu.o2.choice import initialize
+from hourglass_npu.o2.settings import AmpOverflow
 
 
 class Pose(Toy):

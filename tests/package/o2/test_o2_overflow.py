@@ -5,13 +5,6 @@ from types import SimpleNamespace
 import o2_cases
 import pytest
 import torch
-from hourglass_npu.o2 import engine as engine_module
-from hourglass_npu.o2.overflow import (
-    AmpLossScaler,
-    DeviceFlag,
-    saturation_flag,
-)
-from hourglass_npu.o2.settings import AmpOptions, AmpOverflow
 from o2_cases import (
     NativeDriver,
     Toy,
@@ -23,6 +16,14 @@ from o2_cases import (
     train,
 )
 from torch import nn
+
+from hourglass_npu.o2 import engine as engine_module
+from hourglass_npu.o2.overflow import (
+    AmpLossScaler,
+    DeviceFlag,
+    saturation_flag,
+)
+from hourglass_npu.o2.settings import AmpOptions, AmpOverflow
 
 
 @pytest.mark.parametrize('on_device', [False, True])

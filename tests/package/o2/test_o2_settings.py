@@ -9,6 +9,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from mmcv.runner.hooks.optimizer import engine_of
+from o2_cases import HALF, Toy, prepare
+from torch import nn
+
 from hourglass_npu.o2 import choice, operators
 from hourglass_npu.o2.apex import ApexO2
 from hourglass_npu.o2.native import NativeO2
@@ -17,9 +21,6 @@ from hourglass_npu.o2.settings import (
     default_dtype,
     find_apex,
 )
-from mmcv.runner.hooks.optimizer import engine_of
-from o2_cases import HALF, Toy, prepare
-from torch import nn
 
 
 @pytest.mark.parametrize(
