@@ -46,7 +46,9 @@ def start(args, cfg):
     Raises:
         UserError: If the device is not there, or the group cannot be.
     """
-    from mmcv.runner.dist_utils import init_dist, set_arithmetic, set_device
+    from mmcv.runner.dist_utils import init_dist, set_device
+
+    from hourglass_npu.devices import set_arithmetic
 
     apply_trust(args)
     if args.local_rank is not None:

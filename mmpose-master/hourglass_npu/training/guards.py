@@ -16,14 +16,12 @@ from datetime import timedelta
 
 import torch
 from mmcv.runner import CheckpointHook, Hook
-from mmcv.runner.checkpoint import find_whole_checkpoint
 from mmcv.runner.dist_utils import (
     _get_host_group,
     barrier,
     get_dist_info,
 )
 from mmcv.runner.hooks.optimizer import _OverflowFlag, engine_of
-from mmpose.apis.train import average_bn_stats
 
 from hourglass_npu.errors import (
     OTHERS_SPEAK_AFTER,
@@ -32,6 +30,8 @@ from hourglass_npu.errors import (
     leave,
     note_signal,
 )
+from hourglass_npu.training.checkpoints import find_whole_checkpoint
+from hourglass_npu.training.ranks import average_bn_stats
 
 DEFAULT_TIMEOUT = 1800
 """Seconds without progress until a rank counts as stuck, as in torch."""
@@ -57,9 +57,9 @@ class SignalGuard(Hook):
     """Stops a training in good order, or saves, when a signal asks for it.
 
     SIGTERM and SIGINT: the iteration is finished and a checkpoint written,
-    then :class:`hourglass_npu.errors.Stopped` ends the run. A second one, a second or more
-    later, ends the process at once (one Ctrl-C can come twice, from the
-    terminal and from the launcher). SIGUSR1: the same without the end. While
+    then :class:`hourglass_npu.errors.Stopped` ends the run. A second one, a
+    second or more later, ends the process at once (one Ctrl-C can come twice,
+    from the terminal and from the launcher). SIGUSR1: the same without the end. While
     the run is evaluated, which changes nothing, SIGTERM and SIGINT end that.
 
     All ranks have to save in the same iteration. So each tells the others, in
@@ -428,7 +428,7 @@ class LossGuard(Hook):
         except OSError as error:
             listed = f'the people could not be listed: {error}'
         good = None
-        with suppress(ValueError):
+        with suppress(UserError):
             good = find_whole_checkpoint(runner.work_dir, logger='silent')
         good = os.path.realpath(good) if good else 'none'
         rate = next(iter(rates.values()))[0]

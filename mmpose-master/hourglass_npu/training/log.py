@@ -1,4 +1,8 @@
-"""The log of a training: lines for people, and numbers for plot_log.py."""
+"""The log of a training: lines for people, and numbers for plot_log.py.
+
+In a config: ``dict(type='ReadableLogHook')``. ``mmpose.apis.train`` imports
+this module, which registers the hook.
+"""
 
 import datetime
 import math
@@ -10,17 +14,6 @@ from mmcv.runner.hooks.optimizer import engine_of
 
 # What the head of a line says already, or what is said in another form.
 _SAID = ('mode', 'epoch', 'iter', 'lr', 'time', 'data_time', 'memory')
-
-
-def make_readable(log_config):
-    """Puts :class:`ReadableLogHook` in the place of mmcv's text log.
-
-    Args:
-        log_config (mmcv.ConfigDict): Of any config; changed in place.
-    """
-    for hook in log_config['hooks']:
-        if hook['type'] == 'TextLoggerHook':
-            hook['type'] = 'ReadableLogHook'
 
 
 @HOOKS.register_module()
