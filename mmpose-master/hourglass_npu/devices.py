@@ -4,9 +4,10 @@ Built on the device seam, ``mmcv.runner.dist_utils``.
 """
 
 import functools
+import resource
 
 import torch
-from mmcv.runner.dist_utils import get_device
+from mmcv.runner.dist_utils import accelerator_in_use, get_device
 
 from hourglass_npu.errors import UserError
 
@@ -36,6 +37,18 @@ def set_arithmetic(cudnn_benchmark=None, allow_tf32=None):
         torch.backends.cudnn.allow_tf32 = allow_tf32
         torch.backends.cuda.matmul.allow_tf32 = allow_tf32
     return []
+
+
+def peak_memory():
+    """Return the most memory held so far, in bytes, for a log.
+
+    Returns:
+        int: Of tensors on the device in use; on the CPU of the whole process.
+    """
+    _, accelerator = accelerator_in_use()
+    if accelerator is None:
+        return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return accelerator.max_memory_allocated()
 
 
 def check_channels_last(device):

@@ -155,9 +155,10 @@ def find_resume(args, cfg, logger):
     """
     if args.resume_from != 'auto':
         return args.resume_from or cfg.resume_from
-    from mmcv.runner.dist_utils import broadcast_object, get_dist_info
+    from mmcv.runner.dist_utils import get_dist_info
 
     from hourglass_npu.training.checkpoints import find_whole_checkpoint
+    from hourglass_npu.training.ranks import broadcast_object
 
     path = problem = None
     # One looks for all: they must not go different ways.

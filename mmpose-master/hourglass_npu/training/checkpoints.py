@@ -10,11 +10,10 @@ import time
 import mmcv
 from mmcv.runner import CheckpointHook
 from mmcv.runner.checkpoint import load_from_local
-from mmcv.runner.dist_utils import broadcast_object
 from mmpose.core import EvalHook
 
 from hourglass_npu.errors import UserError, is_user_error
-from hourglass_npu.training.ranks import average_bn_stats
+from hourglass_npu.training.ranks import average_bn_stats, broadcast_object
 
 
 def list_checkpoints(folder, filename_tmpl=None):

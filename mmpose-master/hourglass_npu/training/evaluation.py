@@ -4,12 +4,10 @@ import os
 import os.path as osp
 
 import mmcv
-from mmcv.runner.dist_utils import (
-    barrier,
-    get_random_state,
-    set_random_state,
-)
+from mmcv.runner.epoch_based_runner import get_random_state, set_random_state
 from mmpose.core import DistEvalHook, EvalHook
+
+from hourglass_npu.training.ranks import barrier
 
 
 class _ResumableEvaluation:

@@ -16,11 +16,7 @@ from datetime import timedelta
 
 import torch
 from mmcv.runner import CheckpointHook, Hook
-from mmcv.runner.dist_utils import (
-    _get_host_group,
-    barrier,
-    get_dist_info,
-)
+from mmcv.runner.dist_utils import get_dist_info, get_host_group
 from mmcv.runner.hooks.optimizer import _OverflowFlag, engine_of
 
 from hourglass_npu.errors import (
@@ -31,7 +27,7 @@ from hourglass_npu.errors import (
     note_signal,
 )
 from hourglass_npu.training.checkpoints import find_whole_checkpoint
-from hourglass_npu.training.ranks import average_bn_stats
+from hourglass_npu.training.ranks import average_bn_stats, barrier
 
 DEFAULT_TIMEOUT = 1800
 """Seconds without progress until a rank counts as stuck, as in torch."""
@@ -158,7 +154,7 @@ class SignalGuard(Hook):
         work = torch.distributed.all_reduce(
             asked,
             op=torch.distributed.ReduceOp.MAX,
-            group=_get_host_group(),
+            group=get_host_group(),
             async_op=True,
         )
         self._pending = work, asked

@@ -9,8 +9,9 @@ import math
 import time
 
 from mmcv.runner import HOOKS, TextLoggerHook
-from mmcv.runner.dist_utils import peak_memory
 from mmcv.runner.hooks.optimizer import engine_of
+
+from hourglass_npu.devices import peak_memory
 
 # What the head of a line says already, or what is said in another form.
 _SAID = ('mode', 'epoch', 'iter', 'lr', 'time', 'data_time', 'memory')

@@ -1,8 +1,37 @@
-"""What several ranks share: batch-norm statistics, and the order of data."""
+"""What ranks do together: meet, share objects, batch norm and data order."""
 
 from mmcv.runner import Hook
-from mmcv.runner.dist_utils import allreduce_params
+from mmcv.runner.dist_utils import (
+    allreduce_params,
+    get_dist_info,
+    get_host_group,
+)
 from mmcv.utils import _BatchNorm
+from torch import distributed as dist
+
+
+def barrier():
+    """Wait until every rank is here. Does not wait for the devices."""
+    if get_dist_info()[1] > 1:
+        dist.barrier(group=get_host_group())
+
+
+def broadcast_object(obj):
+    """Give every rank a copy of rank 0's object, through host memory.
+
+    Every rank must call it.
+
+    Args:
+        obj (Any): Anything that pickles; that of rank 0 counts.
+
+    Returns:
+        Any: A copy of rank 0's object; ``obj`` itself on rank 0.
+    """
+    if get_dist_info()[1] == 1:
+        return obj
+    box = [obj]
+    dist.broadcast_object_list(box, src=0, group=get_host_group())
+    return box[0]
 
 
 def average_bn_stats(model):

@@ -10,6 +10,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import torch
+from hourglass_npu.training import ranks
 from mmcv import Config
 from mmcv.parallel import MMDistributedDataParallel
 from mmcv.runner.dist_utils import get_dist_info, init_dist, set_device
@@ -40,7 +41,7 @@ def train(path):
     model = build_posenet(cfg.model)
     seen = dict(averaged=[], evaluated=[], people=[[]])
 
-    average, test = apis_train.average_bn_stats, apis.multi_gpu_test
+    average, test = ranks.average_bn_stats, apis.multi_gpu_test
 
     def averaging(wrapped):
         before = digest(model.state_dict(), 'running_')
@@ -71,7 +72,7 @@ def train(path):
             seen['people'][-1].append(index)
             return self.dataset[index]
 
-    with patch.object(apis_train, 'average_bn_stats', averaging), patch.object(
+    with patch.object(ranks, 'average_bn_stats', averaging), patch.object(
         apis, 'multi_gpu_test', testing
     ), patch.object(apis_train, 'MMDistributedDataParallel', Wrapper):
         apis.train_model(

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hourglass_npu.training.evaluation import ResumableEvalHook
+from hourglass_npu.training.workers import seed_worker
 from mmcv import Config
 from mmcv.runner import CheckpointHook
 from mmcv.runner.checkpoint import _load_checkpoint
@@ -42,7 +44,7 @@ def scores(monkeypatch):
         asked.append(runner.epoch + 1)
         return np.float32([0, 0.25, 0.75, 0.5, 0.5][runner.epoch + 1])
 
-    monkeypatch.setattr(apis_train.ResumableEvalHook, 'evaluate', evaluate)
+    monkeypatch.setattr(ResumableEvalHook, 'evaluate', evaluate)
     return asked
 
 
@@ -173,7 +175,7 @@ def test_worker_seeds_differ_and_come_again():
     draws = []
     for start in (1, 2, 1):
         torch.manual_seed(start)
-        apis_train._seed_worker(0)
+        seed_worker(0)
         draws.append((random.random(), np.random.rand()))
     assert draws[0] == draws[2] != draws[1]
 
