@@ -258,7 +258,7 @@ class BaseRunner(metaclass=ABCMeta):
 
     @property
     def samples_per_gpu(self):
-        """int | None: Samples per device; None if nothing tells it."""
+        """Samples per device (int | None); None if nothing tells it."""
         if self._samples_per_gpu is not None:
             return self._samples_per_gpu
         loader = getattr(self, 'data_loader', None)

@@ -138,9 +138,7 @@ SAFE = dict(weights_only=True) if torch.__version__ >= '2' else {}
 
 def test_a_set_that_fills_no_batch_is_refused(cfg):
     cfg.data.samples_per_gpu = 7
-    with pytest.raises(
-        UserError, match='^6 training samples .* of 7 .*1 pro'
-    ):
+    with pytest.raises(UserError, match='^6 training samples .* of 7 .*1 pro'):
         train(cfg)
 
 
