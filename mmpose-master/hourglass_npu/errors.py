@@ -35,9 +35,14 @@ DISK_ERRORS = (
 
 
 class UserError(ValueError):
-    """A mistake of the user: the message names the value and what to do."""
+    """A mistake of the user: the message names the value and what to do.
+
+    Attributes:
+        exit_status (int): Of the command that it ends.
+    """
 
     is_user_error = True
+    exit_status = 2
 
 
 class Stopped(BaseException):
@@ -130,7 +135,7 @@ def _end(error):
     _log(trace)
     _wait_for_rank_0(error)
     if is_user_error(error):
-        status, message = 2, describe(error)
+        status, message = getattr(error, 'exit_status', 2), describe(error)
     else:
         status, message = 1, explain_failure(error)
     if message is None or os.environ.get('HOURGLASS_TRACEBACK') == '1':
