@@ -81,7 +81,7 @@ def test_overrides_may_be_given_several_times():
         ('optimizer.lrr=3', 'did you mean optimizer.lr'),
         ('data.val.ann_fil=x', 'did you mean data.val.ann_file'),
         ('data.train.pipeline.1.flip_prop=0', 'pipeline.1.flip_prob'),
-        ('data.train.pipeline.9.flip_prob=0', 'is a list of 8'),
+        ('data.train.pipeline.9.flip_prob=0', 'is a list of 7'),
         ('total_epochs.x=1', 'total_epochs is 210'),
         ('optimizer_config.grad_clip.max_norm=1', 'grad_clip is None'),
         ('total_epochs', "KEY=VALUE, not 'total_epochs'"),
