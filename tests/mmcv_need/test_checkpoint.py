@@ -548,8 +548,8 @@ def test_two_ranks_load_or_fail_together(web, tmp_path, run, served):
         assert lines[0][0] == lines[1][0] == str(len(KEYS))
     else:
         assert lines[0][0].startswith('DownloadError ')
-            assert '404' in lines[0][0]
-        assert lines[1][0].startswith('RuntimeError')
+        assert '404' in lines[0][0]
+        assert lines[1][0].startswith('OtherRankError ')
         assert 'rank 0' in lines[1][0]
 
 
