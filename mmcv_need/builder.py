@@ -72,11 +72,13 @@ class _OptimizerRegistry(Registry):
         self._complete = True
         for source in self.SOURCES:
             try:
-                self.register_all_of(importlib.import_module(source))
+                module = importlib.import_module(source)
             except Exception as error:
                 # Not installed, no CANN, another accelerator, another torch,
                 # or PyPI's apex, which is a web toolkit.
                 self.unavailable[source] = f'{type(error).__name__}: {error}'
+            else:
+                self.register_all_of(module)
 
 
 class UnknownOptimizerError(KeyError):
