@@ -11,10 +11,11 @@ from datetime import timedelta
 from unittest.mock import patch
 
 import torch
-from hourglass_npu.training import ranks
 from mmcv.runner import dist_utils
 from torch import distributed as dist
 from torch import nn
+
+from hourglass_npu.training import ranks
 
 OPTIONS = [(True, -1), (True, 1), (False, -1)]
 

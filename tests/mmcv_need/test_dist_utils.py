@@ -14,9 +14,10 @@ import group_worker as worker
 import pytest
 import torch
 from device_stand_ins import Device, fresh_process, host_with  # noqa: F401
-from hourglass_npu.training import ranks
 from launching import torch_launcher
 from mmcv.runner import dist_utils
+
+from hourglass_npu.training import ranks
 
 WORKER = Path(worker.__file__)
 

@@ -3,9 +3,10 @@
 import pytest
 import torch
 from device_stand_ins import Device, fresh_process, host_with  # noqa: F401
+from mmcv.runner import dist_utils
+
 from hourglass_npu import devices
 from hourglass_npu.errors import UserError
-from mmcv.runner import dist_utils
 
 
 @pytest.fixture(autouse=True)

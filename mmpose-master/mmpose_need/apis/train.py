@@ -3,8 +3,19 @@
 What has no counterpart in mmpose is in the package ``hourglass_npu``.
 """
 
-import hourglass_npu.training.log  # noqa: F401  (registers ReadableLogHook)
 import torch
+from mmcv.parallel import MMDataParallel, MMDistributedDataParallel
+from mmcv.parallel.distributed import compress_gradients
+from mmcv.runner import EpochBasedRunner, OptimizerHook
+from mmcv.runner.dist_utils import get_device, get_dist_info, set_device
+from mmcv.runner.hooks.optimizer import initialize
+from mmcv.runner.optimizer.builder import choose_form
+from mmpose.core import Fp16OptimizerHook, build_optimizers
+from mmpose.core.distributed_wrapper import DistributedDataParallelWrapper
+from mmpose.datasets import build_dataloader, build_dataset
+from mmpose.utils import get_root_logger
+
+import hourglass_npu.training.log  # noqa: F401  (registers ReadableLogHook)
 from hourglass_npu.devices import (
     check_channels_last,
     choose_prefetch,
@@ -24,16 +35,6 @@ from hourglass_npu.training.workers import (
     seed_worker,
     stop_workers,
 )
-from mmcv.parallel import MMDataParallel, MMDistributedDataParallel
-from mmcv.parallel.distributed import compress_gradients
-from mmcv.runner import EpochBasedRunner, OptimizerHook
-from mmcv.runner.dist_utils import get_device, get_dist_info, set_device
-from mmcv.runner.hooks.optimizer import initialize
-from mmcv.runner.optimizer.builder import choose_form
-from mmpose.core import Fp16OptimizerHook, build_optimizers
-from mmpose.core.distributed_wrapper import DistributedDataParallelWrapper
-from mmpose.datasets import build_dataloader, build_dataset
-from mmpose.utils import get_root_logger
 
 
 def _training_device(cfg, distributed):

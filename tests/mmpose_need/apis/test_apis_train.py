@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from hourglass_npu.errors import UserError
 from mmcv import Config
 from mmcv.runner import Hook
 from mmcv.runner.dist_utils import set_device
@@ -16,6 +15,7 @@ from mmpose.utils import get_root_logger
 from mpii_data import write_mpii, write_tiny_config
 
 from benchmark.stock_form import to_stock_form
+from hourglass_npu.errors import UserError
 
 WORKER = Path(__file__).with_name('train_worker.py')
 

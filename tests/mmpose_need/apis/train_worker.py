@@ -10,7 +10,6 @@ from pathlib import Path
 from unittest.mock import patch
 
 import torch
-from hourglass_npu.training import ranks
 from mmcv import Config
 from mmcv.parallel import MMDistributedDataParallel
 from mmcv.runner.dist_utils import get_dist_info, init_dist, set_device
@@ -18,6 +17,8 @@ from mmpose import apis
 from mmpose.apis import train as apis_train
 from mmpose.datasets import build_dataset
 from mmpose.models import build_posenet
+
+from hourglass_npu.training import ranks
 
 
 def digest(state, part):

@@ -3,10 +3,11 @@
 from argparse import Namespace
 
 import pytest
+from mpii_data import CONFIGS
+
 from hourglass_npu.config.load import check_data, choose_work_dir, load_config
 from hourglass_npu.errors import UserError
 from hourglass_npu.paths import MMPOSE_ROOT
-from mpii_data import CONFIGS
 
 LARGE = str(CONFIGS / 'hourglass52_mpii_384x384.py')
 
@@ -69,7 +70,7 @@ def test_overrides_may_be_given_several_times():
     assert cfg.total_epochs == 3 and cfg.optimizer.lr == 0.1
     assert cfg.data.samples_per_gpu == 2 and cfg.data.workers_per_gpu == 2
     assert load('log_config.hooks.0.by_epoch=False').log_config.hooks == [
-        dict(type='TextLoggerHook', by_epoch=False)
+        dict(type='ReadableLogHook', by_epoch=False)
     ]
 
 

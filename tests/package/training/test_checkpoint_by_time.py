@@ -4,6 +4,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+
 from hourglass_npu.errors import UserError
 from hourglass_npu.training import checkpoints
 from hourglass_npu.training.checkpoints import ResumableCheckpointHook

@@ -4,15 +4,16 @@ import logging
 import os
 
 import pytest
+from mmcv.runner import save_checkpoint
+from mmcv.runner.checkpoint import link_checkpoint
+from torch import nn
+
 from hourglass_npu.errors import UserError
 from hourglass_npu.training import checkpoints
 from hourglass_npu.training.checkpoints import (
     find_whole_checkpoint,
     list_checkpoints,
 )
-from mmcv.runner import save_checkpoint
-from mmcv.runner.checkpoint import link_checkpoint
-from torch import nn
 
 
 @pytest.fixture

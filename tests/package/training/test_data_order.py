@@ -5,10 +5,11 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from hourglass_npu.training.ranks import ShuffleSeedHook
 from mmcv import Config
 from mmcv.runner import DistSamplerSeedHook
 from mmpose.apis.train import _train_loader
+
+from hourglass_npu.training.ranks import ShuffleSeedHook
 
 
 class Numbers(torch.utils.data.Dataset):

@@ -9,8 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hourglass_npu.training.evaluation import ResumableEvalHook
-from hourglass_npu.training.workers import seed_worker
 from mmcv import Config
 from mmcv.runner import CheckpointHook
 from mmcv.runner.checkpoint import _load_checkpoint
@@ -19,6 +17,9 @@ from mmpose.apis import train as apis_train
 from mmpose.datasets import build_dataset
 from mmpose.models import build_posenet
 from mpii_data import write_mpii, write_tiny_config
+
+from hourglass_npu.training.evaluation import ResumableEvalHook
+from hourglass_npu.training.workers import seed_worker
 
 
 @pytest.fixture

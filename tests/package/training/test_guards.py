@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hourglass_npu import errors
-from hourglass_npu.errors import Stopped, UserError
-from hourglass_npu.training import guards
 from mmcv import Config
 from mmcv.runner.checkpoint import _load_checkpoint
 from mmpose.models.losses.mse_loss import JointsMSELoss
 
 from benchmark.stock_form import to_stock_form
+from hourglass_npu import errors
+from hourglass_npu.errors import Stopped, UserError
+from hourglass_npu.training import guards
 
 
 @pytest.fixture

@@ -2,11 +2,12 @@
 
 import pytest
 import torch
-from hourglass_npu.errors import UserError
-from hourglass_npu.training.network import compile_network, freeze_parameters
 from mmcv import Config
 from mmpose.models import build_posenet
 from mpii_data import CONFIGS
+
+from hourglass_npu.errors import UserError
+from hourglass_npu.training.network import compile_network, freeze_parameters
 
 
 def test_large_network_freezes_just_what_gets_no_gradient():

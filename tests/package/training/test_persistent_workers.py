@@ -7,11 +7,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from hourglass_npu.errors import UserError
-from hourglass_npu.training import workers as lasting_workers
 from mmcv import Config
 from mmpose.apis import train as apis_train
 from mmpose.datasets.pipelines import LoadImageFromFile
+
+from hourglass_npu.errors import UserError
+from hourglass_npu.training import workers as lasting_workers
 
 
 class Draws(torch.utils.data.Dataset):

@@ -13,9 +13,10 @@ import warnings
 import mmcv
 import numpy as np
 import torch
-from hourglass_npu.training.workers import current_epoch
 from mmcv.runner.dist_utils import get_dist_info
 from PIL import Image
+
+from hourglass_npu.training.workers import current_epoch
 
 from ..registry import PIPELINES
 
