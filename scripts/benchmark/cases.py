@@ -6,7 +6,6 @@ it: ``wall`` and ``cpu``, seconds for one unit of work, and what else it
 knows. The same seed gives the same work to every mmpose.
 """
 
-import argparse
 import contextlib
 import copy
 import gc
@@ -22,6 +21,8 @@ import cv2
 import numpy as np
 import torch
 from PIL import Image
+
+from benchmark.stock_form import to_stock_form
 
 CASES = {}
 
@@ -86,7 +87,7 @@ def load_config(path, data, options=None, stock_form=False):
     cfg = Config.fromfile(path)
     cfg.merge_from_dict(options or {})
     if stock_form:
-        cfg.lean_input = False
+        to_stock_form(cfg)
     for split in ('train', 'val', 'test'):
         name = 'train' if split == 'train' else 'val'
         cfg.data[split].ann_file = f'{data}/annotations/mpii_{name}.json'
@@ -101,13 +102,7 @@ def _train_dataset(cfg):
     """Build the training data as ``train_model`` will read them."""
     from mmpose.datasets import build_dataset
 
-    dataset = build_dataset(cfg.data.train)
-    if cfg.get('lean_input', False):
-        from mmpose.apis.train import lean_input
-
-        # All that is asked of a model is that it can prepare its input.
-        dataset = lean_input(dataset, argparse.Namespace(data_preprocessor=0))
-    return dataset
+    return build_dataset(cfg.data.train)
 
 
 def fast_decoder():

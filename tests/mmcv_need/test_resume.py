@@ -11,7 +11,7 @@ import pytest
 import torch
 from mmcv.runner import Hook
 from mmcv.runner.checkpoint import _load_checkpoint
-from mmcv.runner.dist_utils import get_random_state, set_random_state
+from mmcv.runner.epoch_based_runner import get_random_state, set_random_state
 from processes import launch  # noqa: F401
 from resume_cases import (
     TRAIN,

@@ -95,11 +95,12 @@ def take_samples(cfg, number, seed):
     for index in sorted(chosen.tolist()):
         sample = dataset[index]
         meta = getattr(sample.get('img_metas'), 'data', {})
-        if 'target' not in sample or 'joints_3d' not in meta:
+        heatmaps = _heatmaps(sample)
+        if heatmaps is None or 'joints_3d' not in meta:
             raise UserError(
-                "data.train.pipeline must end in Collect with 'img' and "
-                "'target' in keys, 'joints_3d' and 'joints_3d_visible' in "
-                'meta_keys'
+                "data.train.pipeline must end in Collect with 'img', and "
+                "'joint_cells' and 'heatmap' (or 'target') in keys, "
+                "'joints_3d' and 'joints_3d_visible' in meta_keys"
             )
         joints = meta['joints_3d'].copy()
         joints[:, 2] = meta['joints_3d_visible'][:, 0] > 0
@@ -107,18 +108,34 @@ def take_samples(cfg, number, seed):
             (
                 _crop(sample['img'], cfg),
                 joints,
-                np.asarray(sample['target']),
+                heatmaps,
                 _text(meta, dataset.db[index]),
             )
         )
     return samples
 
 
+def _heatmaps(sample):
+    """Return the heatmaps that the network is to learn, or None."""
+    import numpy as np
+    import torch
+    from mmpose.models.detectors.top_down import render_heatmaps
+
+    if 'target' in sample:
+        return np.asarray(sample['target'])
+    if 'joint_cells' not in sample or 'heatmap' not in sample:
+        return None
+    cells = torch.from_numpy(sample['joint_cells'])[None]
+    return render_heatmaps(cells, **sample['heatmap'].data)[0].numpy()
+
+
 def _crop(img, cfg):
-    """The crop of normalised network input."""
+    """Return the crop of network input, normalized or not."""
     import numpy as np
 
     crop = np.asarray(img).transpose(1, 2, 0)
+    if crop.dtype == np.uint8:
+        return np.ascontiguousarray(crop[..., ::-1])
     for step in cfg.data.train.get('pipeline', ()):
         if step['type'] == 'NormalizeTensor':
             crop = crop * np.float32(step['std']) + np.float32(step['mean'])

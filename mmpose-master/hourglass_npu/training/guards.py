@@ -16,14 +16,8 @@ from datetime import timedelta
 
 import torch
 from mmcv.runner import CheckpointHook, Hook
-from mmcv.runner.checkpoint import find_whole_checkpoint
-from mmcv.runner.dist_utils import (
-    _get_host_group,
-    barrier,
-    get_dist_info,
-)
+from mmcv.runner.dist_utils import get_dist_info, get_host_group
 from mmcv.runner.hooks.optimizer import amid_step, engine_of
-from mmpose.apis.train import average_bn_stats
 
 from hourglass_npu.errors import (
     OTHERS_SPEAK_AFTER,
@@ -33,6 +27,8 @@ from hourglass_npu.errors import (
     note_signal,
 )
 from hourglass_npu.o2.overflow import DeviceFlag
+from hourglass_npu.training.checkpoints import find_whole_checkpoint
+from hourglass_npu.training.ranks import average_bn_stats, barrier
 
 DEFAULT_TIMEOUT = 1800
 """Seconds without progress until a rank counts as stuck, as in torch."""
@@ -159,7 +155,7 @@ class SignalGuard(Hook):
         work = torch.distributed.all_reduce(
             asked,
             op=torch.distributed.ReduceOp.MAX,
-            group=_get_host_group(),
+            group=get_host_group(),
             async_op=True,
         )
         self._pending = work, asked
@@ -431,7 +427,7 @@ class LossGuard(Hook):
         except OSError as error:
             listed = f'the people could not be listed: {error}'
         good = None
-        with suppress(ValueError):
+        with suppress(UserError):
             good = find_whole_checkpoint(runner.work_dir, logger='silent')
         good = os.path.realpath(good) if good else 'none'
         rate = next(iter(rates.values()))[0]

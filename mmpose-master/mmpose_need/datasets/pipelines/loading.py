@@ -16,6 +16,8 @@ import torch
 from mmcv.runner.dist_utils import get_dist_info
 from PIL import Image
 
+from hourglass_npu.training.workers import current_epoch
+
 from ..registry import PIPELINES
 
 try:
@@ -266,10 +268,6 @@ class PictureCache:
         ValueError: They do not fit.
     """
 
-    # Of this process; who begins an epoch after all have ended the one before
-    # sets another number.
-    epoch = 0
-
     def __init__(self, paths, limit=None):
         self.places, total = {}, 0
         for path in sorted(set(paths)):
@@ -296,7 +294,7 @@ class PictureCache:
 
     def _may_read(self):
         """Return what this process may read, by number: bool."""
-        now = os.getpid(), self.epoch
+        now = os.getpid(), current_epoch()
         if self._readable[0] != now:
             self._readable = now, self._written.numpy() != 0
         return self._readable[1]

@@ -4,8 +4,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from mmpose.apis import train as apis_train
-from mmpose.apis.train import ResumableCheckpointHook
+
+from hourglass_npu.errors import UserError
+from hourglass_npu.training import checkpoints
+from hourglass_npu.training.checkpoints import ResumableCheckpointHook
 
 
 class Job:
@@ -15,8 +17,8 @@ class Job:
         self.now, self.iter, self.folder = 1000.0, 0, folder
         self.asked = []
         clock = SimpleNamespace(monotonic=lambda: self.now)
-        monkeypatch.setattr(apis_train, 'time', clock)
-        monkeypatch.setattr(apis_train, 'broadcast_object', self.share)
+        monkeypatch.setattr(checkpoints, 'time', clock)
+        monkeypatch.setattr(checkpoints, 'broadcast_object', self.share)
         self.answer = None
         self.hook = ResumableCheckpointHook(**settings)
         self.model = SimpleNamespace(modules=lambda: ())
@@ -141,5 +143,5 @@ def test_the_clock_of_rank_0_counts(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize('minutes', [0, -1, '5'])
 def test_minutes_are_a_positive_number(minutes):
-    with pytest.raises(ValueError, match='interval_minutes=.* positive'):
+    with pytest.raises(UserError, match='interval_minutes=.* positive'):
         ResumableCheckpointHook(interval_minutes=minutes)
