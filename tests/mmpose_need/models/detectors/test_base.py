@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from mmcv.runner.base_runner import DeferredNumber
+from hourglass_npu.pose.heatmaps import DeferredNumber
 from mmpose.models.detectors.base import BasePose
 
 
