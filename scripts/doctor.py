@@ -34,7 +34,7 @@ BOOTSTRAP = ROOT / 'mmpose-master/hourglass_npu/bootstrap.py'
 runpy.run_path(str(BOOTSTRAP))['use_this_package']()
 
 from hourglass_npu.bootstrap import look_for  # noqa: E402
-from hourglass_npu.commands import check  # noqa: E402
+from hourglass_npu.commands.check import PEOPLE  # noqa: E402
 
 PROBE = Path(__file__).resolve().with_name('doctor_probe.py')
 PROBE_LIMIT = 180  # seconds; the first use of an NPU can take a minute
@@ -482,7 +482,7 @@ def check_data(host):
     faults = []
     sizes = _sizes_in(folder / 'images')
     people = []
-    for split, expected in check.PEOPLE.items():
+    for split, expected in PEOPLE.items():
         name = f'mpii_{split}.json'
         count, missing, fault = _read_annotations(folder, name, sizes)
         if fault is None and missing:

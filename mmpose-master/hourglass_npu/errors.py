@@ -38,23 +38,11 @@ class UserError(ValueError):
     """A mistake of the user: the message names the value and what to do.
 
     Attributes:
-        exit_status (int): Status that :func:`run` ends the process with.
+        exit_status (int): Of the command that it ends.
     """
 
     is_user_error = True
     exit_status = 2
-
-
-class UserTypeError(UserError, TypeError):
-    """A mistake of the user, where the original raises a TypeError."""
-
-
-class UserKeyError(UserError, KeyError):
-    """A mistake of the user, where the original raises a KeyError."""
-
-
-class UserFileNotFoundError(FileNotFoundError, UserError):
-    """A file that the user named and that does not exist."""
 
 
 class Stopped(BaseException):
@@ -147,8 +135,7 @@ def _end(error):
     _log(trace)
     _wait_for_rank_0(error)
     if is_user_error(error):
-        status = getattr(error, 'exit_status', 2)
-        message = describe(error)
+        status, message = getattr(error, 'exit_status', 2), describe(error)
     else:
         status, message = 1, explain_failure(error)
     if message is None or os.environ.get('HOURGLASS_TRACEBACK') == '1':

@@ -1,33 +1,12 @@
-import importlib.util
+"""What the tests of the package share: a tiny config, commands."""
+
 import signal
 import sys
-from pathlib import Path
 
 import pytest
+from calling import call, command
 from mpii_data import write_mpii, write_tiny_config
 from processes import launch  # noqa: F401
-
-TOOLS = Path(__file__).resolve().parents[2] / 'mmpose-master' / 'tools'
-# Behind everything else: one of the tools has the name of a standard module.
-sys.path.append(str(TOOLS))
-
-
-@pytest.fixture(scope='session')
-def tool():
-    """Loads a command by its file name.
-
-    Returns:
-        callable: ``tool('train')`` gives the module.
-    """
-
-    def load(name):
-        path = str(TOOLS / f'{name}.py')
-        spec = importlib.util.spec_from_file_location(f'tool_{name}', path)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
-
-    return load
 
 
 @pytest.fixture
@@ -39,8 +18,8 @@ def tiny(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def main(tool, monkeypatch):
-    """Runs a command in this process.
+def main(monkeypatch):
+    """Run a command in this process; errors are raised.
 
     Returns:
         callable: ``main('train', *arguments)``.
@@ -52,11 +31,10 @@ def main(tool, monkeypatch):
     }
 
     def execute(name, *arguments):
-        module = tool(name)
         # mmcv notes the seed there.
         monkeypatch.setenv('PYTHONHASHSEED', '0')
         monkeypatch.setattr(sys, 'argv', [name, *map(str, arguments)])
-        return module.main()
+        return command(name).main()
 
     yield execute
     for number, handler in handlers.items():
@@ -66,8 +44,8 @@ def main(tool, monkeypatch):
 @pytest.fixture
 def checkpoint(tiny, tmp_path):
     """Weights of the tiny network, as training would leave them."""
-from hourglass_npu.config.load import load_config
     import torch
+    from hourglass_npu.config.load import load_config
     from mmpose.models import build_posenet
 
     cfg = load_config(str(tiny))
@@ -83,18 +61,16 @@ from hourglass_npu.config.load import load_config
 
 
 @pytest.fixture
-def export(tool, tiny, checkpoint, tmp_path):
-    """Makes a file of ONNX of the checkpoint.
+def export(tiny, checkpoint, tmp_path):
+    """Make a file of ONNX of the checkpoint.
 
     Returns:
         callable: ``export(*options)`` gives the status and the path.
     """
-    command = tool('../../pytorch2onnx')
 
     def execute(*options):
         path = tmp_path / 'x.onnx'
         choice = [f'--config={tiny}', f'--checkpoint={checkpoint}']
-        status = command.main([*choice, f'--out={path}', *options])
-        return status, path
+        return call('export', *choice, f'--out={path}', *options), path
 
     return execute

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 
 BUNDLE = Path(__file__).resolve().parents[2]
+BOOTSTRAP = BUNDLE / 'mmpose-master/hourglass_npu/bootstrap.py'
 SCRIPT = """
 import json, os, sys
-sys.path.insert(0, {scripts!r})
-from hourglass_npu import bootstrap
-bootstrap.ensure_packages(*{names!r})
-guarded = bootstrap.GUARD in os.environ
+import runpy
+bootstrap = runpy.run_path({path!r})
+bootstrap['ensure_packages'](*{names!r})
+guarded = bootstrap['GUARD'] in os.environ
 print(json.dumps([sys.executable, sys.argv[1:], guarded]))
 """
 
@@ -23,8 +24,7 @@ def run(tmp_path):
 
     def run(names, venv=True):
         script = tmp_path / 'job.py'
-        scripts = str(BUNDLE / 'scripts')
-        script.write_text(SCRIPT.format(scripts=scripts, names=names))
+        script.write_text(SCRIPT.format(path=str(BOOTSTRAP), names=names))
         python = tmp_path / 'venv/bin/python'
         if venv:
             python.parent.mkdir(parents=True)
@@ -61,7 +61,7 @@ def test_what_is_nowhere_is_said_once(run, venv):
     done = run(['json', 'nowhere_at_all', 'nor_this'], venv)
     assert done.returncode == 2
     assert done.stdout == ''
-    assert done.stderr.startswith('job.py: error: ')
+    assert done.stderr.startswith('error: ')
     assert 'lacks nowhere_at_all, nor_this' in done.stderr
     assert f'bash {BUNDLE}/scripts/setup.sh' in done.stderr
     assert len(done.stderr.splitlines()) == 1

@@ -10,11 +10,12 @@ import cv2
 import numpy as np
 import pose_model
 import pytest
-from pose_model import ROOT, picture, tool
+from calling import call
+from hourglass_npu import demo
+from hourglass_npu.pose import images
+from pose_model import ROOT, picture
 
 torch = pytest.importorskip('torch')
-import demo  # noqa: E402
-import pytorch2onnx  # noqa: E402
 
 BOXES = ['30,20,120,200', '150,40,100,90', '-40,-30,150,160']
 
@@ -30,7 +31,7 @@ def model(tmp_path_factory):
 def exported(model):
     """Its ONNX file."""
     path = Path(model[1]).parent / 'tiny.onnx'
-    assert pytorch2onnx.main(model + ['--out', str(path)]) == 0
+    assert call('export', *model, '--out', path) == 0
     return str(path)
 
 
@@ -47,7 +48,7 @@ def boxes(texts=BOXES):
 
 
 def run(*options):
-    return demo.main(['--device', 'cpu', *options])
+    return call('demo', '--device', 'cpu', *options)
 
 
 def joints(path):
@@ -66,7 +67,7 @@ def refused(capsys, *options):
     capsys.readouterr()
     status = run(*options)
     error = capsys.readouterr().err
-    assert status == 2 and error.startswith('demo.py: ')
+    assert status == 2 and error.startswith('error: ')
     assert 'Traceback' not in error
     return error
 
@@ -167,7 +168,7 @@ def test_a_folder_is_done_as_far_as_it_can_be(model, tmp_path, capsys):
 def test_a_video_keeps_its_frames_and_rate(model, tmp_path, capsys):
     path, out = str(tmp_path / 'v.avi'), str(tmp_path / 'o.avi')
     frames = [np.roll(picture(), 9 * i, axis=1) for i in range(7)]
-    with tool('pictures').video_writer(path, 10) as write:
+    with images.video_writer(path, 10) as write:
         for frame in frames:
             write(frame)
     options = ['--img', path, '--out', out, '--json', '--fps', *boxes()]
@@ -175,23 +176,23 @@ def test_a_video_keeps_its_frames_and_rate(model, tmp_path, capsys):
     assert 'FPS: ' in capsys.readouterr().out
     records = json.loads((tmp_path / 'o.json').read_text())['pictures']
     assert [r['frame'] for r in records] == list(range(7))
-    video = tool('pictures').Video(out)
+    video = images.Video(out)
     assert video.rate == pytest.approx(10) and len(list(video)) == 7
     assert run(*model, *options, '--frames', '2') == 0
-    assert len(list(tool('pictures').Video(out))) == 2
+    assert len(list(images.Video(out))) == 2
 
 
 def test_folding_and_low_precision_find_the_same_joints(
     model, image, tmp_path, capsys, monkeypatch
 ):
-    infer, networks = tool('infer'), []
+    networks = []
 
-    class Remembered(infer.TorchNetwork):
+    class Remembered(demo.TorchNetwork):
         def __init__(self, *args):
             super().__init__(*args)
             networks.append(self.model)
 
-    monkeypatch.setattr(infer, 'TorchNetwork', Remembered)
+    monkeypatch.setattr(demo, 'TorchNetwork', Remembered)
 
     def found(*options):
         path = tmp_path / 'out.json'
@@ -373,5 +374,5 @@ def test_onnx_on_a_device_that_is_not_there(exported, image, capsys):
     options = ['--onnx', exported, '--img', image]
     for device in ('npu', 'cuda:1', 'toaster'):
         capsys.readouterr()
-        assert demo.main([*options, '--device', device]) == 2
+        assert call('demo', *options, '--device', device) == 2
         assert f'--device {device}' in capsys.readouterr().err

@@ -24,8 +24,10 @@ from hourglass_npu.pose.decode import flip_order
 from hourglass_npu.process import silence
 
 
-class WrongFile(Exception):
+class WrongFile(UserError):
     """A file of ONNX that must not be kept; the message says why."""
+
+    exit_status = 1
 
 
 class DeployedNetwork(nn.Module):

@@ -15,6 +15,7 @@ import numpy as np
 from scipy.io import savemat
 
 from hourglass_npu.errors import UserError
+from hourglass_npu.files import make_folder
 from hourglass_npu.sample.picture import draw_demo, draw_picture
 
 MPII_JOINTS = (
@@ -207,7 +208,7 @@ def make_sample(out, recipe, force=False, workers=1, progress=None):
                 f'{out} was made with {recipe_text(there)}, not with '
                 f'{recipe_text(recipe)}; --force makes it anew'
             )
-    out.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(str(out.parent))
     _sweep(out)
     making = out.with_name(f'.{out.name}.making-{os.getpid()}')
     old = out.with_name(f'.{out.name}.old-{os.getpid()}')

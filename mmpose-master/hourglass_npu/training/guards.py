@@ -57,8 +57,8 @@ class SignalGuard(Hook):
     """Stops a training in good order, or saves, when a signal asks for it.
 
     SIGTERM and SIGINT: the iteration is finished and a checkpoint written,
-    then :class:`hourglass_npu.errors.Stopped` ends the run. A second one, a second or more
-    later, ends the process at once (one Ctrl-C can come twice, from the
+    then :class:`hourglass_npu.errors.Stopped` ends the run. A second one, a
+    second or more later, ends the process at once (one Ctrl-C can come twice, from the
     terminal and from the launcher). SIGUSR1: the same without the end. While
     the run is evaluated, which changes nothing, SIGTERM and SIGINT end that.
 

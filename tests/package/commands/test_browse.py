@@ -59,7 +59,7 @@ def test_a_seed_decides_and_the_sheet_holds_all(main, tiny, tmp_path):
     for seed, number in ((0, 4), (0, 4), (1, 4), (0, 99)):
         out = tmp_path / 'sheet.png'
         main(
-            *('browse_dataset', tiny, f'--seed={seed}', f'--out={out}'),
+            *('browse', tiny, f'--seed={seed}', f'--out={out}'),
             f'--number={number}',
         )
         sheets.append(cv2.imread(str(out)))
@@ -73,8 +73,8 @@ def test_mistakes_are_said(main, tiny, cfg, tmp_path, capsys):
     with pytest.raises(UserError, match='joints_3d'):
         browse.take_samples(cfg, 1, 0)
     with pytest.raises(SystemExit):
-        main('browse_dataset', tiny, '--number=0')
+        main('browse', tiny, '--number=0')
     assert 'at least 1' in capsys.readouterr().err
     with pytest.raises(ValueError, match='written as one of') as caught:
-        main('browse_dataset', tiny, f'--out={tmp_path}/x.txt')
+        main('browse', tiny, f'--out={tmp_path}/x.txt')
     assert is_user_error(caught.value)

@@ -5,6 +5,7 @@ import shutil
 import struct
 
 import pytest
+from hourglass_npu.errors import UserError, is_user_error
 from mpii_data import copy_real_mpii, write_annotations, write_mpii
 
 
@@ -21,7 +22,7 @@ def check(main, tmp_path, capsys):
         path = tmp_path / 'report.json'
         status = 0
         try:
-            main('check_mpii', folder, '--json', path, '--workers=1', *options)
+            main('check', folder, '--json', path, '--workers=1', *options)
         except SystemExit as end:
             status = end.code
         report = json.loads(path.read_text())
@@ -179,8 +180,6 @@ def test_several_processes_find_the_same(run, folder, tmp_path):
 
 
 def test_training_says_the_same(check, main, tiny, tmp_path):
-from hourglass_npu.errors import UserError, is_user_error
-
     folder = tmp_path / 'mpii'
     change(folder, 'train', 2, center=[1])
     (fault,) = check(folder)[2]['faults']
@@ -194,19 +193,17 @@ from hourglass_npu.errors import UserError, is_user_error
     'arguments, message',
     [
         (['/nowhere'], 'there is no folder /nowhere'),
-        (['.', '--json=/nowhere/a.json'], 'there is no folder /nowhere'),
+        (['.', '--json=/nowhere/a.json'], 'folder /nowhere does not exist'),
     ],
 )
 def test_wrong_requests_are_refused(main, arguments, message):
-from hourglass_npu.errors import UserError, is_user_error
-
     with pytest.raises(UserError, match=message):
-        main('check_mpii', *arguments)
+        main('check', *arguments)
 
 
 @pytest.mark.parametrize('option', ['--workers=0', '--workers=x', '--worker'])
 def test_wrong_options_are_refused(main, option, capsys):
     with pytest.raises(SystemExit) as caught:
-        main('check_mpii', option)
+        main('check', option)
     assert caught.value.code == 2
     assert '--workers' in capsys.readouterr().err

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from calling import command
 from hourglass_npu.errors import UserError, is_user_error
 from mpii_data import MAT_NAMES, write_mat
 from scipy.io import loadmat
@@ -15,7 +16,7 @@ from scipy.io import loadmat
 def test(main, tiny, checkpoint):
     def execute(*arguments):
         main(
-            'test',
+            'eval',
             tiny,
             *arguments,
             '--device=cpu',
@@ -125,9 +126,7 @@ def test_what_was_never_to_be_seen_has_no_score(
 
 
 def test_another_networks_checkpoint_is_refused(test, checkpoint):
-    with pytest.raises(
-        UserError, match=r'holds \d+ .* has \d+: .*shape'
-    ):
+    with pytest.raises(UserError, match=r'holds \d+ .* has \d+: .*shape'):
         test(
             checkpoint,
             '--cfg-options',
@@ -174,7 +173,7 @@ def test_folding_and_low_precision_find_the_same_joints(
     [
         (['--onnx=x.onnx', '--amp'], 'computes as the file says'),
         (['--eval', 'mAP'], 'knows PCKh'),
-        (['--json=/none/x.json'], 'no folder /none'),
+        (['--json=/none/x.json'], 'folder /none does not exist'),
         (['--cfg-options', 'data.test.ann_file=/none.json'], '/none.json'),
     ],
 )
@@ -184,12 +183,12 @@ def test_mistakes_are_said_before_the_work(test, checkpoint, options, message):
     assert not (checkpoint.parent / 'pred.mat').exists()
 
 
-def test_the_parser_refuses_an_output_that_nobody_can_write(tool, capsys):
+def test_the_parser_refuses_an_output_that_nobody_can_write(capsys):
     with pytest.raises(SystemExit) as caught:
-        tool('test').parse_args(['x.py', 'y.pth', '--out=x.txt'])
+        command('eval').parse_args(['x.py', 'y.pth', '--out=x.txt'])
     assert caught.value.code == 2
     assert 'must end in one of .json' in capsys.readouterr().err
-    args = tool('test').parse_args(
+    args = command('eval').parse_args(
         'x.py y.pth --gpu_collect --tmpdir t --eval PCKh'.split()
     )
     assert args.gpu_collect and args.eval == ['PCKh']

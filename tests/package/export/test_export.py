@@ -12,12 +12,10 @@ from pose_model import picture
 torch = pytest.importorskip('torch')
 onnx = pytest.importorskip('onnx')
 import onnxruntime  # noqa: E402
-from hourglass_npu.export import graph as onnx_export
-from hourglass_npu.pose import backends as networks
-from hourglass_npu.pose import boxes as people
-from hourglass_npu.pose import decode as topdown
-
-import pytorch2onnx  # noqa: E402
+from calling import call  # noqa: E402
+from hourglass_npu.export import graph  # noqa: E402
+from hourglass_npu.pose import backends, decode  # noqa: E402
+from hourglass_npu.pose.boxes import from_box  # noqa: E402
 
 
 @pytest.fixture(scope='module')
@@ -31,7 +29,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def trained(model):
-    return networks.TorchNetwork(str(model[0]), str(model[1]), 'cpu')
+    return backends.TorchNetwork(str(model[0]), str(model[1]), 'cpu')
 
 
 @pytest.fixture(scope='module')
@@ -40,8 +38,8 @@ def crops(trained):
     image = picture(seed=7)
     boxes = [(10 * i, 8 * i, 90 + 30 * i, 120 + 10 * i) for i in range(5)]
     size = trained.settings.image_size
-    return topdown.cut(
-        image, [people.from_box(b, size) for b in boxes], trained.settings
+    return decode.cut(
+        image, [from_box(b, size) for b in boxes], trained.settings
     )
 
 
@@ -52,14 +50,13 @@ def convert(model, tmp_path):
     path = tmp_path / 'x.onnx'
 
     def run(*options):
-        status = pytorch2onnx.main(
-            [
-                f'--config={config}',
-                f'--checkpoint={checkpoint}',
-                f'--out={path}',
-                f'--img={image}',
-                *options,
-            ]
+        status = call(
+            'export',
+            f'--config={config}',
+            f'--checkpoint={checkpoint}',
+            f'--out={path}',
+            f'--img={image}',
+            *options,
         )
         return status, path
 
@@ -92,9 +89,9 @@ def test_the_default_file(convert, trained, crops, capsys):
     session = onnxruntime.InferenceSession(
         str(path), providers=['CPUExecutionProvider']
     )
-    batch = topdown.normalise(crops, *trained.settings[1:3])
+    batch = decode.normalise(crops, *trained.settings[1:3])
     with torch.no_grad():
-        expected = networks.last_heatmaps(
+        expected = backends.last_heatmaps(
             trained.model, torch.from_numpy(batch)
         ).numpy()
     for size in (1, 3, 5):
@@ -127,7 +124,7 @@ def test_the_file_describes_itself(convert, model, trained):
         assert properties[name] == value
     assert json.loads(properties['joints'])[9] == 'head_top'
     assert (
-        networks.settings_from_properties(properties, 'x') == trained.settings
+        backends.settings_from_properties(properties, 'x') == trained.settings
     )
 
 
@@ -150,16 +147,16 @@ def test_what_is_folded_in_gives_the_joints_of_torch(
     assert (kind == onnx.TensorProto.UINT8) == ('--preprocess' in options)
     decoded = '--decode' in options
     assert graph.output[0].name == ('joints' if decoded else 'heatmap')
-    network = networks.OnnxNetwork(str(path), 'cpu')
+    network = backends.OnnxNetwork(str(path), 'cpu')
     assert network.settings.flip_test == (
         '--flip-test' in options or not decoded
     )
-    boxes = [people.from_box((9, 9, 99, 88), (64, 64))] * len(crops)
+    boxes = [from_box((9, 9, 99, 88), (64, 64))] * len(crops)
     settings = network.settings
-    reference = networks.TorchNetwork.__new__(networks.TorchNetwork)
+    reference = backends.TorchNetwork.__new__(backends.TorchNetwork)
     reference.__dict__.update(trained.__dict__, settings=settings)
-    expected = topdown.read(reference(crops), boxes, settings).keypoints
-    found = topdown.read(network(crops), boxes, settings).keypoints
+    expected = decode.read(reference(crops), boxes, settings).keypoints
+    found = decode.read(network(crops), boxes, settings).keypoints
     np.testing.assert_allclose(found, expected, atol=1e-3)
 
 
@@ -174,9 +171,9 @@ def test_half_precision(convert, trained, crops):
     assert onnx.TensorProto.FLOAT not in kinds
     assert model.graph.input[0].type.tensor_type.elem_type == 1
     assert model.graph.output[0].type.tensor_type.elem_type == 1
-    joints = networks.OnnxNetwork(str(path), 'cpu')(crops)
+    joints = backends.OnnxNetwork(str(path), 'cpu')(crops)
     assert half < 0.55 * sum(4 * p.numel() for p in trained.model.parameters())
-    cells, scores = topdown.peaks(trained(crops))
+    cells, scores = decode.peaks(trained(crops))
     np.testing.assert_allclose(joints[..., 2], scores, atol=5e-3)
     away = np.abs(joints[..., :2] / 4 - cells).max(axis=2)
     assert (away <= 1).mean() > 0.9
@@ -188,7 +185,7 @@ def test_static_and_another_shape(convert, crops):
     graph = onnx.load(str(path)).graph
     assert shape_of(graph.input[0]) == [3, 3, 32, 48]
     assert shape_of(graph.output[0]) == [3, 16, 8, 12]
-    network = networks.OnnxNetwork(str(path), 'cpu')
+    network = backends.OnnxNetwork(str(path), 'cpu')
     assert network.settings.image_size == (48, 32)
     small = np.ascontiguousarray(crops[:, :32, :48])
     together = network(small)  # five, where the file takes three at a time
@@ -206,7 +203,7 @@ def test_other_operator_sets(convert, opset):
 def test_a_file_that_differs_is_not_kept(convert, monkeypatch, capsys):
     _, path = convert()
     before = path.read_bytes()
-    finish = onnx_export.finish
+    finish = graph.finish
 
     def spoil(path, *options):
         finish(path, *options)
@@ -217,7 +214,7 @@ def test_a_file_that_differs_is_not_kept(convert, monkeypatch, capsys):
         weights.CopyFrom(onnx.numpy_helper.from_array(spoiled, weights.name))
         onnx.save(model, path)
 
-    monkeypatch.setattr(onnx_export, 'finish', spoil)
+    monkeypatch.setattr(graph, 'finish', spoil)
     capsys.readouterr()
     status, _ = convert()
     captured = capsys.readouterr()
@@ -236,7 +233,7 @@ def test_the_tolerance_is_obeyed(convert, capsys):
 def test_an_operator_set_that_was_not_written_is_refused(
     convert, monkeypatch, capsys
 ):
-    export = onnx_export.export
+    export = graph.export
 
     def other(network, path, shape, opset, static):
         export(network, path, shape, 13, static)
@@ -244,7 +241,7 @@ def test_an_operator_set_that_was_not_written_is_refused(
         model.opset_import[0].version = 1  # nothing converts this
         onnx.save(model, path)
 
-    monkeypatch.setattr(onnx_export, 'export', other)
+    monkeypatch.setattr(graph, 'export', other)
     status, path = convert()
     assert status == 1 and not path.exists()
     assert 'opset' in capsys.readouterr().err
@@ -267,7 +264,7 @@ def test_batch_normalisation_left_over_is_refused(
             ),
         )
 
-    monkeypatch.setattr(onnx_export, 'export', export)
+    monkeypatch.setattr(graph, 'export', export)
     status, path = convert()
     assert status == 1 and not path.exists()
     assert 'batch normalisations' in capsys.readouterr().err
@@ -293,7 +290,7 @@ def test_requests_that_cannot_be_met(convert, capfd, options, message):
     status, path = convert(*options)
     captured = capfd.readouterr()
     assert status == 2 and message in captured.err
-    assert captured.err.startswith('pytorch2onnx.py: ')
+    assert captured.err.startswith('error: ')
     assert 'Traceback' not in captured.err and 'graph(' not in captured.out
     assert not list(path.parent.iterdir())
 
@@ -303,16 +300,16 @@ def test_differences_of_joints_are_told_in_units_of_heatmaps():
     heatmaps[0, 0, 4, 5] = 2
     heatmaps[1, 2] = -1  # nothing there
     crop = [np.array([4.5 * 4, 4 * 4]), np.array([9 * 4, 8 * 4]) / 200]
-    joints = topdown.decode(heatmaps, [crop[0]] * 2, [crop[1]] * 2)
-    there = topdown.affine(*crop, (36, 32))
+    joints = decode.decode(heatmaps, [crop[0]] * 2, [crop[1]] * 2)
+    there = decode.affine(*crop, (36, 32))
     joints[..., :2] = [
-        topdown.transform_points(j[:, :2], there) for j in joints
+        decode.transform_points(j[:, :2], there) for j in joints
     ]
 
     def difference(change):
         changed = joints.copy()
         change(changed)
-        return onnx_export.joint_difference(heatmaps, changed, 4.0)
+        return graph.joint_difference(heatmaps, changed, 4.0)
 
     def move(to):
         def change(changed):

@@ -3,6 +3,7 @@ import re
 import numpy as np
 import onnx
 import pytest
+from hourglass_npu.export import int8
 from hourglass_npu.pose.backends import OnnxNetwork, TorchNetwork
 
 
@@ -11,7 +12,7 @@ def test_integers_give_nearly_the_same(
 ):
 
     # These people are noise: there is no PCKh that could be lost.
-    monkeypatch.setattr(onnx_int8, 'LIMIT', 100)
+    monkeypatch.setattr(int8, 'LIMIT', 100)
     monkeypatch.chdir(tmp_path)
     status, path = export('--int8', '--preprocess', '--flip-test')
     assert status == 0
@@ -36,7 +37,7 @@ def test_integers_give_nearly_the_same(
 
 def test_a_file_that_loses_too_much_is_not_kept(export, monkeypatch, capsys):
 
-    monkeypatch.setattr(onnx_int8, 'LIMIT', -101)
+    monkeypatch.setattr(int8, 'LIMIT', -101)
     status, path = export('--int8')
     assert status == 1
     assert 'points of PCKh, -101 is the limit' in capsys.readouterr().err

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from hourglass_npu.pose import boxes as people
 from hourglass_npu.pose import decode as topdown
-from pose_model import ROOT, picture, tool
+from hourglass_npu.pose import images
+from pose_model import ROOT, picture
 
 SIZE = (128, 128)
 
@@ -50,7 +51,7 @@ def test_the_demo_picture_has_its_people():
     boxes = people.BoxFile(str(folder / 'demo_mpii.json'), SIZE)
     found = boxes.of(str(picture_file))
     assert len(found) >= 2
-    shape = tool('pictures').read_picture(str(picture_file)).shape
+    shape = images.read_picture(str(picture_file)).shape
     people.check_inside(found, shape, 'demo')
 
 

@@ -6,7 +6,7 @@ import pytest
 from pose_model import picture
 
 torch = pytest.importorskip('torch')
-from hourglass_npu.pose import decode as topdown
+from hourglass_npu.pose import decode as topdown  # noqa: E402
 from mmpose.apis.inference import _box2cs  # noqa: E402
 from mmpose.core.evaluation.top_down_eval import (  # noqa: E402
     keypoints_from_heatmaps,

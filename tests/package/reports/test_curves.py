@@ -100,12 +100,12 @@ def test_mistakes_are_said(main, tmp_path, capsys):
         ([folder, folder], 'given twice'),
     ):
         with pytest.raises(UserError, match=message):
-            main('plot_log', *arguments)
+            main('plot', *arguments)
     with pytest.raises(ValueError, match='does not exist') as caught:
-        main('plot_log', folder, '--out', tmp_path / 'no' / 'x.png')
+        main('plot', folder, '--out', tmp_path / 'no' / 'x.png')
     assert is_user_error(caught.value)
     with pytest.raises(SystemExit):
-        main('plot_log', folder, '--out=x.jpg')
+        main('plot', folder, '--out=x.jpg')
     assert '.png, .pdf or .svg' in capsys.readouterr().err
-    main('plot_log', folder, f'--out={tmp_path}/x.svg')
+    main('plot', folder, f'--out={tmp_path}/x.svg')
     assert (tmp_path / 'x.svg').read_text().startswith('<?xml')

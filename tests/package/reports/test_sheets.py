@@ -1,10 +1,16 @@
 import cv2
 import numpy as np
 import pytest
-from hourglass_npu.pose import joints
+from hourglass_npu.pose.joints import (
+    JOINT_NAMES,
+    LIMBS,
+    SIDE,
+    SIDE_COLORS,
+    limb_side,
+)
 from hourglass_npu.reports import sheets
 
-BLUE, RED = (np.array(joints.SIDE_COLORS[s][::-1]) for s in ('left', 'right'))
+BLUE, RED = (np.array(SIDE_COLORS[s][::-1]) for s in ('left', 'right'))
 
 
 def test_people_are_ranked_by_their_errors():
@@ -31,7 +37,7 @@ def scene(tmp_path):
     cv2.imwrite(str(path), np.full((400, 400, 3), 128, np.uint8))
     joints = np.zeros((1, 16, 2))
     for k in range(16):
-        side = {'left': 280, 'right': 120, 'centre': 200}[joints.SIDE[k]]
+        side = {'left': 280, 'right': 120, 'centre': 200}[SIDE[k]]
         joints[0, k] = side, 60 + 17 * k
     people = [
         dict(
@@ -82,10 +88,10 @@ def test_plot_is_written_even_where_a_joint_was_never_seen(tmp_path):
 
 
 def test_joints_limbs_and_sides_fit_together():
-    assert len(joints.JOINT_NAMES) == 16 and len(set(joints.JOINT_NAMES)) == 16
-    ends = [joint for limb in joints.LIMBS for joint in limb]
-    assert set(ends) == set(range(16)) and len(joints.LIMBS) == 15
-    assert joints.SIDE.count('left') == joints.SIDE.count('right') == 6
-    for k, name in enumerate(joints.JOINT_NAMES):
-        assert (joints.SIDE[k] in name) is (joints.SIDE[k] != 'centre')
-    assert joints.limb_side(joints.LIMBS[0]) == 'right'
+    assert len(JOINT_NAMES) == 16 and len(set(JOINT_NAMES)) == 16
+    ends = [joint for limb in LIMBS for joint in limb]
+    assert set(ends) == set(range(16)) and len(LIMBS) == 15
+    assert SIDE.count('left') == SIDE.count('right') == 6
+    for k, name in enumerate(JOINT_NAMES):
+        assert (SIDE[k] in name) is (SIDE[k] != 'centre')
+    assert limb_side(LIMBS[0]) == 'right'

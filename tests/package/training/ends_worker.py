@@ -30,8 +30,8 @@ def others():
 
 def train(config, work):
     """Train in this process."""
-from hourglass_npu.errors import run
-    import train as tool
+    from hourglass_npu.commands import train as tool
+    from hourglass_npu.errors import run
 
     with open(str(work) + '.stderr', 'w') as stream:
         os.dup2(stream.fileno(), 2)
@@ -73,11 +73,9 @@ def finish(pid, work, way):
 
 
 def main():
-    # Behind everything else: one of the tools has a standard module's name.
-    sys.path.append(str(ROOT / 'mmpose-master' / 'tools'))
     # One process imports for all.
-    import guards  # noqa: F401
     import mmpose.apis  # noqa: F401
+    from hourglass_npu.training import guards  # noqa: F401
 
     config, folder = sys.argv[1:]
     found = {}

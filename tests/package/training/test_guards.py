@@ -11,12 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hourglass_npu import errors
 from hourglass_npu.errors import Stopped, UserError
 from hourglass_npu.training import guards
 from mmcv.runner.checkpoint import _load_checkpoint
 from mmpose.models.losses.mse_loss import JointsMSELoss
-
-TRAIN = Path(_common.__file__).with_name('train.py')
 
 
 @pytest.fixture
@@ -27,7 +26,7 @@ def handlers():
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
-    _common.stopped_by = 0
+    errors.note_signal(0)
 
 
 @pytest.fixture
@@ -85,9 +84,9 @@ def test_sigterm_finishes_the_iteration_and_saves(train, monkeypatch):
         losses = At(patch, JointsMSELoss, 'forward', 4, kill)
         with pytest.raises(Stopped) as stop:
             train('checkpoint_config.interval=2')
-    assert stop.value.number == signal.SIGTERM == _common.stopped_by
+    assert stop.value.number == signal.SIGTERM == errors._State.signal
     assert losses.calls == 4
-    _common.stopped_by = 0
+    errors.note_signal(0)
     work = Path(os.environ['MPII_ROOT']).parent / 'work'
     assert saved(work) == {'iter_4.pth': (4, 1)}
     train('checkpoint_config.interval=2', f'resume_from={work}/iter_4.pth')
@@ -122,9 +121,8 @@ def test_an_evaluation_is_not_waited_for(train, monkeypatch, interval, name):
 def test_a_second_signal_ends_at_once(run, tmp_path):
     script = tmp_path / 'twice.py'
     script.write_text(
-        'import os, signal, sys, time\n'
-        f'sys.path.append({str(TRAIN.parent)!r})\n'
-        'import guards\n'
+        'import os, signal, time\n'
+        'from hourglass_npu.training import guards\n'
         'guard = guards.SignalGuard()\n'
         'guard.before_run(None)\n'
         'guard._evaluating = False\n'
@@ -145,9 +143,8 @@ def test_a_second_signal_ends_at_once(run, tmp_path):
 def test_data_workers_outlive_sigterm(run, tmp_path):
     script = tmp_path / 'worker.py'
     script.write_text(
-        'import os, signal, sys, time\n'
-        f'sys.path.append({str(TRAIN.parent)!r})\n'
-        'import guards\n'
+        'import os, signal, time\n'
+        'from hourglass_npu.training import guards\n'
         'guards._outlive_signals(lambda worker: print(worker), 3)\n'
         'os.kill(os.getpid(), signal.SIGINT)\n'
         'os.kill(os.getpid(), signal.SIGTERM)\n'

@@ -25,7 +25,7 @@ class Runner:
     data_loader = range(273)
     samples_per_gpu, num_of_gpus = 4, 3
     optimizer = object()
-    logger = logging.getLogger('test_train_log')
+    logger = logging.getLogger('test_log')
 
 
 def line_of(caplog, **changes):
@@ -33,7 +33,7 @@ def line_of(caplog, **changes):
     hook.start_iter, hook._started = 273, log.time.time() - 10
     entry = dict(LINE, **changes)
     caplog.clear()
-    with caplog.at_level('INFO', 'test_train_log'):
+    with caplog.at_level('INFO', 'test_log'):
         hook._log_info(entry, Runner)
     (record,) = caplog.records
     return record.getMessage(), entry
@@ -54,7 +54,7 @@ def test_a_line_of_training_is_readable(caplog):
 
 
 def test_several_losses_and_skipped_steps_are_said(caplog, monkeypatch):
-    monkeypatch.setattr(train_log, 'engine_of', lambda optimizer: Engine)
+    monkeypatch.setattr(log, 'engine_of', lambda optimizer: Engine)
 
     class Engine:
         skipped_steps = 0
@@ -71,7 +71,7 @@ def test_scores_of_an_evaluation_are_percentages(caplog):
     hook = HOOKS.get('ReadableLogHook')()
     entry = dict(mode='val', epoch=2, iter=273, lr=0.002)
     entry.update({'Head': 95.125, 'Hip': float('nan'), 'PCKh': 88.0})
-    with caplog.at_level('INFO', 'test_train_log'):
+    with caplog.at_level('INFO', 'test_log'):
         hook._log_info(entry, Runner)
     assert caplog.records[-1].getMessage() == (
         'Epoch(val) [2][273]\tHead: 95.12 %, Hip: n/a, PCKh: 88.00 %'
@@ -95,7 +95,7 @@ def test_only_the_text_log_is_replaced():
 def test_both_ways_of_counting(caplog, by_epoch):
     hook = HOOKS.get('ReadableLogHook')(by_epoch=by_epoch)
     hook.start_iter, hook._started = 0, log.time.time()
-    with caplog.at_level('INFO', 'test_train_log'):
+    with caplog.at_level('INFO', 'test_log'):
         hook._log_info(dict(LINE), Runner)
     head = caplog.records[-1].getMessage().split('\t')[0]
     assert head == ('Epoch [2][20/273]' if by_epoch else 'Iter [20/1092]')
