@@ -10,6 +10,7 @@ import os
 
 import numpy as np
 
+from hourglass_npu.config.load import load_config
 from hourglass_npu.errors import UserError
 from hourglass_npu.paths import CONFIGS, WORK_DIRS
 from hourglass_npu.pose.decode import Settings, merge_flipped, normalise
@@ -372,19 +373,12 @@ def settings_from_properties(properties, path):
     Raises:
         UserError: A setting is missing or has an impossible value.
     """
-    try:
-        values = {
-            name: json.loads(properties[name]) for name in Settings._fields
-        }
-    except (KeyError, ValueError, RecursionError) as error:
-        raise UserError(
-            f'{path}: no file of pytorch2onnx.py: its properties lack {error}'
-        ) from error
+    values = {n: _property(properties, n, path) for n in Settings._fields}
     settings = Settings(**{k: _tuples(v) for k, v in values.items()})
     for name, holds in _SETTINGS.items():
         if not holds(getattr(settings, name), settings):
             raise UserError(
-                f'{path}: its property {name} makes no sense: '
+                f'{path}: the property {name} has an impossible value: '
                 f'{_shortened(properties[name], 60)}'
             )
     return settings
@@ -410,7 +404,7 @@ def _are_pairs(value, settings):
     )
 
 
-# What a file of ONNX has to say of itself, as it comes from anywhere.
+# Checks of the properties of a file, which can come from anywhere.
 _SETTINGS = dict(
     image_size=lambda v, _: (
         _are_numbers(v, 2, (int,)) and min(v) > 0 and max(v) <= 4096
@@ -431,18 +425,27 @@ _SETTINGS = dict(
 
 def _graph_from_properties(properties, path):
     """Read which steps the graph contains: name and yes or no."""
-    try:
-        graph = json.loads(properties['graph'])
-        flags = {
-            name: graph[name] for name in ('preprocess', 'flip_test', 'decode')
-        }
-        if not all(type(flag) is bool for flag in flags.values()):
-            raise UserError(f'graph: {graph}')
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+    graph = _property(properties, 'graph', path)
+    names = ('preprocess', 'flip_test', 'decode')
+    if not isinstance(graph, dict) or not all(
+        type(graph.get(name)) is bool for name in names
+    ):
         raise UserError(
-            f'{path}: no file of pytorch2onnx.py: its properties lack {error}'
+            f'{path}: the property graph has an impossible value: '
+            f'{_shortened(properties["graph"], 60)}'
+        )
+    return graph
+
+
+def _property(properties, name, path):
+    """Read a property, which is in JSON."""
+    try:
+        return json.loads(properties[name])
+    except (KeyError, ValueError, RecursionError) as error:
+        raise UserError(
+            f'{path}: no file of pytorch2onnx.py: it has no property '
+            f'{name} in JSON'
         ) from error
-    return flags
 
 
 def _with_flip_test(run, crops, settings):

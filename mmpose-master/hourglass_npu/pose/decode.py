@@ -66,7 +66,8 @@ def merge_flipped(heatmaps, flipped, flip_pairs, shift):
     Args:
         heatmaps (np.ndarray[N, K, h, w]): Of the crops.
         flipped (np.ndarray[N, K, h, w]): Of the mirrored crops.
-        flip_pairs (Sequence[tuple[int]]): Joints that change places in a mirror.
+        flip_pairs (Sequence[tuple[int]]): Joints that change places in a
+            mirror.
         shift (bool): Move the mirrored heatmaps by one cell: mirroring a
             grid with a stride moves its cells by almost one.
 

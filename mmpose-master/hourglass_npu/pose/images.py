@@ -285,7 +285,9 @@ def video_writer(path, rate):
     codes = {'.mp4': 'mp4v', '.avi': 'MJPG'}
     suffix = os.path.splitext(path)[1].lower()
     if suffix not in codes:
-        raise UserError(f'{path}: the name of a video must end in .mp4 or .avi')
+        raise UserError(
+            f'{path}: the name of a video must end in .mp4 or .avi'
+        )
     with replaced(path) as temporary:
         writer = None
 

@@ -40,7 +40,7 @@ def test_a_file_that_loses_too_much_is_not_kept(export, monkeypatch, capsys):
     monkeypatch.setattr(int8, 'LIMIT', -101)
     status, path = export('--int8')
     assert status == 1
-    assert 'points of PCKh, -101 is the limit' in capsys.readouterr().err
+    assert 'points of PCKh; the limit is -101' in capsys.readouterr().err
     assert not list(path.parent.glob('*.onnx*'))
 
 
