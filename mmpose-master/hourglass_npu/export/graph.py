@@ -227,7 +227,8 @@ def _in_order(nodes):
                 order.append(node)
             else:
                 rest.append(node)
-        assert len(rest) < len(waiting), 'the graph has a cycle'
+        if len(rest) == len(waiting):
+            raise RuntimeError('the graph has a cycle')
         waiting = rest
     return order
 
