@@ -11,9 +11,10 @@ import numpy as np
 import pose_model
 import pytest
 from calling import call
+from pose_model import ROOT, picture
+
 from hourglass_npu import demo
 from hourglass_npu.pose import images
-from pose_model import ROOT, picture
 
 torch = pytest.importorskip('torch')
 
@@ -283,7 +284,7 @@ def test_a_large_picture_gives_the_joints_of_the_small_one(model, tmp_path):
         (['--bbox-file', 'none.json'], 'none.json'),
         (['--kpt-thr', '2'], '--kpt-thr 2.0: must be from 0 to 1'),
         (['--frames', '0'], '--frames 0'),
-        (['--bbox-thr', '1'], '--bbox-thr goes with'),
+        (['--bbox-thr', '1'], '--bbox-thr needs'),
         (['--sample'], 'give one'),
         (['--device', 'npu:99'], 'npu'),
         (['--device', 'toaster'], 'toaster'),

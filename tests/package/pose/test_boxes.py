@@ -4,10 +4,11 @@ import json
 
 import numpy as np
 import pytest
+from pose_model import ROOT
+
 from hourglass_npu.errors import UserError
 from hourglass_npu.pose import boxes as people
 from hourglass_npu.pose import geometry, images
-from pose_model import ROOT
 
 SIZE = (128, 128)
 

@@ -3,11 +3,12 @@
 import cv2
 import numpy as np
 import pytest
-from hourglass_npu.pose import decode, geometry
 from mmpose.core.evaluation.top_down_eval import keypoints_from_heatmaps
 from mmpose.core.post_processing import flip_back
 from mmpose.datasets.pipelines import Compose
 from pose_model import picture
+
+from hourglass_npu.pose import decode, geometry
 
 
 @pytest.fixture

@@ -3,10 +3,11 @@
 import cv2
 import numpy as np
 import pytest
-from hourglass_npu.pose import geometry
 from mmpose.apis.inference import _box2cs
 from mmpose.core.post_processing import get_affine_transform
 from pose_model import picture
+
+from hourglass_npu.pose import geometry
 
 SIZES = [(384, 384), (256, 192), (192, 256)]
 

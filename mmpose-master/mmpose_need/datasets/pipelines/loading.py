@@ -9,6 +9,8 @@ import warnings
 
 import mmcv
 import numpy as np
+from mmcv.runner.dist_utils import get_dist_info
+
 from hourglass_npu.errors import UserError
 from hourglass_npu.files import read_bytes
 from hourglass_npu.pose.cache import PictureCache
@@ -18,7 +20,6 @@ from hourglass_npu.pose.images import (
     fault_and_size,
     orientation,
 )
-from mmcv.runner.dist_utils import get_dist_info
 
 from ..registry import PIPELINES
 

@@ -12,14 +12,15 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 import torch
+from mmcv.parallel import DataContainer as DC
+from mmcv.utils import build_from_cfg
+from PIL import Image
+
 from hourglass_npu.errors import (
     UserError,
     UserKeyError,
     UserTypeError,
 )
-from mmcv.parallel import DataContainer as DC
-from mmcv.utils import build_from_cfg
-from PIL import Image
 
 from ..registry import PIPELINES
 

@@ -8,9 +8,10 @@ treated at once.
 
 import cv2
 import numpy as np
-from hourglass_npu.pose.heatmaps import gaussian_patch
 from mmcv.parallel import DataContainer
 from mmpose.core.post_processing import fliplr_joints, get_affine_transform
+
+from hourglass_npu.pose.heatmaps import gaussian_patch
 
 from ..registry import PIPELINES
 

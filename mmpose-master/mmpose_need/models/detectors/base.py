@@ -5,8 +5,9 @@ from collections import OrderedDict
 
 import torch
 import torch.distributed as dist
-from hourglass_npu.pose.heatmaps import DeferredNumber
 from torch import nn
+
+from hourglass_npu.pose.heatmaps import DeferredNumber
 
 
 class BasePose(nn.Module):

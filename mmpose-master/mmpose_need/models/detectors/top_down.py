@@ -7,6 +7,12 @@ import cv2
 import mmcv
 import numpy as np
 import torch
+from mmcv.image import imwrite
+from mmcv.visualization.image import imshow
+from mmpose.core.evaluation.top_down_eval import keypoints_from_heatmaps
+from mmpose.core.post_processing import flip_back
+from torch import nn
+
 from hourglass_npu.errors import UserError
 from hourglass_npu.pose.geometry import to_picture
 from hourglass_npu.pose.heatmaps import (
@@ -16,11 +22,6 @@ from hourglass_npu.pose.heatmaps import (
     pck_in_training,
     render_heatmaps,
 )
-from mmcv.image import imwrite
-from mmcv.visualization.image import imshow
-from mmpose.core.evaluation.top_down_eval import keypoints_from_heatmaps
-from mmpose.core.post_processing import flip_back
-from torch import nn
 
 from .. import builder
 from ..registry import POSENETS

@@ -6,9 +6,10 @@ of a sum in another order.
 """
 
 import torch
-from hourglass_npu.errors import UserError
 from torch import nn
 from torch.autograd import Function
+
+from hourglass_npu.errors import UserError
 
 from ..registry import LOSSES
 

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from hourglass_npu.pose.heatmaps import DeferredNumber
 from mmpose.models.detectors.base import BasePose
+
+from hourglass_npu.pose.heatmaps import DeferredNumber
 
 
 @pytest.fixture

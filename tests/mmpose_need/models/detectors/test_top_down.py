@@ -5,8 +5,6 @@ import copy
 import numpy as np
 import pytest
 import torch
-from hourglass_npu.pose import heatmaps
-from hourglass_npu.pose.geometry import to_picture
 from mmcv import Config
 from mmcv.parallel import collate
 from mmcv.parallel.data_parallel import unpack
@@ -22,6 +20,9 @@ from mmpose.datasets.pipelines import (
 )
 from mmpose.models.detectors import top_down
 from pose_model import make, picture
+
+from hourglass_npu.pose import heatmaps
+from hourglass_npu.pose.geometry import to_picture
 
 RELPATH = 'models/detectors/top_down.py'
 

@@ -3,6 +3,10 @@
 import os
 
 import numpy as np
+from mmcv.runner import get_dist_info
+from mmcv.utils import print_log
+from scipy.io import savemat
+
 from hourglass_npu.errors import UserError, UserKeyError
 from hourglass_npu.files import replaced
 from hourglass_npu.mpii.pckh import head_errors, mpii_scores
@@ -14,9 +18,6 @@ from hourglass_npu.mpii.people import (
 from hourglass_npu.mpii.truth import load_truth_of
 from hourglass_npu.pose.geometry import mpii_center_scale
 from hourglass_npu.pose.joints import FLIP_PAIRS, LOWER_BODY, UPPER_BODY
-from mmcv.runner import get_dist_info
-from mmcv.utils import print_log
-from scipy.io import savemat
 
 from ...registry import DATASETS
 from .topdown_base_dataset import TopDownBaseDataset
