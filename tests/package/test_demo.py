@@ -303,7 +303,7 @@ def test_results_that_cannot_be_written(model, image, tmp_path, capsys):
     other.parent.mkdir()
     cv2.imwrite(str(other), picture())
     two = ['--img', image, str(other), '--out']
-    assert 'is one file, for 2 pictures' in message(*two, 'x.png')
+    assert 'one file for 2 pictures' in message(*two, 'x.png')
     assert 'would both be written to' in message(*two, str(tmp_path / 'o'))
     video = tmp_path / 'v.mp4'
     video.write_bytes(b'')

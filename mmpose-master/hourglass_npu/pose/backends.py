@@ -73,7 +73,10 @@ def load_model(config, checkpoint, device=None):
     from mmcv.runner.dist_utils import set_device
     from mmpose.models import build_posenet
 
-    device = set_device(device)
+    try:
+        device = set_device(device)
+    except ValueError as error:
+        raise UserError(str(error)) from error
     cfg = load_config(config)
     cfg.model.pretrained = None
     model = build_posenet(cfg.model)

@@ -15,7 +15,7 @@ import onnxruntime  # noqa: E402
 from calling import call  # noqa: E402
 
 from hourglass_npu.export import graph  # noqa: E402
-from hourglass_npu.pose import backends, decode  # noqa: E402
+from hourglass_npu.pose import backends, decode, geometry  # noqa: E402
 from hourglass_npu.pose.boxes import from_box  # noqa: E402
 
 

@@ -49,7 +49,7 @@ def test_a_file_that_loses_too_much_is_not_kept(export, monkeypatch, capsys):
     'options, message',
     [
         (['--fp16'], 'exclude each other'),
-        (['--opset', '9'], 'opset 10 or later'),
+        (['--opset', '9'], '--int8 needs 10 or later'),
     ],
 )
 def test_what_cannot_be_is_refused(export, capsys, options, message):
