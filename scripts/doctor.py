@@ -15,6 +15,7 @@ import json
 import os
 import platform
 import re
+import runpy
 import shutil
 import signal
 import socket
@@ -24,16 +25,16 @@ import tempfile
 from collections import Counter, namedtuple
 from pathlib import Path
 
-import bootstrap
-
 import npu_host
 import patch_engine
 import patches
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.append(str(ROOT / 'mmpose-master' / 'tools'))
+BOOTSTRAP = ROOT / 'mmpose-master/hourglass_npu/bootstrap.py'
+runpy.run_path(str(BOOTSTRAP))['use_this_package']()
 
-import check_mpii  # noqa: E402  (needs nothing else, to be imported)
+from hourglass_npu.bootstrap import look_for  # noqa: E402
+from hourglass_npu.commands.check import PEOPLE  # noqa: E402
 
 PROBE = Path(__file__).resolve().with_name('doctor_probe.py')
 PROBE_LIMIT = 180  # seconds; the first use of an NPU can take a minute
@@ -481,7 +482,7 @@ def check_data(host):
     faults = []
     sizes = _sizes_in(folder / 'images')
     people = []
-    for split, expected in check_mpii.PEOPLE.items():
+    for split, expected in PEOPLE.items():
         name = f'mpii_{split}.json'
         count, missing, fault = _read_annotations(folder, name, sizes)
         if fault is None and missing:
@@ -694,7 +695,7 @@ def main(arguments=None):
         help='only what asks for something, a line for each',
     )
     options = parser.parse_args(arguments)
-    bootstrap.look_for('torch', 'mmcv', 'mmpose')
+    look_for('torch', 'mmcv', 'mmpose')
     found = examine()
     status = max(EXIT_STATUS[finding.severity] for finding in found)
     if options.json:

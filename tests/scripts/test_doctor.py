@@ -427,7 +427,7 @@ def mpii(tmp_path, monkeypatch):
     (root / 'annotations/mpii_gt_val.mat').write_text('truth')
     for picture in 'abcd':
         (root / f'images/{picture}.jpg').write_text('jpeg')
-    monkeypatch.setattr(doctor.check_mpii, 'PEOPLE', dict(train=3, val=2))
+    monkeypatch.setattr(doctor, 'PEOPLE', dict(train=3, val=2))
     monkeypatch.setenv('MPII_ROOT', str(root))
     return root
 

@@ -257,11 +257,11 @@ def test_what_was_installed_by_hand_serves_too(bundle, changed):
 @pytest.mark.parametrize(
     'arguments, message',
     [
-        (['fit', 1, 'c.py'], "train or test? Not 'fit'"),
-        ([], "train or test? Not ''"),
+        (['fit', 1, 'c.py'], "train or test, not 'fit'"),
+        ([], "train or test, not ''"),
         (['train', 1], 'NPROC and CONFIG are missing'),
-        (['train', 0, 'c.py'], 'NPROC=0: a whole number from 1'),
-        (['train', 'two', 'c.py'], 'NPROC=two: a whole number from 1'),
+        (['train', 0, 'c.py'], 'NPROC=0: must be a whole number'),
+        (['train', 'two', 'c.py'], 'NPROC=two: must be a whole number'),
         (['train', 2, 'c.py', '--max-restarts'], 'needs a value'),
     ],
 )

@@ -170,7 +170,7 @@ def test_without_atc_it_says_what_to_install(host):
         (['a.onnx', '--chip', 'X'], 'unknown option --chip'),
         (['a.onnx', '--soc'], '--soc needs a value'),
         (['a.onnx', '--batch', 'many'], 'whole number'),
-        (['a.onnx', '--batch', '2', '--shape', '1,3,8,8'], 'leave --batch'),
+        (['a.onnx', '--batch', '2', '--shape', '1,3,8,8'], 'leave out'),
         (['a.onnx', '--out', 'a.bin'], 'must end in .om'),
         (['a.onnx', '--out', 'no/a.om'], 'no such folder'),
         (['notes.onnx', '--soc', 'X'], 'no file of pytorch2onnx.py'),
