@@ -14,21 +14,16 @@ from pathlib import Path
 
 from benchmark import bundle, measure
 from benchmark.areas import AREAS, Bench
-from benchmark.worker import WorkerError
 
 EXAMPLES = """
-Examples:
+examples:
   python3 scripts/bench.py --stock pipeline step
-  python3 scripts/bench.py --stock --json bench.json --markdown bench.md
+  python3 scripts/bench.py --stock --json bench.json > bench.md
   python3 scripts/bench.py cuda
 """
 
 
-class BenchError(Exception):
-    """Something that the person at the keyboard can put right."""
-
-
-def parse(arguments):
+def parse(arguments=None):
     """Read the command line."""
     areas = [
         f'  {name:9} {function.__doc__.splitlines()[0]}'
@@ -75,7 +70,6 @@ def parse(arguments):
         'drawn for the run)',
     )
     add('--json', type=Path, metavar='FILE', help='write all numbers')
-    add('--markdown', type=Path, metavar='FILE', help='write the tables')
     args = parser.parse_args(arguments)
     unknown = [name for name in args.areas if name not in AREAS]
     if unknown:
@@ -84,6 +78,9 @@ def parse(arguments):
         value = getattr(args, name)
         if value is not None and value < least:
             parser.error(f'--{name} {value}: at least {least}')
+    for name in ('annotations/mpii_train.json', 'images'):
+        if args.data and not (args.data / name).exists():
+            parser.error(f'--data {args.data}: there is no {name} in it')
     args.areas = args.areas or default
     return args
 
@@ -93,56 +90,37 @@ def tell(text):
     print(f'bench.py: {text}', file=sys.stderr, flush=True)
 
 
-def find_data(args, folder):
-    """Return the data set to measure with; draws one if none is named.
-
-    Raises:
-        BenchError: The named one is no data set.
-    """
-    if args.data is None:
-        count = 4 if args.small else 40
-        tell(f'drawing {count} pictures of 1280x720')
-        bundle.draw_data(folder / 'data', train=count, val=4)
-        return folder / 'data'
-    for name in ('annotations/mpii_train.json', 'images'):
-        if not (args.data / name).exists():
-            raise BenchError(f'--data {args.data}: there is no {name} in it')
-    return args.data.resolve()
-
-
-def has_cuda():
-    """Tell whether torch finds a GPU of CUDA."""
-    import torch
-
-    return torch.cuda.is_available()
-
-
 def measure_area(name, args, data, folder):
     """Measure one area.
+
+    Args:
+        name (str): Key of AREAS.
+        args (argparse.Namespace): The command line.
+        data (Path): A data set in MPII's form.
+        folder (Path): An empty one, for stock and for logs.
 
     Returns:
         tuple[list[dict] | str, list[str]]: Rows, or why it was not measured;
         and the fixes of the baseline.
     """
+    import torch
+
     from benchmark import stock
 
     area = AREAS[name]
-    on_gpu = area.on_gpu and has_cuda()
+    on_gpu = area.on_gpu and torch.cuda.is_available()
     tried = area.on_gpu and not on_gpu
     workers = args.workers
     if workers is None:
         workers = min(16, len(os.sched_getaffinity(0))) if on_gpu else 1
-    place = folder / name
-    place.mkdir()
     site, fixes = None, []
     if args.stock or area.on_gpu:
-        site = place / 'stock'
-        site.mkdir()
+        site = folder / 'stock'
         fixes = stock.make(site, 'cuda' if on_gpu else 'cpu')
+    small = args.small or tried
     # What is measured on a CPU must not find a GPU.
     environment = {} if on_gpu else dict(CUDA_VISIBLE_DEVICES='')
-    small = args.small or tried
-    bench = Bench(place, data, small, site, workers, environment)
+    bench = Bench(folder, data, small, site, workers, environment)
     rounds = args.rounds or area.rounds
     if small:
         rounds = min(rounds, 2)
@@ -167,34 +145,30 @@ def main(arguments=None):
 
     Args:
         arguments (list[str], optional): In place of ``sys.argv[1:]``.
-
-    Returns:
-        int: Exit status: 0 done, 1 something failed, 2 a wrong request.
     """
     args = parse(arguments)
-    bundle.ensure_packages('torch', 'mmcv', 'mmpose')
+    bundle.ensure_packages()
     from benchmark import report
 
     result = dict(machine=report.describe_machine(), fixes=[], areas={})
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        try:
-            data = find_data(args, folder)
-            for area in args.areas:
-                found = measure_area(area, args, data, folder)
-                result['areas'][area], fixes = found
-                result['fixes'] = fixes or result['fixes']
-        except (BenchError, WorkerError) as error:
-            print(f'bench.py: error: {error}', file=sys.stderr)
-            return 2 if isinstance(error, BenchError) else 1
-    text = report.render(result)
+        data = args.data and args.data.resolve()
+        if data is None:
+            data = folder / 'data'
+            count = 4 if args.small else 40
+            tell(f'drawing {count} pictures of 1280x720')
+            bundle.draw_data(data, train=count, val=4)
+        for area in args.areas:
+            place = folder / area
+            place.mkdir()
+            rows, fixes = measure_area(area, args, data, place)
+            result['areas'][area] = rows
+            result['fixes'] = fixes or result['fixes']
     if args.json:
         args.json.write_text(json.dumps(result, indent=1) + '\n')
-    if args.markdown:
-        args.markdown.write_text(text)
-    print(text, end='')
-    return 0
+    print(report.render(result), end='')
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    bundle.run(main)

@@ -121,7 +121,7 @@ class Bench:
         """End all processes."""
         while self._groups:
             for worker in self._groups.popitem()[1]:
-                worker.stop()
+                worker.shutdown()
 
 
 def low_precision(**form):
@@ -143,8 +143,9 @@ def pipeline(bench):
         for name, form in FORMS.items()
         if name != 'stock'
     }
+    both = dict(FORMS, **cached)
     bench.add('decode + one warp', 'samples.floor', floors, count=count)
-    bench.add('sample', case, dict(FORMS, **cached), count=count)
+    bench.add('sample', case, both, count=count)
     for name, flip in {'flipped': 1.0, 'not flipped': 0.0}.items():
         bench.add(f'sample, {name}', case, FORMS, count=count, flip=flip)
     bench.add(
@@ -155,10 +156,7 @@ def pipeline(bench):
         batch=count,
         workers=bench.workers,
     )
-    by = dict(account='part', count=count)
-    bench.add('time by part', 'samples.floor', dict(floor={}), **by)
-    bench.add('time by part', case, dict(FORMS, **cached), **by)
-    bench.add('time by step', case, FORMS, account='step', count=count)
+    bench.add('steps', 'samples.steps', both, count=count)
 
 
 @area('step', default=True)

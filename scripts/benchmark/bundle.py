@@ -1,48 +1,31 @@
 """What the benchmark takes from the bundle beside mmcv and mmpose.
 
-All of it stands here, so that a move of the bundle's files ends here. Nothing
-is imported before it is asked for: stock's processes use this module, too.
+All of it stands here, so that a move of the bundle's files ends here. Its
+parts are imported when they are needed: stock's processes come here, too.
 """
 
 import argparse
-import subprocess
-import sys
+import runpy
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-CONFIGS = ROOT / 'mmpose-master/configs/top_down/hourglass/mpii'
+PACKAGE = Path(__file__).resolve().parents[2] / 'mmpose-master/hourglass_npu'
+runpy.run_path(str(PACKAGE / 'bootstrap.py'))['use_this_package']()
+
+from hourglass_npu.bootstrap import ensure_packages  # noqa: E402
+from hourglass_npu.errors import run  # noqa: E402
+from hourglass_npu.paths import CONFIGS  # noqa: E402
+
+__all__ = ['ensure_packages', 'run']
+
 LARGE = CONFIGS / 'hourglass52_mpii_384x384.py'
 SMALL = CONFIGS / 'hourglass_mpii_sample_96x96.py'
 
 
-def ensure_packages(*names):
-    """Go on in the bundle's environment if packages are missing here."""
-    from bootstrap import ensure_packages
-
-    ensure_packages(*names)
-
-
 def draw_data(folder, train, val):
-    """Draw people and write them as a data set in MPII's form.
+    """Draw so many pictures of people as a data set in MPII's form."""
+    from hourglass_npu.sample.dataset import make_sample
 
-    Args:
-        folder (Path): Where to; made.
-        train (int): Pictures to train on.
-        val (int): Pictures to evaluate on.
-
-    Raises:
-        RuntimeError: It failed; with what was printed.
-    """
-    tool = ROOT / 'mmpose-master/tools/make_sample_mpii.py'
-    counts = ['--train', str(train), '--val', str(val)]
-    done = subprocess.run(
-        [sys.executable, str(tool), '--out', str(folder), *counts],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    if done.returncode:
-        raise RuntimeError(f'drawing the data failed:\n{done.stdout}')
+    make_sample(folder, dict(seed=0, train=train, val=val))
 
 
 def to_stock_form(cfg):
@@ -60,8 +43,18 @@ def prepared(dataset, cfg):
     return lean_input(dataset, argparse.Namespace(data_preprocessor=0))
 
 
-def cast_for_inference(model):
-    """Cast a model to low precision, as ``test.py --amp`` does."""
-    from mmcv.runner.hooks.optimizer import cast_for_inference
+def quicken(model, fold, amp):
+    """Do as ``--fuse-conv-bn`` and ``--amp`` of the commands."""
+    from hourglass_npu.options import apply_speed
 
-    cast_for_inference(model)
+    apply_speed(argparse.Namespace(fuse_conv_bn=fold, amp=amp), model)
+
+
+def export(model, cfg, path):
+    """Write a model's network as ONNX for a batch of one."""
+    from hourglass_npu.export.graph import DeployedNetwork, export
+    from hourglass_npu.pose.backends import settings_from_config
+
+    network = DeployedNetwork(model, settings_from_config(cfg))
+    width, height = cfg.data_cfg.image_size
+    export(network, path, (1, height, width), static=True)

@@ -64,6 +64,15 @@ def repeat(dataset, count):
     return dataset
 
 
+def data_loader(dataset, samples, workers=0, **settings):
+    """Build the loader of batches of so many samples in one process."""
+    from mmpose.datasets import build_dataloader
+
+    return build_dataloader(
+        dataset, samples, workers, dist=False, pin_memory=False, **settings
+    )
+
+
 class Watch:
     """Context manager that takes wall time and CPU time.
 
@@ -94,7 +103,7 @@ class Watch:
         return {name: taken / units for name, taken in self._taken.items()}
 
 
-def rounds(work, units, facts=None, prepare=None, watch=Watch):
+def rounds(work, units, facts=None, prepare=None):
     """Measure a piece of work, round after round: the body of a case.
 
     Args:
@@ -104,7 +113,6 @@ def rounds(work, units, facts=None, prepare=None, watch=Watch):
         facts (dict): What to say before the first round.
         prepare (callable): Is given the seed; what it returns is given to
             ``work``. Its time does not count.
-        watch (callable): Makes the context manager that takes the time.
 
     Yields:
         dict: The facts, then what each round found.
@@ -114,7 +122,7 @@ def rounds(work, units, facts=None, prepare=None, watch=Watch):
         np.random.seed(seed)
         torch.manual_seed(seed)
         given = [prepare(seed)] if prepare else []
-        with watch() as taken:
+        with Watch() as taken:
             found = work(*given) or {}
         taken = found.pop('watch', taken)
         seed = yield dict(found, **taken.per(units))

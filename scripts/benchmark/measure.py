@@ -1,6 +1,6 @@
 """Measures subjects in turns, and tells what was found from luck."""
 
-from benchmark.worker import ask_all
+from benchmark.worker import ask_all, make, play
 
 QUOTIENTS = {
     'CPU / floor': ('cpu', 'floor', False),
@@ -34,7 +34,7 @@ class Subject:
 
     def make(self):
         """Prepare it."""
-        self.facts = ask_all(self.group, 'make', self.key, *self.request)[0]
+        self.facts = ask_all(self.group, make, self.key, *self.request)[0]
 
     def run(self, seed):
         """Measure one round and return what was found.
@@ -42,7 +42,7 @@ class Subject:
         The time is that of the first worker; CPU time and memory are those
         of all together.
         """
-        found = ask_all(self.group, 'round', self.key, seed)
+        found = ask_all(self.group, play, self.key, seed)
         sums = {
             name: sum(one[name] for one in found)
             for name in ('cpu', 'memory')

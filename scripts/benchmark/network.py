@@ -1,6 +1,5 @@
 """Cases of the network and of what surrounds it, without data workers."""
 
-import inspect
 import os
 import tempfile
 
@@ -8,46 +7,34 @@ import numpy as np
 import torch
 
 from benchmark import bundle
-from benchmark.case import repeat, rounds
+from benchmark.case import data_loader, repeat, rounds
 from benchmark.counting import HostReads, count_operators
 
 
-def _heatmap_model(shape, test_cfg=None):
-    """Build a detector whose network returns heatmaps that it holds."""
+class _Heatmaps(torch.nn.Module):
+    """Stands in for a network: returns heatmaps that it holds."""
+
+    def __init__(self, shape):
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.maps = torch.nn.Parameter(torch.rand(shape, generator=generator))
+
+    def forward(self, img):
+        if len(img) == len(self.maps):
+            return [self.maps * 1]
+        return [self.maps[:1].expand(len(img), -1, -1, -1) * 1]
+
+
+def _without_network(cfg, batch):
+    """Build the config's detector with ready heatmaps as its network."""
     from mmpose.models import build_posenet
-    from mmpose.models.builder import BACKBONES
 
-    class BenchHeatmaps(torch.nn.Module):
-        def __init__(self, shape):
-            super().__init__()
-            generator = torch.Generator().manual_seed(0)
-            maps = torch.rand(shape, generator=generator)
-            self.maps = torch.nn.Parameter(maps)
-
-        def init_weights(self, pretrained=None):
-            pass
-
-        def forward(self, img):
-            if len(img) == len(self.maps):
-                return [self.maps * 1]
-            return [self.maps[:1].expand(len(img), -1, -1, -1) * 1]
-
-    BACKBONES.register_module(module=BenchHeatmaps, force=True)
-    return build_posenet(
-        dict(
-            type='TopDown',
-            backbone=dict(type='BenchHeatmaps', shape=shape),
-            keypoint_head=None,
-            train_cfg=dict(),
-            test_cfg=test_cfg or dict(),
-            loss_pose=dict(type='JointsMSELoss', use_target_weight=True),
-        )
-    )
-
-
-def _heatmap_shape(cfg, batch):
+    model = build_posenet(cfg.model)
     width, height = cfg.data_cfg.heatmap_size
-    return batch, cfg.data_cfg.num_output_channels, height, width
+    joints = cfg.data_cfg.num_output_channels
+    model.backbone = _Heatmaps((batch, joints, height, width))
+    del model.keypoint_head
+    return model
 
 
 def outside_network(cfg, batch, steps):
@@ -56,8 +43,8 @@ def outside_network(cfg, batch, steps):
     That is the loss, the accuracy of the log and the log's values, read
     after the last of ``steps`` steps as a log that is due.
     """
-    shape = _heatmap_shape(cfg, batch)
-    model = _heatmap_model(shape)
+    model = _without_network(cfg, batch)
+    shape = model.backbone.maps.shape
     generator = torch.Generator().manual_seed(1)
     inputs = dict(
         img=torch.zeros(batch, 3, 4, 4),
@@ -110,44 +97,29 @@ def evaluation(cfg, people, network, samples_per_gpu=1, fold=False, amp=False):
     """
     from mmcv.parallel import MMDataParallel
     from mmpose.apis import single_gpu_test
-    from mmpose.datasets import build_dataloader, build_dataset
+    from mmpose.datasets import build_dataset
     from mmpose.models import build_posenet
 
     dataset = build_dataset(cfg.data.test, dict(test_mode=True))
     torch.manual_seed(0)
-    if network:
-        model = build_posenet(cfg.model)
-    else:
-        model = _heatmap_model(_heatmap_shape(cfg, 1), cfg.model.test_cfg)
-    _quicken(model.eval(), fold, amp)
-    model = MMDataParallel(model, device_ids=None)
-    people_of = build_dataloader(
+    model = build_posenet(cfg.model) if network else _without_network(cfg, 1)
+    if fold or amp:
+        bundle.quicken(model.eval(), fold, amp)
+    model = MMDataParallel(model.eval(), device_ids=None)
+    batches = data_loader(
         repeat(dataset, people),
-        samples_per_gpu=samples_per_gpu,
-        workers_per_gpu=0,
-        dist=False,
+        samples_per_gpu,
         shuffle=False,
         drop_last=False,
-        pin_memory=False,
     )
 
     def work():
-        results = single_gpu_test(model, people_of)
+        results = single_gpu_test(model, batches)
         joints = np.concatenate([one[0] for one in results])
         # Rounded: batches change the last bits of a convolution.
         return dict(result=joints[:2, :, :2].round(2).tolist())
 
     yield from rounds(work, people)
-
-
-def _quicken(model, fold, amp):
-    """Fold batch norm and cast to low precision, as tools/test.py does."""
-    if fold:
-        from mmcv.cnn import fuse_conv_bn
-
-        fuse_conv_bn(model)
-    if amp:
-        bundle.cast_for_inference(model)
 
 
 def inference(cfg, engine):
@@ -164,60 +136,31 @@ def inference(cfg, engine):
     model = build_posenet(cfg.model).eval()
     width, height = cfg.data_cfg.image_size
     img = torch.rand(1, 3, height, width)
-    network = _Network(model)
     if engine == 'onnxruntime':
-        run = _exported(network, img)
+        session = _exported(model, cfg)
     else:
-        _quicken(model, 'folded' in engine, 'bf16' in engine)
+        bundle.quicken(model, 'folded' in engine, 'bf16' in engine)
 
-        def run():
+    def work():
+        if engine == 'onnxruntime':
+            session.run(None, dict(img=img.numpy()))
+        else:
             with torch.no_grad():
-                network(img)
+                model.keypoint_head(model.backbone(img))
 
-    run()
-    yield from rounds(run, 1)
-
-
-class _Network(torch.nn.Module):
-    """The heatmaps of a detector's last stage."""
-
-    def __init__(self, model):
-        super().__init__()
-        self.model = model
-
-    def forward(self, img):
-        return self.model.keypoint_head(self.model.backbone(img))[-1]
+    work()
+    yield from rounds(work, 1)
 
 
-def _exported(network, img):
-    """Export a network as ONNX, opset 11.
-
-    Returns:
-        callable: Runs it on ``img`` in ONNX Runtime.
-    """
+def _exported(model, cfg):
+    """Export a model's network and load it into ONNX Runtime."""
     import onnxruntime
 
-    # Today's default is an exporter that cannot write opset 11.
-    known = inspect.signature(torch.onnx.export).parameters
-    legacy = dict(dynamo=False) if 'dynamo' in known else {}
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = torch.get_num_threads()
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, 'network.onnx')
-        torch.onnx.export(
-            network.eval(),
-            img,
-            path,
-            opset_version=11,
-            input_names=['img'],
-            output_names=['heatmap'],
-            **legacy,
-        )
-        session = onnxruntime.InferenceSession(
+        bundle.export(model, cfg, path)
+        return onnxruntime.InferenceSession(
             path, settings, providers=['CPUExecutionProvider']
         )
-
-    def run():
-        session.run(None, dict(img=img.numpy()))
-
-    return run

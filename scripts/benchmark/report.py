@@ -114,8 +114,6 @@ def account_table(rows):
         str: Medians of the CPU milliseconds of one unit, by part.
     """
     parts = [*dict.fromkeys(part for row in rows for part in row['account'])]
-    # What has no name of its own goes last.
-    parts.sort(key='rest'.__eq__)
     lines = []
     for row in rows:
         times = [row['account'].get(part) for part in parts] + [row['cpu']]
@@ -140,9 +138,9 @@ def render_area(name, rows):
     parts = [f'**{name}**']
     parts.append(time_table([row for row in rows if 'account' not in row]))
     accounts = [row for row in rows if 'account' in row]
-    for what in dict.fromkeys(row['what'] for row in accounts):
-        same = [row for row in accounts if row['what'] == what]
-        parts += [f'**{name}: {what}**', account_table(same)]
+    if accounts:
+        what = accounts[0]['what']
+        parts += [f'**{name}, {what}**', account_table(accounts)]
     for row in rows:
         if 'profile' in row['facts']:
             parts.append('```\n' + row['facts']['profile'] + '```')

@@ -95,8 +95,12 @@ def _trainer(cfg, dataset, spans, distributed=False, profile=False):
         # A copy: mmcv takes keys out of what it is given.
         own = copy.deepcopy(cfg)
         with tempfile.TemporaryDirectory() as own.work_dir:
-            with _profiled(profile) as found:
+            with contextlib.ExitStack() as stack:
+                if profile:
+                    profiler = torch.profiler.profile()
+                    stack.enter_context(profiler)
                 train_model(model, dataset, own, distributed=distributed)
+        found = dict(profile=_dearest(profiler)) if profile else {}
         return dict(found, watch=watch, memory=_peak_memory())
 
     return work
@@ -174,17 +178,10 @@ class _Remembered(torch.utils.data.Dataset):
         return self.samples[index]
 
 
-@contextlib.contextmanager
-def _profiled(wanted):
-    """Profile what runs inside; adds torch's table of it afterwards."""
-    found = {}
-    if not wanted:
-        yield found
-        return
-    with torch.profiler.profile() as profiler:
-        yield found
+def _dearest(profiler):
+    """Return torch's table of the operators that take most time."""
     kind = 'cuda' if torch.cuda.is_available() else 'cpu'
-    found['profile'] = profiler.key_averages().table(
+    return profiler.key_averages().table(
         sort_by=f'self_{kind}_time_total', row_limit=15
     )
 

@@ -1,22 +1,22 @@
-"""Processes that measure: both ends of the pipe to them."""
+"""Processes that measure, and what they are asked to do."""
 
-import contextlib
 import multiprocessing
 import os
 import socket
 import sys
-import traceback
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from datetime import timedelta
 from pathlib import Path
 
-CONTEXT = multiprocessing.get_context('spawn')
+_cases = {}  # of a worker, by key
 
 
 class WorkerError(RuntimeError):
-    """A worker could not do what it was asked for."""
+    """A worker has ended before its time."""
 
 
-class Worker:
+class Worker(ProcessPoolExecutor):
     """A process that measures cases.
 
     Args:
@@ -28,48 +28,59 @@ class Worker:
 
     def __init__(self, site, log, environment=None):
         self.log = Path(log).resolve()
-        self.pipe, end = CONTEXT.Pipe()
-        given = end, site, self.log, environment or {}
-        self.process = CONTEXT.Process(target=_serve, args=given)
-        self.process.start()
-        end.close()
-
-    def send(self, *request):
-        """Send a request, see :func:`_serve`, without waiting."""
-        with contextlib.suppress(BrokenPipeError):  # receive() says why
-            self.pipe.send(request)
-
-    def receive(self):
-        """Wait for an answer and return what it holds.
-
-        Raises:
-            WorkerError: The request failed, or the process has ended.
-        """
-        try:
-            error, result = self.pipe.recv()
-        except (EOFError, ConnectionResetError):
-            self.process.join()
-            status = self.process.exitcode
-            error = self.log.read_text(errors='replace')[-2000:]
-            error = f'a worker ended with status {status}\n{error}'
-        if error is not None:
-            raise WorkerError(error)
-        return result
-
-    def stop(self):
-        """End the process."""
-        self.pipe.close()
-        self.process.join(10)
-        if self.process.is_alive():
-            self.process.kill()
-            self.process.join()
+        spawn = multiprocessing.get_context('spawn')
+        given = site, self.log, dict(environment or {})
+        super().__init__(1, spawn, _set_up, given)
 
 
-def ask_all(workers, *request):
-    """Send one request to several workers and return their answers."""
-    for worker in workers:
-        worker.send(*request)
-    return [worker.receive() for worker in workers]
+def _set_up(site, log, environment):
+    """Prepare a worker's process, before torch is imported."""
+    os.environ.update(environment)
+    # Stock mmpose writes its log into the working directory.
+    os.chdir(str(log.parent))
+    with open(str(log), 'a') as stream:
+        os.dup2(stream.fileno(), 1)
+        os.dup2(stream.fileno(), 2)
+    sys.dont_write_bytecode = True
+    if site is not None:
+        sys.path.insert(0, str(site))
+    # Data workers are started as in any other process.
+    multiprocessing.set_start_method(None, force=True)
+
+
+def ask_all(workers, function, *arguments):
+    """Call a function in several workers at once.
+
+    Args:
+        workers (list[Worker]): The workers.
+        function (callable): Of a module, so that it can be sent.
+        *arguments: For all of them.
+
+    Returns:
+        list: What they return.
+
+    Raises:
+        WorkerError: One has ended. What the function raises comes through.
+    """
+    futures = [worker.submit(function, *arguments) for worker in workers]
+    try:
+        return [future.result() for future in futures]
+    except BrokenProcessPool:
+        tails = [w.log.read_text(errors='replace')[-2000:] for w in workers]
+        raise WorkerError('\n'.join(['a worker has ended', *tails])) from None
+
+
+def make(key, case, source, options):
+    """Prepare a case, see :mod:`.case`, and return its facts."""
+    from benchmark.case import start
+
+    _cases[key] = start(case, source, options)
+    return next(_cases[key])
+
+
+def play(key, seed):
+    """Measure a case once and return what it found."""
+    return _cases[key].send(seed)
 
 
 def form_group(workers):
@@ -77,10 +88,12 @@ def form_group(workers):
     with socket.socket() as probe:
         probe.bind(('127.0.0.1', 0))
         port = probe.getsockname()[1]
-    for rank, worker in enumerate(workers):
-        worker.send('join', rank, len(workers), port)
-    for worker in workers:
-        worker.receive()
+    joined = [
+        worker.submit(_join, rank, len(workers), port)
+        for rank, worker in enumerate(workers)
+    ]
+    for one in joined:
+        one.result()
 
 
 def _join(rank, ranks, port):
@@ -94,51 +107,5 @@ def _join(rank, ranks, port):
         MASTER_PORT=port,
     )
     os.environ.update({key: str(value) for key, value in variables.items()})
-    torch.distributed.init_process_group(
-        'gloo', timeout=timedelta(seconds=300)
-    )
-
-
-def _serve(pipe, site, log, environment):
-    """Answer requests until the pipe is closed: what the process does.
-
-    - ``'make', KEY, CASE, SOURCE, OPTIONS`` prepares a case, see
-      :func:`.case.start`, and answers its facts;
-    - ``'round', KEY, SEED`` measures it once and answers what it found;
-    - ``'join', RANK, RANKS, PORT`` joins other workers as a process group.
-
-    An answer is a traceback or None, and what was found.
-    """
-    # All before torch is imported. Stock mmpose writes its log into the
-    # working directory.
-    os.environ.update(environment)
-    os.chdir(str(log.parent))
-    with open(str(log), 'a') as stream:
-        os.dup2(stream.fileno(), 1)
-        os.dup2(stream.fileno(), 2)
-    sys.dont_write_bytecode = True
-    if site is not None:
-        sys.path.insert(0, str(site))
-    cases = {}
-
-    def answer(word, *given):
-        if word == 'join':
-            return _join(*given)
-        key, *given = given
-        if word == 'round':
-            return cases[key].send(*given)
-        from benchmark.case import start
-
-        cases[key] = start(*given)
-        return next(cases[key])
-
-    with contextlib.suppress(EOFError):
-        while True:
-            request = pipe.recv()
-            try:
-                pipe.send((None, answer(*request)))
-            except Exception:
-                pipe.send((traceback.format_exc(), None))
-    # Threads of a process group can abort an orderly end.
-    sys.stderr.flush()
-    os._exit(0)
+    limit = timedelta(seconds=300)
+    torch.distributed.init_process_group('gloo', timeout=limit)
