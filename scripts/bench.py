@@ -3,6 +3,11 @@
 
 Stock and ours take turns, round after round, each in processes of its own;
 tables give medians, quartiles and ratios. Nothing is downloaded.
+
+Examples:
+  python3 scripts/bench.py --stock pipeline step
+  python3 scripts/bench.py --stock --json bench.json > bench.md
+  python3 scripts/bench.py cuda
 """
 
 import argparse
@@ -15,13 +20,6 @@ from pathlib import Path
 from benchmark import bundle, measure
 from benchmark.areas import AREAS, Bench
 
-EXAMPLES = """
-examples:
-  python3 scripts/bench.py --stock pipeline step
-  python3 scripts/bench.py --stock --json bench.json > bench.md
-  python3 scripts/bench.py cuda
-"""
-
 
 def parse(arguments=None):
     """Read the command line."""
@@ -33,7 +31,7 @@ def parse(arguments=None):
     parser = argparse.ArgumentParser(
         prog='bench.py',
         description=__doc__,
-        epilog='\n'.join(['areas:', *areas, EXAMPLES]),
+        epilog='\n'.join(['areas:', *areas]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -91,13 +89,7 @@ def tell(text):
 
 
 def measure_area(name, args, data, folder):
-    """Measure one area.
-
-    Args:
-        name (str): Key of AREAS.
-        args (argparse.Namespace): The command line.
-        data (Path): A data set in MPII's form.
-        folder (Path): An empty one, for stock and for logs.
+    """Measure one area in an empty folder.
 
     Returns:
         tuple[list[dict] | str, list[str]]: Rows, or why it was not measured;

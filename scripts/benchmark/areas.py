@@ -9,7 +9,7 @@ import os
 
 from benchmark import bundle
 from benchmark.measure import Subject
-from benchmark.worker import Worker, form_group
+from benchmark.worker import start_group
 
 GFLOP_PER_IMAGE = 193
 """Of one training image of the large network at 384x384, both passes."""
@@ -57,7 +57,7 @@ class Bench:
         environment (dict): Variables of the processes that measure.
 
     Attributes:
-        config (Path): The network's; the large one at full size.
+        config (Path): Of the network, which is the large one at full size.
         subjects (list[Subject]): What is measured.
     """
 
@@ -108,13 +108,9 @@ class Bench:
         site = self.site if is_stock else None
         if (site, name) not in self._groups:
             logs = self.folder / f'worker{len(self._groups)}'
-            group = [
-                Worker(site, f'{logs}-{rank}.log', self.environment)
-                for rank in range(ranks)
-            ]
-            self._groups[site, name] = group
-            if ranks > 1:
-                form_group(group)
+            self._groups[site, name] = start_group(
+                ranks, site, logs, self.environment
+            )
         return self._groups[site, name]
 
     def stop(self):
@@ -132,19 +128,28 @@ def low_precision(**form):
     return {'ours, bf16': form} if hasattr(torch, 'autocast') else {}
 
 
+def quick_inference():
+    """Return the forms of ``--fuse-conv-bn`` and ``--amp``."""
+    forms = {'ours, folded': dict(fold=True)}
+    for name, form in low_precision(amp=True).items():
+        forms.update({name: form, f'{name}, folded': dict(form, fold=True)})
+    return forms
+
+
 @area('pipeline', default=True)
 def pipeline(bench):
     """Input: samples, their steps, whole loaders, beside the floor."""
     bench.environment.update(ONE_THREAD)
     case, count = 'samples.sample', bench.pick(32, 2)
-    floors = {'floor': {}, 'floor, middle': dict(middle=True)}
     cached = {
         f'{name}, cache': dict(form, cache='ram')
         for name, form in FORMS.items()
         if name != 'stock'
     }
     both = dict(FORMS, **cached)
-    bench.add('decode + one warp', 'samples.floor', floors, count=count)
+    bench.add(
+        'decode + one warp', 'samples.floor', dict(floor={}), count=count
+    )
     bench.add('sample', case, both, count=count)
     for name, flip in {'flipped': 1.0, 'not flipped': 0.0}.items():
         bench.add(f'sample, {name}', case, FORMS, count=count, flip=flip)
@@ -161,7 +166,7 @@ def pipeline(bench):
 
 @area('step', default=True)
 def step(bench):
-    """Training step without the network, and the optimizer."""
+    """Training step without the network."""
     bench.add(
         'loss, accuracy, log values',
         'network.outside_network',
@@ -169,7 +174,6 @@ def step(bench):
         batch=bench.pick(32, 2),
         steps=bench.pick(4, 1),
     )
-    bench.add('optimizer', 'network.optimizer', BOTH)
 
 
 @area('eval', default=True)
@@ -183,9 +187,7 @@ def evaluation(bench):
     people = bench.pick(16, 2)
     what = 'person, without the network'
     bench.add(what, case, forms, people=people, network=False)
-    forms['ours, folded'] = dict(fold=True)
-    for name, form in low_precision(amp=True).items():
-        forms.update({name: form, f'{name}, folded': dict(form, fold=True)})
+    forms.update(quick_inference())
     people = batch * len(os.sched_getaffinity(0))
     bench.add('person', case, forms, people=people, network=True)
 
@@ -251,10 +253,8 @@ def epochs(bench):
 @area('onnx', default=True)
 def onnx(bench):
     """Inference in torch and in ONNX Runtime."""
-    engines = ['torch', 'torch, folded', 'onnxruntime']
-    if low_precision():
-        engines[2:2] = ['torch, bf16', 'torch, bf16, folded']
-    forms = {f'ours, {engine}': dict(engine=engine) for engine in engines}
+    onnx = {'ours, onnxruntime': dict(onnx=True)}
+    forms = dict({'ours': {}}, **quick_inference(), **onnx)
     bench.add('crop', 'network.inference', forms)
 
 

@@ -25,9 +25,6 @@ def start(name, source, options):
         name (str): Module of this package and function: ``samples.floor``.
         source (dict): For :func:`load_config`.
         options (dict): For the case.
-
-    Returns:
-        generator: Not started yet.
     """
     module, _, function = name.partition('.')
     case = getattr(importlib.import_module(f'benchmark.{module}'), function)
@@ -74,7 +71,7 @@ def data_loader(dataset, samples, workers=0, **settings):
 
 
 class Watch:
-    """Context manager that takes wall time and CPU time.
+    """Context manager that takes wall time and CPU time, and adds them up.
 
     The CPU time is that of all threads of this process, and of its child
     processes that have ended meanwhile. A GPU is waited for.
@@ -113,9 +110,6 @@ def rounds(work, units, facts=None, prepare=None):
         facts (dict): What to say before the first round.
         prepare (callable): Is given the seed; what it returns is given to
             ``work``. Its time does not count.
-
-    Yields:
-        dict: The facts, then what each round found.
     """
     seed = yield facts or {}
     while True:

@@ -24,14 +24,7 @@ class HostReads:
     """
 
     # Not numpy(): without cpu() before it, it does not exist off the CPU.
-    METHODS = (
-        '__bool__',
-        '__float__',
-        '__int__',
-        'cpu',
-        'item',
-        'tolist',
-    )
+    METHODS = '__bool__ __float__ __int__ cpu item tolist'.split()
 
     def __init__(self):
         self.names = []

@@ -4,7 +4,6 @@ from benchmark.worker import ask_all, make, play
 
 QUOTIENTS = {
     'CPU / floor': ('cpu', 'floor', False),
-    'CPU / floor, middle': ('cpu', 'floor, middle', False),
     'stock / this': ('wall', 'stock', True),
     'CPU, stock / this': ('cpu', 'stock', True),
     'limit / this': ('wall', 'arithmetic limit', True),

@@ -76,19 +76,6 @@ def outside_network(cfg, batch, steps):
     yield from rounds(work, steps, facts)
 
 
-def optimizer(cfg):
-    """Let the config's optimizer step over the weights of its network."""
-    from mmpose.core import build_optimizers
-    from mmpose.models import build_posenet
-
-    model = build_posenet(cfg.model)
-    for parameter in model.parameters():
-        parameter.grad = torch.full_like(parameter, 1e-3)
-    step = build_optimizers(model, cfg.optimizer).step
-    step()
-    yield from rounds(step, 1)
-
-
 def evaluation(cfg, people, network, samples_per_gpu=1, fold=False, amp=False):
     """Test people with flip, from their pictures to joints in the picture.
 
@@ -103,9 +90,8 @@ def evaluation(cfg, people, network, samples_per_gpu=1, fold=False, amp=False):
     dataset = build_dataset(cfg.data.test, dict(test_mode=True))
     torch.manual_seed(0)
     model = build_posenet(cfg.model) if network else _without_network(cfg, 1)
-    if fold or amp:
-        bundle.quicken(model.eval(), fold, amp)
-    model = MMDataParallel(model.eval(), device_ids=None)
+    bundle.quicken(model.eval(), fold, amp)
+    model = MMDataParallel(model, device_ids=None)
     batches = data_loader(
         repeat(dataset, people),
         samples_per_gpu,
@@ -122,27 +108,19 @@ def evaluation(cfg, people, network, samples_per_gpu=1, fold=False, amp=False):
     yield from rounds(work, people)
 
 
-def inference(cfg, engine):
-    """Run the network on one crop.
-
-    Args:
-        cfg (mmcv.Config): The config.
-        engine (str): ``torch``, with ``bf16`` or ``folded`` or both, or
-            ``onnxruntime``.
-    """
+def inference(cfg, fold=False, amp=False, onnx=False):
+    """Run the network on one crop; ``onnx`` does so in ONNX Runtime."""
     from mmpose.models import build_posenet
 
     torch.manual_seed(0)
     model = build_posenet(cfg.model).eval()
     width, height = cfg.data_cfg.image_size
     img = torch.rand(1, 3, height, width)
-    if engine == 'onnxruntime':
-        session = _exported(model, cfg)
-    else:
-        bundle.quicken(model, 'folded' in engine, 'bf16' in engine)
+    session = _exported(model, cfg) if onnx else None
+    bundle.quicken(model, fold, amp)
 
     def work():
-        if engine == 'onnxruntime':
+        if onnx:
             session.run(None, dict(img=img.numpy()))
         else:
             with torch.no_grad():

@@ -19,11 +19,7 @@ NOTES = dict(
 
 
 def describe_machine():
-    """Describe the machine in general terms.
-
-    Returns:
-        dict[str, str]: Its parts by name.
-    """
+    """Describe the machine in general terms, as text by name."""
     import cv2
     import numpy
     import torch
@@ -70,12 +66,8 @@ def _table(heads, lines):
 def time_table(rows):
     """Write rows of :func:`.measure.rows_of` as a Markdown table.
 
-    Args:
-        rows (list[dict]): Rows.
-
-    Returns:
-        str: Median and quartiles of the milliseconds of one unit; CPU time;
-        units per second; then quotients as far as there are any.
+    That is median and quartiles of the milliseconds of one unit; CPU time;
+    units per second; then quotients as far as there are any.
     """
     shown = [
         name
@@ -107,11 +99,8 @@ def time_table(rows):
 def account_table(rows):
     """Write what the time of rows was spent on as a Markdown table.
 
-    Args:
-        rows (list[dict]): Rows of :func:`.measure.rows_of` with ``account``.
-
-    Returns:
-        str: Medians of the CPU milliseconds of one unit, by part.
+    Rows are those of :func:`.measure.rows_of` with ``account``; shown are
+    medians of the CPU milliseconds of one unit.
     """
     parts = [*dict.fromkeys(part for row in rows for part in row['account'])]
     lines = []
@@ -123,43 +112,22 @@ def account_table(rows):
     return _table(['CPU ms', *parts, 'in all'], lines)
 
 
-def render_area(name, rows):
-    """Write an area as Markdown.
-
-    Args:
-        name (str): The area.
-        rows (list[dict] | str): Rows, or why it was not measured.
-
-    Returns:
-        list[str]: Paragraphs.
-    """
-    if isinstance(rows, str):
-        return [f'**{name}**', f'Not measured: {rows}']
-    parts = [f'**{name}**']
-    parts.append(time_table([row for row in rows if 'account' not in row]))
-    accounts = [row for row in rows if 'account' in row]
-    if accounts:
-        what = accounts[0]['what']
-        parts += [f'**{name}, {what}**', account_table(accounts)]
-    for row in rows:
-        if 'profile' in row['facts']:
-            parts.append('```\n' + row['facts']['profile'] + '```')
-    return parts
-
-
 def render(result):
-    """Write a whole result as Markdown.
-
-    Args:
-        result (dict): What ``bench.py`` writes as JSON.
-
-    Returns:
-        str: The text.
-    """
+    """Write a whole result, what ``bench.py`` writes as JSON, as Markdown."""
     machine = result['machine'].items()
     parts = [', '.join(f'{name} {value}' for name, value in machine)]
     for name, rows in result['areas'].items():
-        parts += render_area(name, rows)
+        parts.append(f'**{name}**')
+        if isinstance(rows, str):
+            parts.append(f'Not measured: {rows}')
+            continue
+        accounts = [row for row in rows if 'account' in row]
+        parts.append(time_table([row for row in rows if row not in accounts]))
+        if accounts:
+            parts += [f'**{name}, by step**', account_table(accounts)]
+        for row in rows:
+            if 'profile' in row['facts']:
+                parts.append('```\n' + row['facts']['profile'] + '```')
     if result['fixes']:
         parts += [
             'Stock is mmcv 1.2.7 and mmpose 0.8.0 as released, with these '

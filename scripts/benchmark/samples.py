@@ -6,7 +6,6 @@ import time
 import cv2
 import numpy as np
 import torch
-from PIL import Image
 
 from benchmark import bundle
 from benchmark.case import data_loader, repeat, rounds
@@ -44,41 +43,36 @@ def fast_decoder():
 
 
 def _training_data(cfg, flip=None, cache=None):
-    """Build the data set that a training reads.
+    """Build the data set that a training reads, for one thread.
 
-    Args:
-        cfg (mmcv.Config): The config; changed.
-        flip (float): How many of the pictures to mirror; None as it says.
-        cache (str): The loading step's ``cache``, filled before.
-
-    Returns:
-        Dataset: The data set.
+    ``flip`` is the share of pictures to mirror, in place of the config's;
+    ``cache`` is the loading step's, filled before.
     """
     from mmpose.datasets import build_dataset
 
-    wanted = dict(
-        TopDownRandomFlip=dict(flip_prob=flip),
-        LoadImageFromFile=dict(cache=cache),
-    )
-    for step in cfg.data.train.pipeline:
-        for key, value in wanted.get(step['type'], {}).items():
-            if value is not None:
-                step[key] = value
-    # As in a data worker.
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
+    for step in cfg.data.train.pipeline:
+        if step['type'] == 'TopDownRandomFlip' and flip is not None:
+            step['flip_prob'] = flip
+        if step['type'] == 'LoadImageFromFile' and cache is not None:
+            step['cache'] = cache
     dataset = bundle.prepared(build_dataset(cfg.data.train), cfg)
     for index in range(len(dataset)) if cache is not None else ():
         dataset[index]
     return dataset
 
 
-def floor(cfg, count, middle=False):
+def _choose(dataset, count):
+    """Choose samples at random, the same ones for each mmpose."""
+    return np.random.randint(0, len(dataset), count)
+
+
+def floor(cfg, count):
     """Decode a file and warp it once: what no exact input can go below.
 
     Pictures and warps are those of the samples that the same seed makes, but
-    for the mirroring. With ``middle`` the warps are all the same: they fill
-    the crop with the middle of the picture, turned a little.
+    for the mirroring.
     """
     from mmpose.core.post_processing import get_affine_transform
 
@@ -86,19 +80,14 @@ def floor(cfg, count, middle=False):
     size = cfg.data_cfg.image_size
     name, decode = fast_decoder()
 
-    def task(index):
-        meta = dataset[index]['img_metas'].data
-        path = meta['image_file']
-        if not middle:
-            where = meta['center'], meta['scale'], meta['rotation']
-            return path, get_affine_transform(*where, np.array(size))
-        with Image.open(path) as picture:
-            columns, rows = picture.size
-        centre = columns / 2, rows / 2
-        return path, cv2.getRotationMatrix2D(centre, 20, size[0] / rows)
-
     def prepare(seed):
-        return [task(i) for i in np.random.randint(0, len(dataset), count)]
+        chosen = [dataset[index] for index in _choose(dataset, count)]
+        tasks = []
+        for meta in (sample['img_metas'].data for sample in chosen):
+            where = meta['center'], meta['scale'], meta['rotation']
+            matrix = get_affine_transform(*where, np.array(size))
+            tasks.append((meta['image_file'], matrix))
+        return tasks
 
     def work(tasks):
         for path, matrix in tasks:
@@ -121,23 +110,17 @@ def _digest(samples):
 
 
 def sample(cfg, count, flip=None, cache=None):
-    """Make samples one by one in this process, one thread.
-
-    Its ``result`` is a hash over the first ones. ``flip`` and ``cache`` are
-    those of :func:`_training_data`.
-    """
+    """Make samples one by one in this process; ``result`` is their hash."""
     dataset = _training_data(cfg, flip, cache)
     np.random.seed(0)
     first = _digest(dataset[i % len(dataset)] for i in range(8))
-
-    def prepare(seed):
-        return np.random.randint(0, len(dataset), count)
 
     def work(chosen):
         for index in chosen:
             dataset[index]
 
-    yield from rounds(work, count, dict(result=first), prepare)
+    facts = dict(result=first)
+    yield from rounds(work, count, facts, lambda _: _choose(dataset, count))
 
 
 def steps(cfg, count, cache=None):
@@ -146,9 +129,6 @@ def steps(cfg, count, cache=None):
     named = _joined(dataset.pipeline.transforms)
     # The record alone, as the steps find it.
     dataset.pipeline = dict
-
-    def prepare(seed):
-        return np.random.randint(0, len(dataset), count)
 
     def work(chosen):
         spent = dict.fromkeys((name for name, _ in named), 0.0)
@@ -161,7 +141,7 @@ def steps(cfg, count, cache=None):
                 spent[name] += (time.thread_time() - before) / count
         return dict(account=spent)
 
-    yield from rounds(work, count, prepare=prepare)
+    yield from rounds(work, count, {}, lambda _: _choose(dataset, count))
 
 
 def loader(cfg, batches, batch, workers):

@@ -1,10 +1,10 @@
 """Cases of whole trainings, and the arithmetic that bounds them."""
 
-import contextlib
 import copy
 import gc
 import resource
 import tempfile
+from contextlib import nullcontext
 
 import torch
 
@@ -70,12 +70,8 @@ def _fed(cfg, batch, workers, batches):
 def _trainer(cfg, dataset, spans, distributed=False, profile=False):
     """Return the work of training afresh, which takes its time itself.
 
-    Args:
-        cfg (mmcv.Config): Changed, so that it saves nothing and has a clock.
-        dataset (Dataset): What to train on.
-        spans (list[tuple]): See :func:`_register_clock`.
-        distributed (bool): Whether other workers train along.
-        profile (bool): Whether to say which operators take the time.
+    The config is changed, so that it saves nothing and has the clock of
+    :func:`_register_clock`.
     """
     from mmpose.apis import train_model
     from mmpose.models import build_posenet
@@ -94,14 +90,15 @@ def _trainer(cfg, dataset, spans, distributed=False, profile=False):
             _cast_input(model)
         # A copy: mmcv takes keys out of what it is given.
         own = copy.deepcopy(cfg)
-        with tempfile.TemporaryDirectory() as own.work_dir:
-            with contextlib.ExitStack() as stack:
-                if profile:
-                    profiler = torch.profiler.profile()
-                    stack.enter_context(profiler)
-                train_model(model, dataset, own, distributed=distributed)
-        found = dict(profile=_dearest(profiler)) if profile else {}
-        return dict(found, watch=watch, memory=_peak_memory())
+        profiler = torch.profiler.profile() if profile else nullcontext()
+        with tempfile.TemporaryDirectory() as own.work_dir, profiler:
+            train_model(model, dataset, own, distributed=distributed)
+        found = dict(watch=watch, memory=_peak_memory())
+        if profile:
+            kind = 'cuda' if torch.cuda.is_available() else 'cpu'
+            order = dict(sort_by=f'self_{kind}_time_total', row_limit=15)
+            found['profile'] = profiler.key_averages().table(**order)
+        return found
 
     return work
 
@@ -176,14 +173,6 @@ class _Remembered(torch.utils.data.Dataset):
         if index not in self.samples:
             self.samples[index] = self.dataset[index]
         return self.samples[index]
-
-
-def _dearest(profiler):
-    """Return torch's table of the operators that take most time."""
-    kind = 'cuda' if torch.cuda.is_available() else 'cpu'
-    return profiler.key_averages().table(
-        sort_by=f'self_{kind}_time_total', row_limit=15
-    )
 
 
 def arithmetic(cfg, size, gflop):

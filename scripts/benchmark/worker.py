@@ -12,10 +12,6 @@ from pathlib import Path
 _cases = {}  # of a worker, by key
 
 
-class WorkerError(RuntimeError):
-    """A worker has ended before its time."""
-
-
 class Worker(ProcessPoolExecutor):
     """A process that measures cases.
 
@@ -44,30 +40,49 @@ def _set_up(site, log, environment):
     sys.dont_write_bytecode = True
     if site is not None:
         sys.path.insert(0, str(site))
+    if 'RANK' in environment:
+        import torch
+
+        limit = timedelta(seconds=300)
+        torch.distributed.init_process_group('gloo', timeout=limit)
     # Data workers are started as in any other process.
     multiprocessing.set_start_method(None, force=True)
 
 
+def start_group(ranks, site, logs, environment):
+    """Return so many workers, which form a process group if they are several.
+
+    Their logs are ``logs`` with rank and ending; see :class:`Worker`.
+    """
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        port = probe.getsockname()[1]
+    group = []
+    for rank in range(ranks):
+        own = dict(
+            RANK=f'{rank}',
+            LOCAL_RANK=f'{rank}',
+            WORLD_SIZE=f'{ranks}',
+            MASTER_ADDR='127.0.0.1',
+            MASTER_PORT=f'{port}',
+        )
+        own = dict(environment, **(own if ranks > 1 else {}))
+        group.append(Worker(site, f'{logs}-{rank}.log', own))
+    return group
+
+
 def ask_all(workers, function, *arguments):
-    """Call a function in several workers at once.
-
-    Args:
-        workers (list[Worker]): The workers.
-        function (callable): Of a module, so that it can be sent.
-        *arguments: For all of them.
-
-    Returns:
-        list: What they return.
+    """Call a function in several workers at once; return what they return.
 
     Raises:
-        WorkerError: One has ended. What the function raises comes through.
+        RuntimeError: One has ended. What the function raises comes through.
     """
     futures = [worker.submit(function, *arguments) for worker in workers]
     try:
         return [future.result() for future in futures]
     except BrokenProcessPool:
         tails = [w.log.read_text(errors='replace')[-2000:] for w in workers]
-        raise WorkerError('\n'.join(['a worker has ended', *tails])) from None
+        raise RuntimeError('\n'.join(['a worker has ended', *tails])) from None
 
 
 def make(key, case, source, options):
@@ -81,31 +96,3 @@ def make(key, case, source, options):
 def play(key, seed):
     """Measure a case once and return what it found."""
     return _cases[key].send(seed)
-
-
-def form_group(workers):
-    """Let workers join each other as the ranks of one process group."""
-    with socket.socket() as probe:
-        probe.bind(('127.0.0.1', 0))
-        port = probe.getsockname()[1]
-    joined = [
-        worker.submit(_join, rank, len(workers), port)
-        for rank, worker in enumerate(workers)
-    ]
-    for one in joined:
-        one.result()
-
-
-def _join(rank, ranks, port):
-    import torch
-
-    variables = dict(
-        RANK=rank,
-        LOCAL_RANK=rank,
-        WORLD_SIZE=ranks,
-        MASTER_ADDR='127.0.0.1',
-        MASTER_PORT=port,
-    )
-    os.environ.update({key: str(value) for key, value in variables.items()})
-    limit = timedelta(seconds=300)
-    torch.distributed.init_process_group('gloo', timeout=limit)
