@@ -45,8 +45,9 @@ def main(monkeypatch):
 def checkpoint(tiny, tmp_path):
     """Weights of the tiny network, as training would leave them."""
     import torch
-    from hourglass_npu.config.load import load_config
     from mmpose.models import build_posenet
+
+    from hourglass_npu.config.load import load_config
 
     cfg = load_config(str(tiny))
     torch.manual_seed(0)

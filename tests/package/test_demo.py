@@ -11,9 +11,10 @@ import numpy as np
 import pose_model
 import pytest
 from calling import call
+from pose_model import ROOT, picture
+
 from hourglass_npu import demo
 from hourglass_npu.pose import images
-from pose_model import ROOT, picture
 
 torch = pytest.importorskip('torch')
 

@@ -5,6 +5,7 @@ import time
 
 import pytest
 import torch
+
 from hourglass_npu.errors import (
     UserError,
     describe,

@@ -5,6 +5,7 @@ import os
 import threading
 
 import pytest
+
 from hourglass_npu.errors import UserError
 from hourglass_npu.files import write_json
 

@@ -6,10 +6,11 @@ from argparse import ArgumentParser, Namespace
 import cv2
 import pytest
 import torch
+from mpii_data import CONFIGS
+
 from hourglass_npu.config.load import load_config
 from hourglass_npu.options import add_options, parse
 from hourglass_npu.process import share_cores
-from mpii_data import CONFIGS
 
 LARGE = str(CONFIGS / 'hourglass52_mpii_384x384.py')
 

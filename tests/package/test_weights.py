@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from hourglass_npu.errors import UserError
 from hourglass_npu.weights import load_weights
 

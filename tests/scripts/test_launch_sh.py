@@ -36,10 +36,13 @@ def parse_args():
     for name in ('work-dir', 'device', 'launcher', 'seed'):
         parser.add_argument('--' + name)
     parser.add_argument('--cfg-options', nargs='+')
+    parser.add_argument('--check-request', action='store_true')
     return parser.parse_args()
 
 if __name__ == '__main__':
     args = parse_args()
+    if args.check_request:
+        sys.exit()
     rank = os.environ.get('RANK', '0')
     program = os.path.basename(__file__)[:-3]
     note = dict(os.environ, argv=sys.argv[1:], cwd=os.getcwd(),
@@ -83,8 +86,7 @@ class Bundle:
         ):
             for path in (BUNDLE / source).glob('*.sh'):
                 shutil.copy(str(path), str(target))
-        for name in ('check_request.py', 'ranks.py'):
-            shutil.copy(str(BUNDLE / 'scripts' / name), str(root / 'scripts'))
+        shutil.copy(str(BUNDLE / 'scripts/ranks.py'), str(root / 'scripts'))
         (root / 'scripts/setup.sh').write_text('exit 0\n')
         for name in ('train', 'test'):
             (self.mmpose / 'tools' / (name + '.py')).write_text(TOOL)

@@ -187,7 +187,7 @@ def test_requests_that_cannot_be_met(host, options, message):
 def test_a_fixed_batch_cannot_be_another(host):
     save(host.file, [4, 3, 64, 64])
     done = host.run('a.onnx', '--soc', 'X', '--batch', '2')
-    assert done.returncode == 1 and 'for a batch of 4, not 2' in done.stderr
+    assert done.returncode == 2 and 'for a batch of 4, not 2' in done.stderr
 
 
 def test_what_atc_leaves_after_a_failure_is_removed(host):

@@ -88,6 +88,7 @@ class Bundle:
             'scripts/requirements-torch.txt',
             'mmpose-master/requirements.lock',
             'mmpose-master/requirements-source.lock',
+            'mmpose-master/pyproject.toml',
         ):
             shutil.copy(str(BUNDLE / name), str(root / name))
         (root / 'scripts/patches.py').touch()
@@ -473,7 +474,7 @@ def test_the_real_environment_is_ready_within_a_second():
 def test_a_second_run_does_nothing(bundle):
     first = bundle.run()
     assert first.returncode == 0, first.err
-    for step in ('[1/4]', '[2/4]', '[3/4]', '[4/4]', 'ready'):
+    for step in ('[1/5]', '[2/5]', '[3/5]', '[4/5]', '[5/5]', 'ready'):
         assert f'setup.sh: {step}' in first.err
     assert is_whole(bundle)
     second = bundle.run()
@@ -587,7 +588,7 @@ def test_of_two_runs_one_waits(bundle):
         _, process.err = process.communicate(timeout=60)
         assert process.returncode == 0, process.err
     assert 'another set-up is running' in second.err
-    assert '[1/4]' not in second.err
+    assert '[1/5]' not in second.err
     assert bundle.log.read_text().count('-m venv') == 1
 
 

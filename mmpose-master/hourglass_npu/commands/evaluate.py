@@ -9,6 +9,7 @@ import math
 import os
 
 from hourglass_npu.config.load import check_data, choose_work_dir, load_config
+from hourglass_npu.config.parts import check_parts
 from hourglass_npu.errors import UserError
 from hourglass_npu.files import check_folder_of, make_folder, write_json
 from hourglass_npu.options import (
@@ -105,6 +106,7 @@ def check_request(args):
             there.
     """
     cfg = load_config(args.config, args.cfg_options)
+    check_parts(cfg, training=False)
     check_data(cfg, ['test'])
     choose_work_dir(args, cfg)
     check_speed_options(args)

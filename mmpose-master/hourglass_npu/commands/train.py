@@ -13,8 +13,10 @@ import sys
 import time
 from importlib.util import find_spec
 
+from hourglass_npu import __version__
 from hourglass_npu.config.load import check_data, choose_work_dir, load_config
-from hourglass_npu.errors import Stopped, UserError
+from hourglass_npu.config.parts import check_parts
+from hourglass_npu.errors import Stopped, UserError, log_tracebacks
 from hourglass_npu.files import make_folder
 from hourglass_npu.options import add_options, parse
 from hourglass_npu.process import start
@@ -227,6 +229,7 @@ def check_request(args):
         raise UserError(
             f'the config {args.config} has no {", ".join(missing)}'
         )
+    check_parts(cfg, training=True)
     hooks = [hook['type'] for hook in cfg.log_config['hooks']]
     if 'TensorboardLoggerHook' in hooks and not find_spec('tensorboard'):
         raise UserError(
@@ -274,10 +277,10 @@ def main():
         return
 
     # Loading torch takes seconds; whoever mistyped an option waits less.
+    import mmpose
     import torch
     from mmcv.runner.dist_utils import get_dist_info
     from mmcv.utils import collect_env
-    from mmpose import __version__
     from mmpose.apis import train_model
     from mmpose.datasets import build_dataset
     from mmpose.models import build_posenet
@@ -295,17 +298,21 @@ def main():
         cfg.optimizer['lr'] *= world_size / 8
 
     timestamp = time.strftime('%Y%m%d_%H%M%S')
-    logger = get_root_logger(
-        log_file=os.path.join(cfg.work_dir, f'{timestamp}.log'),
-        log_level=cfg.log_level,
+    log_file = os.path.join(cfg.work_dir, f'{timestamp}.log')
+    # The log is rank 0's; another rank has a file only if it fails.
+    log_tracebacks(
+        log_file if rank == 0 else f'{log_file[:-4]}.rank{rank}.log'
     )
+    logger = get_root_logger(log_file=log_file, log_level=cfg.log_level)
     for handler in logger.handlers:
         handler.handleError = _tell_of_lost_lines
     if distributed:
         # torch 1.8 logs to the root logger when a group is formed, which
         # gives that a handler, and our lines would come twice.
         logger.propagate = False
-    facts = dict(collect_env(), MMPose=__version__)
+    facts = dict(
+        collect_env(), MMPose=mmpose.__version__, Hourglass=__version__
+    )
     environment = '\n'.join(f'{key}: {fact}' for key, fact in facts.items())
     logger.info(f'Environment:\n{environment}')
     logger.info(f'Config:\n{cfg.pretty_text}')
@@ -336,7 +343,7 @@ def main():
 
     if cfg.get('checkpoint_config') is not None:
         cfg.checkpoint_config.meta = dict(
-            mmpose_version=__version__, config=cfg.pretty_text
+            mmpose_version=mmpose.__version__, config=cfg.pretty_text
         )
     log.make_readable(cfg.log_config)
     loss_guard, signal_guard, rank_guard = guards.make(cfg)

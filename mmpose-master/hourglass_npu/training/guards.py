@@ -58,9 +58,10 @@ class SignalGuard(Hook):
 
     SIGTERM and SIGINT: the iteration is finished and a checkpoint written,
     then :class:`hourglass_npu.errors.Stopped` ends the run. A second one, a
-    second or more later, ends the process at once (one Ctrl-C can come twice, from the
-    terminal and from the launcher). SIGUSR1: the same without the end. While
-    the run is evaluated, which changes nothing, SIGTERM and SIGINT end that.
+    second or more later, ends the process at once (one Ctrl-C can come twice,
+    from the terminal and from the launcher). SIGUSR1: the same without the
+    end. While the run is evaluated, which changes nothing, SIGTERM and SIGINT
+    end that.
 
     All ranks have to save in the same iteration. So each tells the others, in
     a sum of two numbers through the host's memory, what it was asked for; the

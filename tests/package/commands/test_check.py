@@ -5,8 +5,9 @@ import shutil
 import struct
 
 import pytest
-from hourglass_npu.errors import UserError, is_user_error
 from mpii_data import copy_real_mpii, write_annotations, write_mpii
+
+from hourglass_npu.errors import UserError, is_user_error
 
 
 @pytest.fixture

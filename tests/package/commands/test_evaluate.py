@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 from calling import command
-from hourglass_npu.errors import UserError, is_user_error
 from mpii_data import MAT_NAMES, write_mat
 from scipy.io import loadmat
+
+from hourglass_npu.errors import UserError, is_user_error
 
 
 @pytest.fixture

@@ -9,9 +9,10 @@ import time
 import pytest
 import torch
 from calling import command as module_of
+from mpii_data import CONFIGS, copy_real_mpii
+
 from hourglass_npu.errors import UserError
 from hourglass_npu.paths import MMPOSE_ROOT
-from mpii_data import CONFIGS, copy_real_mpii
 
 TOOLS = MMPOSE_ROOT / 'tools'
 # Our checkpoints hold plain data; torch 1.8 does not know the argument.

@@ -3,10 +3,11 @@
 from argparse import Namespace
 
 import pytest
+from mpii_data import CONFIGS
+
 from hourglass_npu.config.load import check_data, choose_work_dir, load_config
 from hourglass_npu.errors import UserError
 from hourglass_npu.paths import MMPOSE_ROOT
-from mpii_data import CONFIGS
 
 LARGE = str(CONFIGS / 'hourglass52_mpii_384x384.py')
 

@@ -1,9 +1,10 @@
 """Numbers and keys of a config that make no sense are refused by name."""
 
 import pytest
-from hourglass_npu.config import rules
 from mmcv import Config
 from mpii_data import CONFIGS
+
+from hourglass_npu.config import rules
 
 LARGE = str(CONFIGS / 'hourglass52_mpii_384x384.py')
 

@@ -13,6 +13,7 @@ torch = pytest.importorskip('torch')
 onnx = pytest.importorskip('onnx')
 import onnxruntime  # noqa: E402
 from calling import call  # noqa: E402
+
 from hourglass_npu.export import graph  # noqa: E402
 from hourglass_npu.pose import backends, decode  # noqa: E402
 from hourglass_npu.pose.boxes import from_box  # noqa: E402

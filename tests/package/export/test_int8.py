@@ -3,6 +3,7 @@ import re
 import numpy as np
 import onnx
 import pytest
+
 from hourglass_npu.export import int8
 from hourglass_npu.pose.backends import OnnxNetwork, TorchNetwork
 

@@ -4,10 +4,11 @@ import json
 
 import numpy as np
 import pytest
+from pose_model import ROOT, picture
+
 from hourglass_npu.pose import boxes as people
 from hourglass_npu.pose import decode as topdown
 from hourglass_npu.pose import images
-from pose_model import ROOT, picture
 
 SIZE = (128, 128)
 

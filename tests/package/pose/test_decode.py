@@ -6,7 +6,6 @@ import pytest
 from pose_model import picture
 
 torch = pytest.importorskip('torch')
-from hourglass_npu.pose import decode as topdown  # noqa: E402
 from mmpose.apis.inference import _box2cs  # noqa: E402
 from mmpose.core.evaluation.top_down_eval import (  # noqa: E402
     keypoints_from_heatmaps,
@@ -16,6 +15,8 @@ from mmpose.core.post_processing import (  # noqa: E402
     get_affine_transform,
 )
 from mmpose.datasets.pipelines import Compose  # noqa: E402
+
+from hourglass_npu.pose import decode as topdown  # noqa: E402
 
 SIZES = [(384, 384), (256, 192), (192, 256)]
 

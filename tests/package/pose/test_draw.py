@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from hourglass_npu.pose import draw
 from hourglass_npu.pose import joints as mpii
 

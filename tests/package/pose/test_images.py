@@ -5,8 +5,9 @@ import struct
 import cv2
 import numpy as np
 import pytest
-from hourglass_npu.pose import images as pictures
 from pose_model import picture
+
+from hourglass_npu.pose import images as pictures
 
 
 def write(path, array):

@@ -3,6 +3,7 @@ import json
 import cv2
 import numpy as np
 import pytest
+
 from hourglass_npu.errors import UserError, is_user_error
 from hourglass_npu.reports import curves
 

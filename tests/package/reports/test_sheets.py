@@ -1,6 +1,7 @@
 import cv2
 import numpy as np
 import pytest
+
 from hourglass_npu.pose.joints import (
     JOINT_NAMES,
     LIMBS,

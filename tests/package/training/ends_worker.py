@@ -75,6 +75,7 @@ def finish(pid, work, way):
 def main():
     # One process imports for all.
     import mmpose.apis  # noqa: F401
+
     from hourglass_npu.training import guards  # noqa: F401
 
     config, folder = sys.argv[1:]

@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mmcv.runner.checkpoint import _load_checkpoint
+from mmpose.models.losses.mse_loss import JointsMSELoss
+
 from hourglass_npu import errors
 from hourglass_npu.errors import Stopped, UserError
 from hourglass_npu.training import guards
-from mmcv.runner.checkpoint import _load_checkpoint
-from mmpose.models.losses.mse_loss import JointsMSELoss
 
 
 @pytest.fixture

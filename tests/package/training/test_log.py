@@ -2,8 +2,9 @@ import logging
 import re
 
 import pytest
-from hourglass_npu.training import log
 from mmcv.runner import HOOKS
+
+from hourglass_npu.training import log
 
 LINE = {
     'mode': 'train',
