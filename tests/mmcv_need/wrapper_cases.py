@@ -1,19 +1,16 @@
-"""One of two gloo processes: what MMDistributedDataParallel does in each.
+"""What MMDistributedDataParallel does in each of two gloo processes.
 
-Every function named ``case_*`` is one case; its return value goes to
-``OUT/<rank>.pt`` under its name, and the tests compare.
-
-Usage: wrapper_worker.py OUT [FILE: the original of distributed.py]
+Every function named ``case_*`` is one case; :func:`run_all` returns what each
+returned, and the tests compare.
 """
 
 import importlib.util
-import sys
 import threading
 
 import torch
 from mmcv.parallel import DataContainer, MMDistributedDataParallel
 from mmcv.parallel.distributed import compress_gradients
-from mmcv.runner.dist_utils import get_dist_info, init_dist
+from mmcv.runner.dist_utils import get_dist_info
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -261,15 +258,10 @@ def case_stock(path):
     return by_train_step(wrapper)
 
 
-def main(out, stock):
-    init_dist('pytorch')
-    rank, _ = get_dist_info()
+def run_all(stock):
+    """Run all cases in this rank; results by the names of the cases."""
     results = {'stock': case_stock(stock)}
     for name, case in list(globals().items()):
         if name.startswith('case_') and name != 'case_stock':
             results[name[len('case_') :]] = case()
-    torch.save(results, f'{out}/{rank}.pt')
-
-
-if __name__ == '__main__':
-    main(*sys.argv[1:])
+    return results
