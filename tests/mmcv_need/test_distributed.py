@@ -103,7 +103,7 @@ def test_compressed_gradients_are_rounded_and_alike(found, case, bits):
         assert error <= (exact - before).abs().max() * 2.0 ** (1 - bits)
 
 
-def both(ranks, case):
+def both(found, case):
     return [rank[case] for rank in found]
 
 

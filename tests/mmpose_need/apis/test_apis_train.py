@@ -72,6 +72,9 @@ class Losses(Hook):
 
 def with_stock_pipeline(cfg):
     """Returns the config without what the bundle adds to mmpose."""
+    # Not above: a rank that imports this file does without scripts/.
+    from benchmark.stock_form import to_stock_form
+
     cfg = Config(copy.deepcopy(dict(cfg._cfg_dict)))
     to_stock_form(cfg)
     steps = [step['type'] for step in cfg.data.train.pipeline]
