@@ -104,9 +104,7 @@ def test_training_is_bitwise_that_of_the_stock_function(cfg, stock, workers):
         assert not multiprocessing.active_children()
 
 
-@pytest.mark.parametrize('amp', [False, True])
-def test_each_loss_is_that_of_the_stock_pipeline(cfg, amp):
-    cfg.amp = dict(cfg.amp, enabled=amp)
+def test_each_loss_is_that_of_the_stock_pipeline(cfg):
     steps = [step['type'] for step in cfg.data.train.pipeline]
     assert {'ToPlanes', 'TopDownJointCells'} <= set(steps)
     lean, usual = Losses(), Losses()
