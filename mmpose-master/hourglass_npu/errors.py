@@ -17,6 +17,8 @@ import time
 import traceback
 from contextlib import suppress
 
+from hourglass_npu import lifetime, output
+
 OTHERS_SPEAK_AFTER = 8
 """Seconds for which a rank other than 0 keeps an error to itself. Rank 0
 usually reports the same error, and the launcher then ends this process."""
@@ -63,10 +65,12 @@ class _State:
     Attributes:
         signal (int): Signal that asked for the end; 0 for none.
         log (str | None): File that gets tracebacks.
+        last (list[Callable[[], None]]): What :func:`leave` calls.
     """
 
     signal = 0
     log = None
+    last = []
 
 
 def note_signal(number):
@@ -87,29 +91,51 @@ def log_tracebacks(path):
     _State.log = path
 
 
+def call_last(function):
+    """Have something done at the end, even if the process leaves at once.
+
+    Args:
+        function (Callable[[], None]): Called without the data workers.
+    """
+    _State.last.append(function)
+
+
 def run(main):
     """Run a command and end the process with the right status.
 
     0: done. 1: failed; a bug prints its traceback. 2: a mistake of the user,
-    one line. 130, 143: stopped by SIGINT or SIGTERM. HOURGLASS_TRACEBACK=1
+    one line. 129, 130, 143: stopped by SIGHUP, SIGINT or SIGTERM. 141: nobody
+    reads the output any more; nothing is said. HOURGLASS_TRACEBACK=1
     prints the traceback of one-line errors, too. If STOPPED_FILE names a
     file, a stopped rank writes the signal's number there and returns 0:
     torch's launcher would count a stopped rank as failed and end the others.
 
+    The process also ends with its launcher, see
+    :func:`hourglass_npu.lifetime.end_with_launchers`.
+
     Args:
         main (Callable[[], int | None]): The command; it may return a status.
     """
+    output.plug()
+    lifetime.end_with_launchers(leave)
     try:
         try:
-            status = main()
+            try:
+                status = main()
+            except SystemExit as stop:  # of argparse, which has printed help
+                if stop.code:
+                    leave(stop.code if isinstance(stop.code, int) else 1)
+                status = 0
+            _flush()
         except Exception as error:
             _end(error)
     except Stopped as stop:
         status = 128 + stop.number
         if os.environ.get('STOPPED_FILE'):
             status = 0
-            with open(os.environ['STOPPED_FILE'], 'w') as stream:
-                stream.write(f'{stop.number:d}\n')
+            with suppress(OSError):  # the launcher has gone, too
+                with open(os.environ['STOPPED_FILE'], 'w') as stream:
+                    stream.write(f'{stop.number:d}\n')
         name = signal.Signals(stop.number).name
         leave(status, f'stopped by {name}' if _rank() == 0 else None)
     except KeyboardInterrupt:
@@ -121,8 +147,19 @@ def run(main):
         sys.exit(status)
 
 
+def _flush():
+    """Write what is held back; at its end Python would ignore failures."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        text = f'standard output: {error.strerror}'
+        raise OSError(error.errno, text) from error
+
+
 def _end(error):
     """Report an error, and end the process."""
+    if output.is_cut(error):
+        leave(128 + signal.SIGPIPE)
     if _State.signal and (_lost_worker(error) or _lost_peer(error)):
         # The signal reached the data workers or the other ranks first.
         alone = int(os.environ.get('WORLD_SIZE', 1)) == 1
@@ -139,7 +176,8 @@ def _end(error):
     else:
         status, message = 1, explain_failure(error)
     if message is None or os.environ.get('HOURGLASS_TRACEBACK') == '1':
-        sys.stderr.write(trace)
+        with suppress(OSError):
+            sys.stderr.write(trace)
     leave(status, message and f'error: {message}')
 
 
@@ -260,14 +298,16 @@ def leave(status, message=None):
         status (int): Exit status.
         message (str | None): For standard error.
     """
-    # In a signal's handler the stream may be in use.
-    with suppress(RuntimeError):
-        if message:
-            print(message, file=sys.stderr)
-        sys.stdout.flush()
-        sys.stderr.flush()
+    # In a signal's handler the stream may be in use; or nobody reads it.
+    for number, stream in enumerate((sys.stdout, sys.stderr), 1):
+        with suppress(RuntimeError, OSError):
+            if message and number == 2:
+                print(message, file=stream)
+            stream.flush()
     for worker in multiprocessing.active_children():
         worker.kill()
+    while _State.last:
+        _State.last.pop()()
     # Not sys.exit(): threads of a process group whose peer is gone can keep
     # the process alive.
     os._exit(status)

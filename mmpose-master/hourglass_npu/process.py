@@ -4,7 +4,8 @@ import contextlib
 import os
 import sys
 
-from hourglass_npu.errors import UserError
+from hourglass_npu import lifetime
+from hourglass_npu.errors import UserError, call_last
 from hourglass_npu.options import apply_trust
 
 
@@ -49,6 +50,7 @@ def start(args, cfg):
     from mmcv.runner.dist_utils import init_dist, set_arithmetic, set_device
 
     apply_trust(args)
+    call_last(lifetime.keep_sockets_together())
     if args.local_rank is not None:
         os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     launcher = args.launcher

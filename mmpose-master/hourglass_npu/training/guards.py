@@ -32,6 +32,7 @@ from hourglass_npu.errors import (
     leave,
     note_signal,
 )
+from hourglass_npu.lifetime import end_with_parent
 
 DEFAULT_TIMEOUT = 1800
 """Seconds without progress until a rank counts as stuck, as in torch."""
@@ -52,16 +53,18 @@ def make(cfg):
 
 # Signals ------------------------------------------------------------------
 
+_NOHUP = signal.SIGHUP, signal.SIG_IGN
+
 
 class SignalGuard(Hook):
     """Stops a training in good order, or saves, when a signal asks for it.
 
-    SIGTERM and SIGINT: the iteration is finished and a checkpoint written,
-    then :class:`hourglass_npu.errors.Stopped` ends the run. A second one, a
-    second or more later, ends the process at once (one Ctrl-C can come twice,
-    from the terminal and from the launcher). SIGUSR1: the same without the
-    end. While the run is evaluated, which changes nothing, SIGTERM and SIGINT
-    end that.
+    SIGTERM, SIGINT, SIGHUP: the iteration is finished and a checkpoint
+    written, then :class:`hourglass_npu.errors.Stopped` ends the run. A second
+    one, a second or more later, ends the process at once (one Ctrl-C can come
+    twice, from the terminal and from the launcher). SIGUSR1: the same without
+    the end. While the run is evaluated, which changes nothing, the first three
+    end that. SIGHUP stays ignored under nohup.
 
     All ranks have to save in the same iteration. So each tells the others, in
     a sum of two numbers through the host's memory, what it was asked for; the
@@ -72,7 +75,12 @@ class SignalGuard(Hook):
     evaluation.
     """
 
-    SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+    SIGNALS = (
+        signal.SIGTERM,
+        signal.SIGINT,
+        signal.SIGHUP,
+        signal.SIGUSR1,
+    )
 
     def __init__(self):
         self.asked = [0, 0]  # signal to stop by, whether to save
@@ -88,7 +96,8 @@ class SignalGuard(Hook):
         self._evaluating = True  # a resumed run may begin with it
         if threading.current_thread() is threading.main_thread():
             for number in self.SIGNALS:
-                self._previous[number] = signal.signal(number, self._note)
+                if (number, signal.getsignal(number)) != _NOHUP:
+                    self._previous[number] = signal.signal(number, self._note)
 
     def after_run(self, runner):
         """Gives the signals back."""
@@ -204,14 +213,17 @@ def _outlive_signals(start, worker_id):
     """Starts a data worker that is there until its parent has finished.
 
     Signals often go to all processes of a job. SIGTERM leaves the worker 20 s,
-    less than launchers leave ranks.
+    less than launchers leave ranks. If the parent is killed, the worker is,
+    too; torch alone would see it after 5 s.
 
     Args:
         start (callable | None): What else to do at the start.
         worker_id (int): Number of the worker.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    # The thread that starts workers is the one that trains, and outlives them.
+    end_with_parent()
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(20))
     if start is not None:
         start(worker_id)
