@@ -227,9 +227,15 @@ def explain_failure(error):
         error (Exception): Any exception.
 
     Returns:
-        str | None: A message where a disk is full or forbidden, or where a
-        data worker or a rank was lost; None for everything else.
+        str | None: A message where a disk or shared memory is full or
+        forbidden, where there are too many open files, or where a data worker
+        or a rank was lost; None for everything else.
     """
+    # First: torch's data workers keep the class of an error, not its number.
+    if isinstance(error, (OSError, RuntimeError)):
+        for pattern, text in _USED_UP:
+            if pattern.search(str(error)):
+                return text
     if isinstance(error, OSError) and error.errno in DISK_ERRORS:
         return str(error)
     lost = _lost_worker(error)
@@ -238,8 +244,7 @@ def explain_failure(error):
             f'lost a data worker (process {lost.group(1)}, '
             f'{lost.group(2)}). If it was killed, memory probably ran out: '
             'lower data.workers_per_gpu or data.samples_per_gpu. A bus error '
-            'means that shared memory (/dev/shm) is full: enlarge it, or set '
-            'data.workers_per_gpu=0'
+            f'means that {_USED_UP[0][1]}'
         )
     if _lost_peer(error):
         reason = (str(error).strip().splitlines() or [''])[0]
@@ -247,6 +252,19 @@ def explain_failure(error):
     return None
 
 
+# What torch and Python say where the host has no more to give.
+_USED_UP = (
+    (
+        re.compile(r'</torch_\w+>.*No space left on device', re.DOTALL),
+        'shared memory (/dev/shm) is full: enlarge it, or set '
+        'data.workers_per_gpu=0',
+    ),
+    (
+        re.compile(r'Too many open files|received \d+ items of ancdata'),
+        'too many open files: raise the limit (ulimit -n), or lower '
+        'data.workers_per_gpu',
+    ),
+)
 # torch has no class for it: RuntimeError in every release.
 _WORKER_IS_GONE = re.compile(
     r'DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) '

@@ -6,6 +6,7 @@ of them is in docs/RELIABILITY.md.
 
 import functools
 import json
+import multiprocessing.queues
 import os
 import signal
 import sys
@@ -29,6 +30,7 @@ from hourglass_npu.errors import (
     OTHERS_SPEAK_AFTER,
     Stopped,
     UserError,
+    explain_failure,
     leave,
     note_signal,
 )
@@ -222,11 +224,24 @@ def _outlive_signals(start, worker_id):
     """
     # The thread that starts workers is the one that trains, and outlives them.
     end_with_parent()
+    multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(
+        _end_without_batch
+    )
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(20))
     if start is not None:
         start(worker_id)
+
+
+def _end_without_batch(error, batch):
+    """Ends a data worker that cannot hand over a batch.
+
+    Python would print a traceback and go on, and the training would wait for
+    the batch for ever.
+    """
+    words = explain_failure(error) or repr(error)
+    leave(1, f'error: a batch could not be handed over: {words}')
 
 
 # Ranks that hang ----------------------------------------------------------
