@@ -17,14 +17,8 @@ from datetime import timedelta
 
 import torch
 from mmcv.runner import CheckpointHook, Hook
-from mmcv.runner.checkpoint import find_whole_checkpoint
-from mmcv.runner.dist_utils import (
-    _get_host_group,
-    barrier,
-    get_dist_info,
-)
-from mmcv.runner.hooks.optimizer import _OverflowFlag, engine_of
-from mmpose.apis.train import average_bn_stats
+from mmcv.runner.dist_utils import get_dist_info, get_host_group
+from mmcv.runner.hooks.optimizer import amid_step, engine_of
 
 from hourglass_npu.errors import (
     OTHERS_SPEAK_AFTER,
@@ -35,6 +29,9 @@ from hourglass_npu.errors import (
     note_signal,
 )
 from hourglass_npu.lifetime import end_with_parent
+from hourglass_npu.o2.overflow import DeviceFlag
+from hourglass_npu.training.checkpoints import find_whole_checkpoint
+from hourglass_npu.training.ranks import average_bn_stats, barrier
 
 DEFAULT_TIMEOUT = 1800
 """Seconds without progress until a rank counts as stuck, as in torch."""
@@ -59,22 +56,22 @@ _NOHUP = signal.SIGHUP, signal.SIG_IGN
 
 
 class SignalGuard(Hook):
-    """Stops a training in good order, or saves, when a signal asks for it.
+    """Stop a training in good order, or save, when a signal asks for it.
 
-    SIGTERM, SIGINT, SIGHUP: the iteration is finished and a checkpoint
-    written, then :class:`hourglass_npu.errors.Stopped` ends the run. A second
-    one, a second or more later, ends the process at once (one Ctrl-C can come
-    twice, from the terminal and from the launcher). SIGUSR1: the same without
-    the end. While the run is evaluated, which changes nothing, the first three
-    end that. SIGHUP stays ignored under nohup.
+    SIGTERM, SIGINT and SIGHUP: finish the step, with all its iterations
+    (``cumulative_iters``), write a checkpoint and raise
+    :class:`hourglass_npu.errors.Stopped`. A second signal, a second or more
+    later, ends the process at once (one Ctrl-C can come twice, from the
+    terminal and from the launcher). SIGUSR1: the same without the end. While
+    the run is evaluated, which changes nothing, the first three end that.
+    Under nohup, SIGHUP stays ignored.
 
-    All ranks have to save in the same iteration. So each tells the others, in
-    a sum of two numbers through the host's memory, what it was asked for; the
-    answer is read one iteration later, when it has long been there. Nobody
-    waits for a device, and a signal to one rank is a signal to all.
+    All ranks have to save in the same iteration. So each sends the others, in
+    a sum of two numbers through the host's memory, what it was asked for, and
+    reads the answer an iteration later, when it has arrived. Nothing waits
+    for a device, and a signal to one rank is a signal to all.
 
-    It has to be registered behind the checkpoint hook and before the
-    evaluation.
+    Register it behind the checkpoint hook and before the evaluation.
     """
 
     SIGNALS = (
@@ -170,7 +167,7 @@ class SignalGuard(Hook):
         work = torch.distributed.all_reduce(
             asked,
             op=torch.distributed.ReduceOp.MAX,
-            group=_get_host_group(),
+            group=get_host_group(),
             async_op=True,
         )
         self._pending = work, asked
@@ -183,6 +180,8 @@ class SignalGuard(Hook):
         return asked.tolist()
 
     def _obey(self, runner, number, save):
+        if amid_step(runner):
+            return  # still asked in the next iteration
         if save or number:
             self.asked[1] = 0
             self._save(runner)
@@ -212,7 +211,7 @@ def _checkpoint_hook(runner):
 
 
 def _outlive_signals(start, worker_id):
-    """Starts a data worker that is there until its parent has finished.
+    """Start a data worker that is there until its parent has finished.
 
     Signals often go to all processes of a job. SIGTERM leaves the worker 20 s,
     less than launchers leave ranks. If the parent is killed, the worker is,
@@ -235,7 +234,7 @@ def _outlive_signals(start, worker_id):
 
 
 def _end_without_batch(error, batch):
-    """Ends a data worker that cannot hand over a batch.
+    """End a data worker that cannot hand over a batch.
 
     Python would print a traceback and go on, and the training would wait for
     the batch for ever.
@@ -420,7 +419,7 @@ class LossGuard(Hook):
         broken = (~torch.isfinite(loss)).any().float()
         place = (runner.iter + 1, runner.epoch + 1, runner.current_lr())
         batch = getattr(runner, 'data_batch', None)
-        self._open = _OverflowFlag(broken), loss, place, batch
+        self._open = DeviceFlag(broken), loss, place, batch
         if loss.device.type == 'cpu':
             self.before_save(runner)
 
@@ -456,7 +455,7 @@ class LossGuard(Hook):
         except OSError as error:
             listed = f'the people could not be listed: {error}'
         good = None
-        with suppress(ValueError):
+        with suppress(UserError):
             good = find_whole_checkpoint(runner.work_dir, logger='silent')
         good = os.path.realpath(good) if good else 'none'
         rate = next(iter(rates.values()))[0]

@@ -43,7 +43,9 @@ def take(folder):
     Raises:
         UserError: Another job writes there; on every rank.
     """
-    from mmcv.runner.dist_utils import broadcast_object, get_dist_info
+    from mmcv.runner.dist_utils import get_dist_info
+
+    from hourglass_npu.training.ranks import broadcast_object
 
     problem = None
     if get_dist_info()[0] == 0:
