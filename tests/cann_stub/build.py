@@ -3,8 +3,8 @@
 
 Usage: build.py [--torch-npu VERSION] [--show]
 
-Prints the folder that holds ``lib/``, the shared libraries. --show prints the
-variables that a process needs instead, a NAME=VALUE each.
+Prints the folder of a small root file system with CANN in it. --show prints
+the variables that a process needs instead, a NAME=VALUE each.
 
 Both lie in ``.cann_stub`` of this Python's environment (CANN_STUB_CACHE names
 another place), are made once for each torch and each state of the sources,
@@ -22,7 +22,6 @@ import re
 import shutil
 import subprocess
 import sys
-import sysconfig
 import tempfile
 from pathlib import Path
 
@@ -37,6 +36,21 @@ SIBLINGS = (
     'msprofiler nnopbase runtime'
 ).split()
 OLDEST_TORCH = (2, 6)
+
+TOOLKIT = Path('usr/local/Ascend/ascend-toolkit')
+LIBRARIES = TOOLKIT / 'latest/lib64'
+CANN_VERSION = '9.1.0'  # as in settings.cpp
+DEVICES = 8
+
+# As CANN's own: what it needs for torch_npu to be imported.
+SET_ENV = """\
+# The stand-in for CANN; see docs/CANN_STUB.md.
+_cann=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)/latest
+export ASCEND_TOOLKIT_HOME=$_cann ASCEND_HOME_PATH=$_cann
+export ASCEND_OPP_PATH=$_cann/opp
+export LD_LIBRARY_PATH=$_cann/lib64${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+unset _cann
+"""
 
 # Functions that may do nothing: profiling, dumps, descriptions of arguments.
 # What else the wheel wants and the sources lack fails by name when called.
@@ -204,8 +218,8 @@ def write_missing(path, names):
     path.write_text('\n'.join(lines) + '\n')
 
 
-def compile_all(folder, place, compiler):
-    """Compiles and links everything into ``folder/lib``."""
+def compile_all(folder, root, place, compiler):
+    """Compiles everything in ``folder`` and links it below ``root``."""
     torch = site_packages() / 'torch'
     headers = place / 'torch_npu/include'
     third = headers / 'third_party'
@@ -215,20 +229,21 @@ def compile_all(folder, place, compiler):
     operators = ['-isystem', torch / 'include', '-Wno-attribute-alias']
     operators += ['-isystem', torch / 'include/torch/csrc/api/include']
     operators += ['-D_GLIBCXX_USE_CXX11_ABI={}'.format(cxx11_abi(torch))]
+    # The files of a part are compiled as one: torch's headers take most of
+    # the time. The longest begins; two run at a time.
     jobs = {}
-    for parts in PARTS.values():
-        for part in parts:
-            more = operators if part == 'operators' else []
-            for source in sources(part):
-                target = folder / f'{part}-{source.stem}.o'
-                jobs[target] = [*common, *more, '-c', '-o', target, source]
-    # The largest first; two at a time.
-    order = sorted(jobs.values(), key=lambda job: -job[-1].stat().st_size)
+    for part in ('operators', 'runtime', 'hccl'):
+        unit = folder / f'{part}.cpp'
+        lines = [f'#include "{source}"' for source in sources(part)]
+        unit.write_text('\n'.join(lines) + '\n')
+        more = operators if part == 'operators' else []
+        target = folder / f'{part}.o'
+        jobs[part] = [*common, *more, '-c', '-o', target, unit]
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        for done in [pool.submit(call, job) for job in order]:
+        for done in [pool.submit(call, job) for job in jobs.values()]:
             done.result()
     objects = {
-        name: [t for t in jobs if t.name.split('-')[0] in parts]
+        name: [folder / f'{part}.o' for part in parts]
         for name, parts in PARTS.items()
     }
     names = missing_symbols(place, objects['libascendcl.so'])
@@ -236,13 +251,11 @@ def compile_all(folder, place, compiler):
     target = folder / 'missing.o'
     call([compiler, '-x', 'c', '-fPIC', '-o', target, '-c']
          + [folder / 'missing.c'])
-    link(folder, compiler, objects, target, torch)
+    link(root / LIBRARIES, compiler, objects, target, torch)
 
 
-def link(folder, compiler, objects, missing, torch):
+def link(lib, compiler, objects, missing, torch):
     """Links the objects, and the names under which they are looked for."""
-    lib = folder / 'lib'
-    lib.mkdir()
     beside = ['-Wl,-rpath,$ORIGIN', '-L', lib]
     shared = [compiler, '-shared', *beside]
     runtime, operators = PARTS
@@ -262,6 +275,22 @@ def link(folder, compiler, objects, missing, torch):
         )
 
 
+def write_root(folder):
+    """Writes what an installed CANN and its driver leave on a host."""
+    latest = folder / TOOLKIT / 'latest'
+    for name in ('lib64', 'runtime', 'compiler', 'opp'):
+        (latest / name).mkdir(parents=True)
+    info = latest / 'ascend_toolkit_install.info'
+    info.write_text(f'version={CANN_VERSION}\n')
+    (folder / TOOLKIT / 'set_env.sh').write_text(SET_ENV)
+    driver = folder / 'usr/local/Ascend/driver/version.info'
+    driver.parent.mkdir()
+    driver.write_text('Version=stub\n')
+    (folder / 'dev').mkdir()
+    for number in range(DEVICES):
+        (folder / f'dev/davinci{number}').touch()
+
+
 def cxx11_abi(torch):
     """Returns 1 unless this torch was built with the old C++ ABI."""
     names = call(['nm', '-D', '--defined-only', torch / 'lib/libc10.so'])
@@ -276,7 +305,7 @@ def build(version=None):
             torch.
 
     Returns:
-        tuple[Path, Path]: Folders of the wheel and of the libraries.
+        tuple[Path, Path]: Folders of the wheel and of the file system.
 
     Raises:
         Unable: It cannot be done here.
@@ -288,8 +317,6 @@ def build(version=None):
     for tool in (compiler, 'nm'):
         if shutil.which(tool) is None:
             raise Unable(f'{tool} is not on PATH')
-    header = Path(sysconfig.get_paths()['include'])
-    del header  # Python's headers are not needed.
     cache().mkdir(parents=True, exist_ok=True)
     with open(str(cache() / 'lock'), 'w') as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -300,31 +327,40 @@ def build(version=None):
             with tempfile.TemporaryDirectory(dir=str(cache())) as scratch:
                 made = Path(scratch) / 'new'
                 made.mkdir()
-                compile_all(made, place, compiler)
+                root = made / 'root'
+                write_root(root)
+                compile_all(made, root, place, compiler)
+                for path in made.iterdir():
+                    if path.is_file():
+                        path.unlink()
                 os.rename(str(made), str(folder))
             # States of the sources that are no more.
             for old in cache().glob(f'{place.name}-*'):
                 if old != folder:
                     shutil.rmtree(str(old))
-    return place, folder
+    return place, folder / 'root'
 
 
-def environment(place, folder):
+def environment(place, root):
     """Returns the variables of a process with eight NPUs.
 
     Args:
         place (Path): Folder of the wheel.
-        folder (Path): Folder of the libraries.
+        root (Path): Folder of the file system.
     """
+    latest = str(root / TOOLKIT / 'latest')
 
     def first(path, name):
         given = os.environ.get(name)
         return os.pathsep.join([str(path)] + ([given] if given else []))
 
     return {
-        'LD_LIBRARY_PATH': first(folder / 'lib', 'LD_LIBRARY_PATH'),
+        'CANN_SYSROOT': str(root),
+        'ASCEND_TOOLKIT_HOME': latest,
+        'ASCEND_HOME_PATH': latest,
+        'ASCEND_OPP_PATH': latest + '/opp',
+        'LD_LIBRARY_PATH': first(root / LIBRARIES, 'LD_LIBRARY_PATH'),
         'PYTHONPATH': first(place, 'PYTHONPATH'),
-        'CANN_STUB_LIBRARY': str(folder / 'lib/libascendcl.so'),
     }
 
 
@@ -339,15 +375,15 @@ def main():
     parser.add_argument('--show', action='store_true')
     args = parser.parse_args()
     try:
-        place, folder = build(args.torch_npu)
+        place, root = build(args.torch_npu)
     except Unable as reason:
         print(f'build.py: error: {reason}', file=sys.stderr)
         return 1
     if args.show:
-        for name, value in environment(place, folder).items():
+        for name, value in environment(place, root).items():
             print(f'{name}={value}')
     else:
-        print(folder)
+        print(root)
     return 0
 
 

@@ -24,7 +24,7 @@ Settings read_settings() {
   Settings all;
   all.devices = static_cast<int>(number_of("CANN_STUB_DEVICES", 8));
   all.chip = text_of("CANN_STUB_SOC", "Ascend910B3");
-  all.cann = text_of("CANN_STUB_CANN", "8.5.0");
+  all.cann = text_of("CANN_STUB_CANN", "9.1.0");
   all.memory = static_cast<size_t>(number_of("CANN_STUB_MEMORY", 65536)) << 20;
   all.threads = text_of("CANN_STUB_STREAMS", "threads") != "inline";
   all.delay = static_cast<int>(number_of("CANN_STUB_DELAY", 0));
