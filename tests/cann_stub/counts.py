@@ -5,6 +5,7 @@ import json
 
 _library = ctypes.CDLL('libascendcl.so')
 _library.cann_stub_report.restype = ctypes.c_char_p
+_library.aclGetRecentErrMsg.restype = ctypes.c_char_p
 
 
 def report():
@@ -15,3 +16,10 @@ def report():
 def waits():
     """Returns how often the host has waited, by kind and line (dict)."""
     return report()['host_syncs']
+
+
+def visible_devices():
+    """Returns how many devices there are, and what is said about it."""
+    count = ctypes.c_uint32()
+    _library.aclrtGetDeviceCount(ctypes.byref(count))
+    return count.value, _library.aclGetRecentErrMsg().decode()

@@ -32,6 +32,21 @@ def holds(name, truth):
         faults.append(name)
 
 
+def visible():
+    """ASCEND_RT_VISIBLE_DEVICES is ascending, and renumbers from 0."""
+    name = 'ASCEND_RT_VISIBLE_DEVICES'
+    for value, count, words in (
+        ('4,6', 2, ''),
+        ('3,1', 0, 'not in ascending order'),
+        ('1,9', 0, "device '9' is invalid"),
+    ):
+        os.environ[name] = value
+        found = counts.visible_devices()
+        holds(f'{value}: {found}', found[0] == count and words in found[1])
+    del os.environ[name]
+    holds('eight', torch.npu.device_count() == 8)
+
+
 def mix():
     """Tensors of two devices, in every place where they can meet."""
     here, host = torch.ones(4, 3, device=HERE), torch.ones(4, 3)
