@@ -1,12 +1,12 @@
 .PHONY: help setup sample test lint format ci
 
 help:
-	@echo 'make setup    make .venv'
-	@echo 'make sample   train and evaluate the small model on drawn data'
-	@echo 'make test     run the tests'
-	@echo 'make lint     check the style'
-	@echo 'make format   put the Python files in shape'
-	@echo 'make ci       all checks, for all Pythons'
+	@echo 'make setup    create .venv'
+	@echo 'make sample   train and evaluate the sample model'
+	@echo 'make test     run all tests'
+	@echo 'make lint     check the code style'
+	@echo 'make format   format the Python files'
+	@echo 'make ci       run all checks, on all Pythons found'
 
 setup:
 	bash scripts/setup.sh

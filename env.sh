@@ -1,21 +1,20 @@
 # shellcheck shell=bash
 # Prepares a shell for an Ascend NPU: source env.sh (bash or zsh).
 #
-# Finds CANN and sets the variables that training on NPUs wants; whatever is
-# set already stays as it is. Where there is no CANN none of this is set.
-# Also activates the bundle's .venv (VENV= names another) if it has been made.
+# Finds CANN and sets variables for training on NPUs; variables that are
+# already set keep their values. Without CANN it sets none of them.
+# Also activates .venv (or $VENV) if it exists.
 #
-# CANN_SYSROOT is put before /etc and /usr, for a CANN that is mounted
-# somewhere else.
+# CANN_SYSROOT is a prefix for /etc and /usr, for a CANN mounted elsewhere.
 
-_hg_prefer() { # NAME VALUE: the default of an environment variable
+_hg_prefer() { # NAME VALUE: sets an environment variable that is not set
   eval "_hg_value=\${$1+set}"
   if [ -z "$_hg_value" ]; then
     eval "export $1=\$2"
   fi
 }
 
-_hg_find_cann() { # sets _hg_cann to CANN's own set_env.sh, or to nothing
+_hg_find_cann() { # sets _hg_cann to the path of CANN's set_env.sh, or empty
   _hg_cann=''
   _hg_info=${CANN_SYSROOT-}/etc/Ascend/ascend_cann_install.info
   _hg_root=''
@@ -23,8 +22,8 @@ _hg_find_cann() { # sets _hg_cann to CANN's own set_env.sh, or to nothing
     _hg_root=$(sed -n 's/^Install_Path=//p' "$_hg_info" | head -n 1)
     _hg_root=${_hg_root%/}
   fi
-  # Where the installer says, where root installs, where a user installs. The
-  # whole toolkit is preferred to the run time alone.
+  # The path that the installer recorded, root's default, a user's default.
+  # Prefer the toolkit to the run time alone.
   for _hg_root in "$_hg_root" "${CANN_SYSROOT-}/usr/local/Ascend" \
     "${HOME-}/Ascend"; do
     for _hg_cann in "$_hg_root/ascend-toolkit/set_env.sh" \
@@ -37,7 +36,7 @@ _hg_find_cann() { # sets _hg_cann to CANN's own set_env.sh, or to nothing
   _hg_cann=''
 }
 
-_hg_source_cann() { # CANN's script, which knows neither set -e nor set -u
+_hg_source_cann() { # sources CANN's script, which fails under set -e or set -u
   case $- in *e*) _hg_e=e ;; *) _hg_e='' ;; esac
   case $- in *u*) _hg_u=u ;; *) _hg_u='' ;; esac
   set +eu
@@ -48,41 +47,41 @@ _hg_source_cann() { # CANN's script, which knows neither set -e nor set -u
 }
 
 _hg_set_npu() {
-  # Errors only, as CANN does by itself today; at a lower level nearly every
+  # Log errors only, today's default of CANN; at a lower level nearly every
   # operator writes a line.
   _hg_prefer ASCEND_GLOBAL_LOG_LEVEL 3
   if [ "${ASCEND_LAUNCH_BLOCKING-}" = 1 ]; then
-    # Somebody is looking for a fault and wants one operator at a time.
+    # For debugging: run one operator at a time.
     _hg_prefer TASK_QUEUE_ENABLE 0
   else
-    # Operators are prepared and launched by two threads, so that the chip
-    # does not wait for the host; 2 is the recommended level.
+    # Prepare and launch operators in two threads, so that the chip does not
+    # wait for the host; 2 is the recommended level.
     _hg_prefer TASK_QUEUE_ENABLE 2
   fi
-  # Ranks compile operators at the first step and are not done at the same
-  # time; the default of 120 seconds is too short for that.
+  # Ranks compile operators at the first step and finish at different times;
+  # the default of 120 seconds is too short for that.
   _hg_prefer HCCL_CONNECT_TIMEOUT 1200
-  # There is no list of permitted hosts; with the check on HCCL wants one.
+  # Disable the list of permitted hosts: HCCL requires one otherwise.
   _hg_prefer HCCL_WHITELIST_DISABLE 1
-  # Each rank keeps to the cores near its chip.
+  # Keep each rank on the cores near its chip.
   _hg_prefer CPU_AFFINITY_CONF 1
 }
 
 _hg_find_cann
 if [ -n "$_hg_cann" ]; then
-  # CANN's script extends the paths each time that it runs: once is enough.
+  # Run CANN's script only once, because it extends the paths each time.
   if [ -z "${ASCEND_TOOLKIT_HOME-}${ASCEND_OPP_PATH-}${HOURGLASS_CANN-}" ]; then
     _hg_source_cann
     export HOURGLASS_CANN="$_hg_cann"
   fi
   _hg_set_npu
 elif [ -n "${ASCEND_TOOLKIT_HOME-}${ASCEND_OPP_PATH-}" ]; then
-  # CANN lies elsewhere, and its environment is set already.
+  # CANN is installed elsewhere and its environment is already set.
   _hg_set_npu
 fi
 
-# The activate script of a virtual environment would do, but that of Python
-# 3.7 stumbles over set -u.
+# Not by the environment's activate script, which under Python 3.7 fails with
+# set -u.
 if [ -n "${ZSH_VERSION-}" ]; then
   eval '_hg_self=${(%):-%x}'
 else

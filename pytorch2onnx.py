@@ -1,145 +1,16 @@
 #!/usr/bin/env python3
-"""Checkpoint in, verified ONNX out.
+"""Write a checkpoint as a verified ONNX file: ``hourglass export``."""
 
-The file is compared with torch on real and random pictures before it gets
-its name; one that differs is not kept.
-"""
-
-import argparse
 import os
-import sys
+import runpy
 
-ROOT = os.path.dirname(os.path.abspath(__file__))
-sys.path[:0] = [
-    os.path.join(ROOT, 'scripts'),
-    os.path.join(ROOT, 'mmpose-master', 'tools'),
-]
+BOOTSTRAP = os.path.join(
+    os.path.dirname(os.path.realpath(__file__)),
+    'mmpose-master/hourglass_npu/bootstrap.py',
+)
+runpy.run_path(BOOTSTRAP)['use_this_package']()
 
-from bootstrap import ensure_packages  # noqa: E402
-from options import add_model_options  # noqa: E402
-
-# Largest difference that is let pass, as a part of the highest peak: some
-# roundings of single precision, of half precision.
-TOLERANCE = {'fp32': 1e-4, 'fp16': 2e-2}
-
-
-def parse_args(argv=None):
-    """Parses the command line.
-
-    Args:
-        argv (list[str]): Arguments; those of the process by default.
-
-    Returns:
-        argparse.Namespace: The options.
-    """
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], allow_abbrev=False
-    )
-    model = parser.add_argument_group('model')
-    add_model_options(model)
-    result = parser.add_argument_group('file')
-    result.add_argument(
-        '--out',
-        metavar='FILE',
-        default=os.path.join(ROOT, 'hourglass.onnx'),
-        help='file to write (default: hourglass.onnx beside this script)',
-    )
-    result.add_argument(
-        '--opset', type=int, default=11, help='operator set (default: 11)'
-    )
-    result.add_argument(
-        '--fp16', action='store_true', help='half precision inside'
-    )
-    result.add_argument(
-        '--int8',
-        action='store_true',
-        help='8-bit integers inside, calibrated on training people; kept if '
-        'it loses no more than a point of PCKh',
-    )
-    result.add_argument(
-        '--shape',
-        type=int,
-        nargs='+',
-        metavar='N',
-        help="H W or N 3 H W of the input (default: 1 3 and the config's)",
-    )
-    result.add_argument(
-        '--static',
-        action='store_true',
-        help='fix the batch to that of --shape (for ATC); free by default',
-    )
-    graph = parser.add_argument_group('folded into the graph')
-    graph.add_argument(
-        '--preprocess',
-        action='store_true',
-        help='input is 8-bit RGB, N H W 3; the normalisation is inside',
-    )
-    graph.add_argument(
-        '--flip-test',
-        action='store_true',
-        help='average with the mirrored crop inside',
-    )
-    graph.add_argument(
-        '--decode',
-        action='store_true',
-        help='output is joints, N 16 3: x, y in pixels of the input, score',
-    )
-    check = parser.add_argument_group('verification')
-    check.add_argument(
-        '--img',
-        nargs='+',
-        metavar='FILE',
-        help='real pictures to compare on (default: the demo picture)',
-    )
-    check.add_argument(
-        '--tolerance',
-        type=float,
-        metavar='T',
-        help='largest difference, as a part of the highest peak (default: '
-        f'{TOLERANCE["fp32"]:g}, with --fp16 {TOLERANCE["fp16"]:g})',
-    )
-    return parser.parse_args(argv)
-
-
-def main(argv=None):
-    """Runs the command.
-
-    Args:
-        argv (list[str]): Arguments; those of the process by default.
-
-    Returns:
-        int: Exit status: 0 done, 1 the file was not right and is not kept,
-        2 a mistake in the request.
-    """
-    args = parse_args(argv)
-    ensure_packages(
-        'numpy',
-        'cv2',
-        'PIL',
-        'torch',
-        'mmcv',
-        'mmpose',
-        'onnx',
-        'onnxruntime',
-    )
-    from deploy import convert
-    from onnx_export import WrongFile
-
-    tolerance = args.tolerance
-    if tolerance is None:
-        tolerance = TOLERANCE['fp16' if args.fp16 else 'fp32']
-    try:
-        convert(args, tolerance)
-    except WrongFile as error:
-        print(f'pytorch2onnx.py: {error}', file=sys.stderr)
-        return 1
-    except ValueError as error:
-        print(f'pytorch2onnx.py: {error}', file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    return 0
-
+from hourglass_npu import cli  # noqa: E402
 
 if __name__ == '__main__':
-    sys.exit(main())
+    cli.start('export')

@@ -2,10 +2,12 @@
 
 usage: python setup.py {develop,install}
 
-The manual way: mmcv 1.2.7 is installed already, with the nine drop-ins of
-mmcv_need/ or without, and so is requirements.txt. Both commands do the same:
-nothing of this folder is copied anywhere but the changes to mmpose and mmcv.
-scripts/setup.sh does all of it in one go.
+The manual way: install requirements.txt and mmcv 1.2.7 first, with the nine
+drop-ins of mmcv_need/ or without them. Both commands do the same: they install
+mmpose, the package hourglass_npu (editable: it stays in this folder) and the
+changes to mmpose and mmcv. scripts/setup.sh does all of it.
+
+For pip, which builds from pyproject.toml, this file is setuptools' own.
 """
 
 import os
@@ -67,9 +69,10 @@ def main(arguments):
         )
         return 2
     pip = [sys.executable, '-m', 'pip', 'install', '--no-deps']
-    pip += ['--no-build-isolation', '-r']
+    pip += ['--no-build-isolation']
     for command in (
-        pip + [os.path.join(HERE, 'requirements-source.txt')],
+        pip + ['-r', os.path.join(HERE, 'requirements-source.txt')],
+        pip + ['--editable', HERE],
         [sys.executable, PATCHES, 'apply'],
     ):
         status = subprocess.call(command)
@@ -78,5 +81,13 @@ def main(arguments):
     return 0
 
 
+# What pip's build asks for.
+BUILD_COMMANDS = ('bdist_wheel', 'dist_info', 'editable_wheel', 'egg_info')
+
 if __name__ == '__main__':
-    sys.exit(main(sys.argv[1:]))
+    if set(BUILD_COMMANDS) & set(sys.argv):
+        import setuptools
+
+        setuptools.setup()
+    else:
+        sys.exit(main(sys.argv[1:]))

@@ -26,6 +26,7 @@ import contextlib
 import functools
 import json
 import os
+import runpy
 import subprocess
 import sys
 import tempfile
@@ -279,10 +280,8 @@ def main(arguments=None):
         int: Exit status: 0 done, 1 something failed, 2 a wrong request.
     """
     args = parse(arguments)
-    sys.path.insert(0, str(ROOT / 'scripts'))
-    from bootstrap import ensure_packages
-
-    ensure_packages('torch', 'mmcv', 'mmpose')
+    bootstrap = ROOT / 'mmpose-master/hourglass_npu/bootstrap.py'
+    runpy.run_path(str(bootstrap))['ensure_packages']()
     from benchmark import report
     from benchmark.measure import WorkerError
 

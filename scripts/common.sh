@@ -1,8 +1,8 @@
 # shellcheck shell=bash
-# Sourced by the scripts of this folder: messages, interpreters, set-up.
+# Shared by the scripts of this folder: messages, choice of Python, set-up.
 #
-# Empty arrays are written ${a[@]+"${a[@]}"}: bash 4.2, which is what CentOS 7
-# has, takes "${a[@]}" of an empty array for an unset variable.
+# Expand arrays as ${a[@]+"${a[@]}"}: with set -u, bash 4.2 (CentOS 7) treats
+# "${a[@]}" of an empty array as an unset variable.
 
 ROOT=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
 VENV_GIVEN=${VENV:-}
@@ -22,19 +22,19 @@ die() {
   exit 1
 }
 
-# The user has to change something.
+# For mistakes of the user.
 refuse() {
   say "error: $*"
   exit 2
 }
 
-# The comment at the head of the calling script is its help.
+# Prints the comment at the head of the calling script.
 show_help() {
   sed -n '2,/^[^#]/ s/^# \{0,1\}//p' "$0"
 }
 
-# probe_python EXECUTABLE: prints its version and its true path, the same for
-# all its names; that of a virtual environment is the link inside it.
+# probe_python EXECUTABLE: prints its version and path. Symbolic links are
+# resolved, except in a virtual environment, which is found by its link.
 probe_python() {
   "$1" - <<'PY' 2>/dev/null
 import os
@@ -47,9 +47,8 @@ print('%d.%d' % sys.version_info[:2], path)
 PY
 }
 
-# find_python NAME: the same for a name on PATH. A shim of pyenv is on PATH
-# even where its version is not active, and then does not run; the versions
-# themselves do.
+# find_python NAME: the same for a name on PATH. A pyenv shim fails unless its
+# version is active, so the versions that pyenv has installed are tried too.
 find_python() {
   local candidate
   for candidate in "$1" "${PYENV_ROOT:-${HOME:-}/.pyenv}"/versions/*/bin/"$1"; do
@@ -65,14 +64,14 @@ is_supported() {
   esac
 }
 
-# choose_python: prints version and path of the interpreter to build on.
+# choose_python: prints version and path of the interpreter for set-up.
 choose_python() {
   local name found
   if [ -n "${PYTHON:-}" ]; then
     found=$(find_python "$PYTHON") ||
-      refuse "PYTHON=$PYTHON does not run here; name $PYTHONS"
+      refuse "PYTHON=$PYTHON cannot be run; use $PYTHONS"
     is_supported "${found%% *}" ||
-      refuse "PYTHON=$PYTHON is Python ${found%% *}; name $PYTHONS"
+      refuse "PYTHON=$PYTHON is Python ${found%% *}; use $PYTHONS"
     printf '%s\n' "$found"
     return
   fi
@@ -82,11 +81,11 @@ choose_python() {
       return
     fi
   done
-  refuse "there is no $PYTHONS here; install one, or name it with PYTHON="
+  refuse "found no $PYTHONS; install one, or set PYTHON to its path"
 }
 
-# installed_by_hand PYTHON: whether mmpose-master/setup.py has been run with
-# it. Only then the installed mmpose holds the originals of what was changed.
+# installed_by_hand PYTHON: succeeds if mmpose-master/setup.py has been run
+# with it: then the installed mmpose has a folder .originals.
 installed_by_hand() {
   "$1" - <<'PY' 2>/dev/null
 import importlib.util
@@ -100,8 +99,8 @@ PY
 }
 
 # shellcheck disable=SC2034 # PY is for the caller.
-# ensure_setup: sets PY, the interpreter that has everything; runs set-up if
-# there is none yet.
+# ensure_setup: sets PY to the interpreter that has all packages; runs set-up
+# if it has not been run yet.
 ensure_setup() {
   PY=$VENV/bin/python
   if [ -z "$VENV_GIVEN" ] && [ ! -e "$VENV" ] &&
@@ -112,18 +111,18 @@ ensure_setup() {
   bash "$ROOT/scripts/setup.sh" --if-needed >&2
 }
 
-# is_count TEXT: whether it is a whole number from 1.
+# is_count TEXT: succeeds for a whole number, at least 1.
 is_count() {
   [[ $1 =~ ^[1-9][0-9]*$ ]]
 }
 
 # shellcheck disable=SC2034 # the variables are for the caller
-# read_job ARGUMENT...: takes from the command line of a training or an
-# evaluation what is for the shell, and sets
+# read_job ARGUMENT...: parses the options that the shell scripts handle, and
+# sets
 #   sample      'yes' with --sample
-#   config      what --config names; by default the large model, or the sample
-#   checkpoint  what --checkpoint names
-#   rest        everything else
+#   config      value of --config (default: the large model, or the sample)
+#   checkpoint  value of --checkpoint
+#   rest        all other arguments
 read_job() {
   local name
   sample=''
@@ -155,7 +154,7 @@ read_job() {
   config=${config:-$ROOT/mmpose-master/configs/top_down/hourglass/mpii/$name.py}
 }
 
-# make_sample: draws the sample data if there are none.
+# make_sample: creates the sample data set if it does not exist.
 make_sample() {
   local data=$ROOT/mmpose-master/data/mpii_sample
   [ -e "$data" ] || "$PY" "$ROOT/mmpose-master/tools/make_sample_mpii.py"
@@ -166,7 +165,7 @@ children_of() {
   local stat line parent
   for stat in /proc/[0-9]*/stat; do
     { read -r line <"$stat"; } 2>/dev/null || continue
-    # Behind the name, which may hold anything: state, parent.
+    # After the name, which may hold any character: state, parent.
     read -r _ parent _ <<<"${line##*) }"
     if [ "$parent" = "$1" ]; then
       stat=${stat#/proc/}
@@ -175,14 +174,14 @@ children_of() {
   done
 }
 
-# pass_on SIGNAL: what wait_for does with a signal; a script may replace
-# it. Here it goes to the process group of $child.
+# pass_on SIGNAL: sends a signal that wait_for has received to the process
+# group of $child. A script may redefine it.
 pass_on() {
   [ -z "$child" ] || kill -s "$1" -- "-$child"
 }
 
-# wait_for COMMAND...: runs it in a process group of its own and passes signals
-# on; while a plain command runs, a shell does not act on them.
+# wait_for COMMAND...: runs it in its own process group and passes signals on.
+# (A shell runs no trap while it waits for a foreground command.)
 wait_for() {
   local status=0
   child=''
@@ -205,23 +204,23 @@ wait_for() {
   return "$status"
 }
 
-# train NPROC ARGUMENT...: trains; with --sample evaluates afterwards.
+# train NPROC ARGUMENT...: trains, and with --sample evaluates afterwards.
 train() {
   local nproc=$1 argument taken='' evaluation=()
   shift
   read_job "$@"
-  # The sample on several devices has a recipe of its own.
+  # On several devices the sample has its own config.
   [ -z "$sample" ] || [ "$nproc" = 1 ] ||
     config=${config/%_sample_96x96.py/_sample_96x96_8p.py}
   [ -z "$checkpoint" ] ||
-    refuse 'a training goes on from --resume-from K, not --checkpoint'
+    refuse '--checkpoint is for evaluation; use --resume-from K to resume'
   set -- "$ROOT/scripts/launch.sh" train "$nproc" "$config" \
     ${rest[@]+"${rest[@]}"}
   [ -n "$sample" ] || exec bash "$@"
   ensure_setup
   make_sample
   wait_for bash "$@"
-  # The evaluation wants to know where and what has been trained.
+  # Pass on the options that say where and what was trained.
   for argument in ${rest[@]+"${rest[@]}"}; do
     case $argument in
       --device | --work-dir | --cfg-options | --options) taken=yes ;;

@@ -1,16 +1,18 @@
 #!/usr/bin/env bash
-# Evaluates a checkpoint on the validation people: table of PCKh.
+# Evaluates a checkpoint on the validation set and prints a PCKh table.
 #
 # usage: bash scripts/eval.sh [N] [--sample] [--checkpoint K | --onnx FILE]
 #                             [--config C] [options of test.py]
 #
 #   N               number of devices (default: 8)
-#   --sample        the small model on the drawn data set
-#   --checkpoint K  what to evaluate (default: latest.pth of the training)
-#   --onnx FILE     evaluate what pytorch2onnx.py has made, by ONNX Runtime
-#   --config C      its config (default: hourglass52_mpii_384x384.py)
+#   --sample        evaluate the sample model on the sample data set
+#   --checkpoint K  checkpoint to evaluate (default: latest.pth in the work
+#                   folder of the config)
+#   --onnx FILE     evaluate an ONNX file of pytorch2onnx.py with ONNX Runtime
+#   --config C      config of the model (default:
+#                   hourglass52_mpii_384x384.py)
 #
-# For the options of test.py see python3 mmpose-master/tools/test.py --help
+# Options of test.py: python3 mmpose-master/tools/test.py --help
 set -euo pipefail
 # shellcheck source=scripts/common.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"

@@ -1,23 +1,21 @@
 #!/usr/bin/env bash
-# The one launcher: starts mmpose-master/tools/{train,test}.py in as many
-# processes as there shall be devices.
+# Starts mmpose-master/tools/{train,test}.py with one process per device.
 #
 # usage: bash scripts/launch.sh train NPROC CONFIG [options of train.py]
 #        bash scripts/launch.sh test NPROC CONFIG CHECKPOINT [options of test.py]
 #
 #   NNODES=N NODE_RANK=I MASTER_ADDR=HOST [MASTER_PORT=P]
-#       one of N hosts: the same command on each, with I from 0 to N-1
+#       train on N hosts: run the same command on each, with I from 0 to N-1
 #   --rdzv-*, --max-restarts, --monitor-interval, --local-addr
-#       are for torch's elastic launcher; NNODES=MIN:MAX goes with them
+#       passed to torch's elastic launcher, which also takes NNODES=MIN:MAX
 #   OMP_NUM_THREADS
-#       arithmetic threads of each process (default: the host's cores divided
-#       by NPROC)
+#       CPU threads per process (default: cores of the host / NPROC)
 #   OMP_WAIT_POLICY
-#       how they wait for each other (default: PASSIVE)
+#       how these threads wait for each other (default: PASSIVE)
 #
-# SIGTERM, SIGINT: save and stop, status 143 or 130; a second one: stop at once.
-# SIGUSR1: save and go on. Else the exit status is that of the process; of
-# several, that of the first that failed.
+# SIGTERM, SIGINT: save and stop, status 143 or 130; a second one stops at once.
+# SIGUSR1: save and continue. Otherwise the exit status is that of the process,
+# or of the first process that failed.
 set -euo pipefail
 here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
 # shellcheck source=scripts/common.sh
@@ -29,16 +27,15 @@ case ${1:-} in
     exit
     ;;
   train | test) ;;
-  *) refuse "train or test? Not '${1:-}'; --help says more" ;;
+  *) refuse "expected train or test, not '${1:-}'; see --help" ;;
 esac
-[ $# -ge 3 ] || refuse 'NPROC and CONFIG are missing; --help says more'
+[ $# -ge 3 ] || refuse 'NPROC and CONFIG are missing; see --help'
 program=$ROOT/mmpose-master/tools/$1.py
-name=$1
 nproc=$2
 shift 2
-is_count "$nproc" || refuse "NPROC=$nproc: a whole number from 1 is wanted"
+is_count "$nproc" || refuse "NPROC=$nproc: must be a whole number, at least 1"
 
-# What is torch's launcher's, and what is the program's.
+# Separate the options of torch's launcher from those of the program.
 elastic=()
 arguments=()
 while [ $# -gt 0 ]; do
@@ -61,9 +58,9 @@ ensure_setup
 # shellcheck source=env.sh
 source "$ROOT/env.sh"
 
-# Threads that wait for each other shall sleep. Left to spin, as is GNU
-# OpenMP's default, they take the cores from the data workers and from other
-# jobs: with one of these on two cores a step took 3 s in place of 0.5 s.
+# Let waiting threads sleep. GNU OpenMP lets them spin by default, which takes
+# the cores from the data workers and from other jobs: on two cores, beside one
+# other job, a step took 3 s instead of 0.5 s.
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
 
 nnodes=${NNODES:-1}
@@ -71,10 +68,11 @@ if [ "$nproc" = 1 ] && [ "$nnodes" = 1 ] && [ -z "${elastic[*]-}" ]; then
   exec "$PY" "$program" "${arguments[@]}"
 fi
 
-# A mistake in the command line is said once, not by every process.
-"$PY" "$here/check_request.py" "$name" "${arguments[@]}"
+# Check the command line here, so that a mistake is reported once and not by
+# every process.
+"$PY" "$program" --check-request "${arguments[@]}"
 
-# A free port, and whether this torch has the elastic launcher.
+# Find a free port, and whether this torch has the elastic launcher.
 probe=$("$PY" - <<'PY'
 import importlib.util
 import os
@@ -89,24 +87,25 @@ PY
 )
 options=("--nproc_per_node=$nproc" "--nnodes=$nnodes")
 case $nnodes,${elastic[*]-} in
-  *rdzv*) ;; # the processes find each other by what is named there
+  *rdzv*) ;; # these options say how the processes find each other
   1,*)
     options+=("--master_addr=${MASTER_ADDR:-127.0.0.1}")
     options+=("--master_port=${MASTER_PORT:-${probe% *}}")
     ;;
   *:*) refuse "NNODES=$nnodes needs --rdzv-backend and --rdzv-endpoint" ;;
   *)
-    is_count "$nnodes" || refuse "NNODES=$nnodes: a whole number is wanted"
+    is_count "$nnodes" ||
+      refuse "NNODES=$nnodes: must be a whole number, at least 1"
     [ -n "${MASTER_ADDR:-}" ] && [ -n "${NODE_RANK:-}" ] ||
-      refuse "NNODES=$nnodes needs MASTER_ADDR, the address of the first" \
-        'host, and NODE_RANK, the number of this one from 0'
+      refuse "NNODES=$nnodes needs MASTER_ADDR (address of the first host)" \
+        'and NODE_RANK (number of this host, from 0)'
     options+=("--node_rank=$NODE_RANK" "--master_addr=$MASTER_ADDR")
     options+=("--master_port=${MASTER_PORT:-29500}")
     ;;
 esac
 if [ "${probe#* }" = True ]; then
   launcher=torch.distributed.run
-  # Looked at once a second, a dead process ends the job soon.
+  # Check the processes every second, so that a dead one ends the job soon.
   case ${elastic[*]-} in
     *monitor*) ;;
     *) elastic+=(--monitor_interval=1) ;;
@@ -123,8 +122,9 @@ if [ -z "${OMP_NUM_THREADS:-}" ]; then
   export OMP_NUM_THREADS=$((threads > 0 ? threads : 1))
 fi
 
-# A signal goes to the ranks of this host and not to torch's launcher, which
-# would give them little time, or none. They tell here by which they stopped.
+# Send signals to the ranks of this host, not to torch's launcher, which would
+# give them little or no time to save. Ranks that stop on a signal write its
+# number to this file.
 STOPPED_FILE=$(mktemp)
 export STOPPED_FILE
 trap 'rm -f "$STOPPED_FILE"' EXIT

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Writes the lock files anew, after a requirements file has changed: every
-# package with what it needs itself, for Python 3.7 and 3.9 to 3.12 (pyproject
-# .toml names them), with the hashes of its files for all kinds of machines.
+# Rewrites the lock files after a requirements file has changed. They list each
+# package and its dependencies, for Python 3.7 and 3.9 to 3.12 (see
+# pyproject.toml), with the hashes of the files for all machine types.
 #
 # usage: bash scripts/lock.sh [--upgrade]
 #
-#   --upgrade  take newer releases of what the requirements do not pin
+#   --upgrade  take newer releases of packages that are not pinned
 #
-# Needs uv (pip install uv). docs/LICENSES.md lists what is locked: a test
-# says what is missing there.
+# Needs uv (pip install uv). Add new packages to docs/LICENSES.md; a test
+# compares the two.
 set -euo pipefail
 # shellcheck source=scripts/common.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"

@@ -3,17 +3,23 @@
 from collections import OrderedDict
 
 INTRODUCTION = """\
-# What we change in other people's packages
+# Changes to other packages
 
-Written by `scripts/patches.py docs` from `scripts/patches.json`: change the
-manifest, not this page.
+`scripts/patches.py docs` generates this page from `scripts/patches.json`. Edit
+the manifest, not this page.
 
-`python scripts/patches.py status` shows the state of every file, `apply` puts
-the changes in place and `revert` gives back the exact originals, which are
-kept in `.originals` in the package's folder. A **drop-in** replaces one file
-as a whole; an **edit** replaces lines that must occur exactly once. A file is
-touched only if its SHA-256 is the release's, so nothing that somebody else
-has changed is lost.
+A **drop-in** replaces a whole file; an **edit** replaces lines that must occur
+exactly once.
+
+| command | does |
+|---|---|
+| `python3 scripts/patches.py status` | shows the state of every file |
+| `python3 scripts/patches.py apply` | applies the changes |
+| `python3 scripts/patches.py revert` | restores the originals, byte for byte |
+
+The tool keeps the originals in `.originals` in the package's folder. It
+changes a file only if its SHA-256 is that of the release, so changes that
+somebody else has made are never lost.
 """
 
 
@@ -34,13 +40,13 @@ def _section(entry):
         yield 'Edit.'
     yield ''
     yield f'- Why: {entry["reason"]}'
-    yield f'- Can go: {entry["until"]}'
+    yield f'- Remove: {entry["until"]}'
     if entry['sha256'] is None:
-        yield '- Original: found by its text, since builds differ.'
+        yield '- Original: recognised by its text, because builds differ.'
     else:
         yield f'- Original: `{entry["sha256"]}`'
     if entry.get('optional'):
-        yield '- Skipped where the package has no such file.'
+        yield '- Skipped if the package has no such file.'
     yield ''
     for edit in entry.get('edits', ()):
         yield from _texts(edit)

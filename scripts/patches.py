@@ -14,6 +14,7 @@ import argparse
 import contextlib
 import json
 import re
+import runpy
 import sys
 from collections import Counter, OrderedDict
 from pathlib import Path
@@ -379,9 +380,13 @@ def main(arguments=None):
         for line in lines:
             print(line)
     for problem in problems:
-        print(f'patches.py: {problem}', file=sys.stderr)
+        print(f'error: {problem}', file=sys.stderr)
     return 1 if problems else 0
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    bootstrap = BUNDLE / 'mmpose-master/hourglass_npu/bootstrap.py'
+    runpy.run_path(str(bootstrap))['use_this_package']()
+    from hourglass_npu.errors import run
+
+    run(main)

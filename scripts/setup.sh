@@ -1,22 +1,22 @@
 #!/usr/bin/env bash
-# Makes the virtual environment that everything else runs in.
+# Creates the virtual environment that all commands run in.
 #
 # usage: bash scripts/setup.sh [--with-ops] [--if-needed] [--dry-run]
 #
-#   --with-ops   build mmcv-full's operators too (10 to 20 minutes; mmpose
+#   --with-ops   also build mmcv-full's operators (10 to 20 minutes; mmpose
 #                0.8.0 does not use them)
-#   --if-needed  say nothing if all is done already
-#   --dry-run    say what would be done, and do nothing
-#   VENV=DIR     where it goes (default: .venv in the bundle's folder)
-#   PYTHON=NAME  what it is made from: Python 3.7 or 3.9 to 3.12 (default:
-#                what is there, else python3)
+#   --if-needed  print nothing if everything is set up already
+#   --dry-run    print what would be done; change nothing
+#   VENV=DIR     folder of the environment (default: .venv beside README.md)
+#   PYTHON=NAME  Python to use: 3.7 or 3.9 to 3.12 (default: that of an
+#                existing environment, else python3)
 #   TORCH=VERSION, TORCH_NPU=VERSION
-#                what to install in place of what is chosen; TORCH_NPU also
-#                takes the path of a wheel, and 'none'
+#                install these versions; TORCH_NPU also takes the path of a
+#                wheel, or 'none'
 #
-# A torch (and torch_npu) that this Python has already is used as it is. Where
-# there is CANN and no torch_npu, the two are chosen for that CANN by Ascend's
-# published matrix. A run that was broken off is repaired by the next one.
+# A torch (and torch_npu) that this Python already has is used as it is. On a
+# host with CANN but without torch_npu, both are chosen by Ascend's version
+# matrix. If a run is interrupted, the next one repairs it.
 set -euo pipefail
 # shellcheck source=scripts/common.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
@@ -37,19 +37,20 @@ for option; do
   esac
 done
 
-# What has been finished is noted in this folder, one file for each step:
-#   python    version and path of the interpreter it was made from
-#   request   what TORCH and TORCH_NPU were
-#   packages  hash of the requirements that are installed
+# Finished steps are recorded in this folder, one file per step:
+#   python    version and path of the base interpreter
+#   request   values of TORCH and TORCH_NPU
+#   packages  hash of the installed requirements
 #   mmcv      'plain' or 'ops': mmcv and mmpose are installed
-#   patches   hash of the changes that are applied to them
-# A file is removed before its step begins, so what is not noted is not whole.
-# Packages that are not whole are not repaired but installed afresh: pip takes
-# for whole what it has left half-written.
+#   patches   hash of the changes applied to them
+#   package   folder of hourglass_npu, which is installed editable
+# A file is removed before its step begins: a step without one is incomplete.
+# Incomplete packages are installed from scratch, because pip treats a
+# half-written install as complete.
 state=$VENV/.setup
 py=$VENV/bin/python
-# Made by lock.sh from the .txt files beside them. torch is not among them: it
-# comes from the host, or from the index for the host's kind of accelerator.
+# lock.sh writes these from the .txt files beside them. torch is not included:
+# it comes from the host, or from the index for the host's accelerator.
 requirements=$ROOT/mmpose-master/requirements.lock
 source_requirements=$ROOT/mmpose-master/requirements-source.lock
 mmcv_requirements=$ROOT/scripts/requirements-mmcv.lock
@@ -72,7 +73,7 @@ hash_of() {
   cat -- "$@" | sha256sum | cut -d ' ' -f 1
 }
 
-# has_modules NAME...: whether they can be found; imports none of them.
+# has_modules NAME...: succeeds if all can be found; imports none of them.
 has_modules() {
   "$py" - "$@" <<'PY' 2>/dev/null
 import importlib.util
@@ -82,19 +83,18 @@ sys.exit(not all(importlib.util.find_spec(name) for name in sys.argv[1:]))
 PY
 }
 
-# has_packages: whether an installation of packages has once been finished, and
-# nothing is missing since.
+# has_packages: succeeds if the packages step was finished and nothing has been
+# removed since.
 has_packages() {
   # shellcheck disable=SC2086 # a list of words
   [ -n "$(noted packages)" ] && [ "$(noted python)" = "$base" ] &&
     has_modules $modules
 }
 
-# find_steps: sets todo to the steps that are left.
+# find_steps: sets todo to the steps still to do.
 find_steps() {
   todo=''
-  # Whoever has had the operators built once keeps them, and the torch that he
-  # has asked for.
+  # Operators built once, and a requested torch, are kept.
   [ "$(noted mmcv)" != ops ] || with_ops=ops
   request="${TORCH:-} ${TORCH_NPU:-}"
   [ "$request" != ' ' ] || request=$(noted request)
@@ -108,16 +108,20 @@ find_steps() {
   elif [ "$(noted patches)" != "$patches_hash" ]; then
     todo='patches'
   fi
+  # After the checkout was moved, only the package is installed again.
+  if [ "$todo" ] || [ "$(noted package)" != "$package" ]; then
+    todo+=' package'
+  fi
 }
 
-# What the environment is made from: what was asked for, else what it has been
-# made from, else what is there.
+# choose_base: sets base to the Python to use: $PYTHON, else the one recorded,
+# else the first supported one.
 choose_base() {
   base=$(noted python)
   if [ -n "${PYTHON:-}" ] || [ -z "$(probe_python "${base#* }")" ]; then
     base=$(choose_python)
   fi
-  # An activated .venv is no base for itself.
+  # If .venv itself is active, use the Python that it was made from.
   case ${base#* } in
     "$VENV"/*)
       local home
@@ -127,7 +131,8 @@ choose_base() {
   esac
 }
 
-# Sets torch and torch_npu to 'WHENCE VERSION' and says why, see npu_host.py.
+# choose_torch: sets torch and torch_npu to 'SOURCE VERSION' and says why; see
+# npu_host.py.
 choose_torch() {
   local answer
   answer=$(PYTHONDONTWRITEBYTECODE=1 "${base#* }" "$ROOT/scripts/npu_host.py" \
@@ -146,10 +151,10 @@ choose_torch() {
 
 make_environment() {
   local flags=()
-  rm -f "$state"/{packages,mmcv,patches}
+  rm -f "$state"/{packages,mmcv,patches,package}
   [ "${torch%% *}" != host ] || flags=(--system-site-packages)
-  say "[1/4] making ${VENV} with Python ${base%% *}"
-  # Only what this script has made gets here, see prepare().
+  say "[1/5] making ${VENV} with Python ${base%% *}"
+  # prepare() has refused folders that this script did not make.
   find "$VENV" -mindepth 1 -maxdepth 1 ! -name .setup -exec rm -rf {} +
   note python "$base"
   note request "$request"
@@ -157,7 +162,8 @@ make_environment() {
     die "${base#* } cannot make virtual environments (on Debian and Ubuntu:" \
       "apt-get install python${base%% *}-venv)"
   site=$("$py" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
-  # A base that is a virtual environment itself hands on only what lies below.
+  # If the base is itself a virtual environment, --system-site-packages skips
+  # its packages.
   if [ "${torch%% *}" = host ] && ! has_modules torch; then
     "${base#* }" -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
       >"$site/host-packages.pth"
@@ -166,7 +172,7 @@ make_environment() {
 
 install_packages() {
   rm -f "$state/packages"
-  say '[2/4] installing the required packages'
+  say '[2/5] installing the required packages'
   "$py" -m pip install -r "$build_requirements"
   "$py" -m pip install -r "$requirements"
   case $torch in
@@ -182,26 +188,26 @@ install_packages() {
 install_torch_npu() {
   local wheel=$1
   [[ $wheel = *.whl ]] || wheel=torch_npu==$wheel
-  # Without its dependencies: on x86-64 it may ask for the +cpu build of its
+  # Without dependencies: on x86-64 some releases require the +cpu build of
   # torch by name, which few package indexes have.
   "$py" -m pip install --no-deps "$wheel" ||
-    die "pip does not get $wheel for Python ${base%% *}. Take its wheel from" \
-      'the releases of torch_npu by Ascend and name it: TORCH_NPU=/PATH/OF.whl'
+    die "pip cannot install $wheel for Python ${base%% *}. Download its wheel" \
+      "from Ascend's releases of torch_npu and set TORCH_NPU=/PATH/OF.whl"
   "$py" -m pip install -r "$npu_requirements"
 }
 
 install_mmcv() {
   rm -f "$state"/{mmcv,patches}
-  # Of a broken installation pip may believe that it is whole.
+  # pip treats a half-written install as complete.
   rm -rf "$site"/mm{cv,pose} "$site"/mm{cv,cv_full,pose}-*.dist-info \
     "$site"/xtcocotools*
   # torch_npu must not load itself while mmcv's setup.py imports torch.
   local -x TORCH_DEVICE_BACKEND_AUTOLOAD=0
   if [ "$with_ops" ]; then
-    say '[3/4] building mmcv 1.2.7 with its operators, and mmpose 0.8.0'
+    say '[3/5] building mmcv 1.2.7 with its operators, and mmpose 0.8.0'
     install_mmcv_full
   else
-    say '[3/4] installing mmcv 1.2.7 and mmpose 0.8.0'
+    say '[3/5] installing mmcv 1.2.7 and mmpose 0.8.0'
     MMCV_WITH_OPS=0 "$py" -m pip install --ignore-installed --no-deps \
       --no-build-isolation --no-binary mmcv -r "$mmcv_requirements"
   fi
@@ -209,7 +215,7 @@ install_mmcv() {
   note mmcv "${with_ops:-plain}"
 }
 
-# The operators need an edit of their source before they compile.
+# The source of the operators must be patched before it compiles.
 install_mmcv_full() {
   local build=$state/build
   rm -rf "$build"
@@ -218,23 +224,31 @@ install_mmcv_full() {
     --dest "$build" -r "$mmcv_requirements"
   tar -xzf "$build"/mmcv-1.2.7.tar.gz -C "$build"
   "$py" "$ROOT/scripts/patches.py" apply --mmcv "$build/mmcv-1.2.7"
-  # -v: it takes long, and otherwise shows nothing. ninja is in bin/.
+  # -v shows progress, as this takes long. ninja is in bin/.
   PATH="$VENV/bin:$PATH" MMCV_WITH_OPS=1 MAX_JOBS=${MAX_JOBS:-$(nproc)} \
     "$py" -m pip install -v --ignore-installed --no-deps \
     --no-build-isolation "$build/mmcv-1.2.7"
-  # What the tool keeps of the originals belongs to what it has changed.
+  # Keep the originals beside the installed, patched files.
   cp -r "$build/mmcv-1.2.7/mmcv/.originals" "$site/mmcv/"
   rm -rf "$build"
 }
 
 apply_patches() {
   rm -f "$state/patches"
-  say '[4/4] applying the changes to mmcv and mmpose'
+  say '[4/5] applying the changes to mmcv and mmpose'
   "$py" "$ROOT/scripts/patches.py" apply
   note patches "$patches_hash"
 }
 
-# Says what would be done.
+install_package() {
+  rm -f "$state/package"
+  say '[5/5] installing hourglass_npu and its command, hourglass'
+  "$py" -m pip install --no-deps --no-build-isolation \
+    --editable "$ROOT/mmpose-master"
+  note package "$package"
+}
+
+# describe: prints what would be done.
 describe() {
   say "Python ${base%% *}, ${base#* }"
   case $todo in
@@ -243,34 +257,35 @@ describe() {
       [ -z "$torch_npu" ] || describe_one torch_npu "$torch_npu"
       ;;
   esac
-  say "steps that are left in $VENV: ${todo:-none}"
+  say "steps to do in $VENV: ${todo:-none}"
 }
 
 describe_one() {
   case $2 in
-    host*) say "$1 ${2#* }: there already" ;;
+    host*) say "$1 ${2#* }: already installed" ;;
     install*) say "$1 ${2#* }: would be installed" ;;
-    default*) say "$1: would be installed as $torch_requirements says" ;;
+    default*) say "$1: would be installed from $torch_requirements" ;;
   esac
 }
 
-# Opens the environment's folder to this run alone; refuses one of somebody
-# else, for it could be emptied.
+# prepare: locks the environment's folder for this run; refuses a folder that
+# another program made, because set-up may empty it.
 prepare() {
   if [ -e "$VENV" ] && [ ! -d "$state" ] && [ -n "$(ls -A -- "$VENV")" ]; then
-    refuse "$VENV is there, and this script has not made it; remove it, or" \
-      'name another place with VENV='
+    refuse "$VENV exists and was not made by this script; remove it, or set" \
+      'VENV to another folder'
   fi
   mkdir -p "$state"
-  # pip inherits the lock: while one that outlived its set-up still writes,
-  # nobody else does.
+  # pip inherits the lock, so that no other set-up starts while a pip that
+  # outlived its set-up still writes.
   exec 9>"$state/lock"
   if command -v flock >/dev/null && ! flock --nonblock 9; then
-    say "another set-up is at work in $VENV; waiting for it"
+    say "another set-up is running in $VENV; waiting for it"
     flock 9
   fi
 }
 
+package="$ROOT/mmpose-master $(hash_of "$ROOT/mmpose-master/pyproject.toml")"
 mapfile -t changes < <(
   find "$ROOT"/mmcv_need "$ROOT"/mmpose-master/mmpose_need \
     "$ROOT"/scripts/patch* -type f \( -name '*.py' -o -name '*.json' \) |
@@ -291,8 +306,8 @@ fi
 if [ -n "$todo" ]; then
   prepare
   find_steps
-  trap '[ "$?" = 0 ] || say "not finished; run it again to go on"' EXIT
-  # Settings of pip that would lead it out of the environment.
+  trap '[ "$?" = 0 ] || say "not finished; run it again to continue"' EXIT
+  # These settings would make pip install outside the environment.
   unset PIP_USER PIP_TARGET PIP_PREFIX PIP_REQUIRE_VIRTUALENV
   export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1
 fi
@@ -303,9 +318,10 @@ for step in $todo; do
     packages) install_packages ;;
     mmcv) install_mmcv ;;
     patches) apply_patches ;;
+    package) install_package ;;
   esac
 done
-# What else is in the way of training; no reason to fail.
+# Report what else would prevent training; this is no failure of set-up.
 [ -z "$todo" ] || "$py" "$ROOT/scripts/doctor.py" --brief >&2 || true
 if [ -n "$todo" ] || [ -z "$if_needed" ]; then
   say "ready: $VENV ($("$py" -V 2>&1))"

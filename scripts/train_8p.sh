@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Trains on eight devices, with one process for each.
+# Trains on eight devices, one process per device.
 #
 # usage: bash scripts/train_8p.sh [--sample] [--config C] [options of train.py]
 #
-#   --sample    draw a small data set if there is none, train the small model
-#               on it, and evaluate: needs no download
-#   --config C  what to train (default: hourglass52_mpii_384x384.py)
-#   NPROC=N     another number of devices
+#   --sample    create a small synthetic data set, train a small model on it
+#               and evaluate it: needs no data
+#   --config C  config to train (default: hourglass52_mpii_384x384.py)
+#   NPROC=N     train on N devices instead
 #
-# For several hosts see scripts/launch.sh --help, for the options of train.py
-# python3 mmpose-master/tools/train.py --help
+# Several hosts:       bash scripts/launch.sh --help
+# Options of train.py: python3 mmpose-master/tools/train.py --help
 set -euo pipefail
 # shellcheck source=scripts/common.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"

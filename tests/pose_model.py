@@ -1,31 +1,8 @@
-"""A Hourglass small enough to be made, run and exported in seconds.
+"""A Hourglass small enough to be made, run and exported in seconds."""
 
-Importing this also makes the modules of mmpose-master/tools, and the commands
-of the root, importable.
-"""
-
-import importlib
-import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-TOOLS = ROOT / 'mmpose-master' / 'tools'
-for folder in (TOOLS, ROOT):
-    if str(folder) not in sys.path:
-        sys.path.insert(0, str(folder))
-
-
-def tool(name):
-    """Imports a module of mmpose-master/tools.
-
-    Args:
-        name (str): Of the module.
-
-    Returns:
-        module: The module.
-    """
-    return importlib.import_module(name)
-
 
 CONFIG = """
 data_cfg = dict(

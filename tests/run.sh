@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# Sets up, and runs the tests.
+# Sets up the environment if needed, then runs the tests.
 #
-# usage: bash tests/run.sh [options of pytest]
+# usage: bash tests/run.sh [--quick] [options of pytest]
 #
+#   --quick                run the quick tests only: at most 90 s on two cores
 #   VENV=DIR, PYTHON=NAME  as for scripts/setup.sh
 set -euo pipefail
 # shellcheck source=scripts/common.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/../scripts/common.sh"
-# Entry points that the tests start use this environment as well.
+# The entry points that the tests start use this environment too.
 export VENV
 bash "$ROOT/scripts/setup.sh"
 

@@ -38,8 +38,8 @@ for threads in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS'):
     os.environ[threads] = '1'
 
 import torch  # noqa: E402
+from calling import command  # noqa: E402
 from mpii_data import write_mpii, write_tiny_config  # noqa: E402
-from pose_model import tool  # noqa: E402
 
 EPOCH = 4  # iterations
 INTERVAL = 3  # iterations from one checkpoint to the next
@@ -266,7 +266,7 @@ class Soak:
 
 def load_train():
     """Loads train.py and everything that it will need."""
-    train = tool('train')
+    train = command('train')
     import mmpose.apis  # noqa: F401
     import mmpose.datasets  # noqa: F401
     import mmpose.models  # noqa: F401

@@ -65,7 +65,7 @@ def test_every_address_is_stated(addresses):
 
 
 def test_every_stated_address_is_in_the_tree(addresses):
-    _, _, named_only = STATEMENT.read_text().partition('## Named only')
+    _, _, named_only = STATEMENT.read_text().partition('## Only named')
     there = set().union(*addresses.values())
     assert addresses_in(named_only) - there == set()
 

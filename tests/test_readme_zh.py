@@ -1,7 +1,7 @@
-"""README.zh-CN.md says the same as README.md, part by part.
+"""README.zh-CN.md has the headings, commands, paths and links of README.md.
 
-A heading of the Chinese text names its original in a comment. Whoever changes
-README.md sees here which part of the other has to follow.
+Each Chinese heading names the English one in a comment. The text itself is
+free, so that it can be written for Chinese readers.
 """
 
 import re
@@ -17,8 +17,8 @@ FENCE = re.compile(r'^```(.*?)^```', re.M | re.S)
 
 
 def split(text, name_of):
-    """Parts of a text by the names of their headings, with their levels."""
-    # A comment in a command is no heading.
+    """Split a text at its headings; return sections by level and name."""
+    # Mask comments in commands, which look like headings.
     masked = FENCE.sub(lambda block: re.sub('#', ' ', block.group()), text)
     heads = list(re.finditer(r'^(#+) (.*)$', masked, re.M))
     ends = [head.start() for head in heads[1:]] + [len(text)]
@@ -32,7 +32,7 @@ def split(text, name_of):
 
 
 def original_of(heading):
-    """What the comment of a Chinese heading says."""
+    """Return the English heading from the comment of a Chinese one."""
     found = re.search('<!-- (.*) -->', heading)
     return found.group(1) if found else f'(no comment) {heading}'
 
@@ -50,7 +50,7 @@ def without_links_to_each_other(text):
 
 
 def words(text):
-    """What stands in backquotes, on one line."""
+    """Return all words in backquotes, each on one line."""
     return [' '.join(w.split()) for w in re.findall('`([^`]+)`', text)]
 
 
@@ -61,7 +61,6 @@ WHAT = {
     'rows of tables': lambda text: [
         line.count('|') for line in text.splitlines() if line[:1] == '|'
     ],
-    'numbers': lambda text: re.findall(r'\d+(?:[.,]\d+)*', text),
 }
 
 

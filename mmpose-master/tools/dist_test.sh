@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Evaluates on several devices, under the name that mmpose gives to this.
+# Evaluates on several devices; the name is mmpose's.
 #
 # usage: [PORT=P] bash tools/dist_test.sh CONFIG CHECKPOINT N [options of test.py]
 set -euo pipefail
@@ -11,7 +11,7 @@ case ${1:-} in
 esac
 if [ $# -lt 3 ]; then
   echo 'dist_test.sh: error: CONFIG, CHECKPOINT and N are missing;' \
-    '--help says more' >&2
+    'see --help' >&2
   exit 2
 fi
 export MASTER_PORT=${MASTER_PORT:-${PORT:-}}

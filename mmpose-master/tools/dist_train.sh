@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains on several devices, under the name that mmpose gives to this.
+# Trains on several devices; the name is mmpose's.
 #
 # usage: [PORT=P] bash tools/dist_train.sh CONFIG N [options of train.py]
 set -euo pipefail
@@ -10,7 +10,7 @@ case ${1:-} in
     ;;
 esac
 if [ $# -lt 2 ]; then
-  echo 'dist_train.sh: error: CONFIG and N are missing; --help says more' >&2
+  echo 'dist_train.sh: error: CONFIG and N are missing; see --help' >&2
   exit 2
 fi
 export MASTER_PORT=${MASTER_PORT:-${PORT:-}}

@@ -23,11 +23,11 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 BUNDLE = HERE.parents[1]
-for folder in (HERE, HERE.parent, BUNDLE / 'mmpose-master/tools', BUNDLE):
+for folder in (HERE, HERE.parent):
     if str(folder) not in sys.path:
-        # Behind everything else: one of the tools is called test.
         sys.path.append(str(folder))
 
+from calling import call, command  # noqa: E402
 from mutation import (  # noqa: E402
     STRANGE,
     misspelt,
@@ -35,6 +35,14 @@ from mutation import (  # noqa: E402
     spoil_bytes,
     spoil_value,
 )
+
+from hourglass_npu.config.load import load_config  # noqa: E402
+from hourglass_npu.errors import (  # noqa: E402
+    describe,
+    explain_failure,
+    is_user_error,
+)
+from hourglass_npu.weights import load_weights  # noqa: E402
 
 LONGEST_MESSAGE = 3000
 """Characters; nobody reads more."""
@@ -44,13 +52,11 @@ class NotRefused(AssertionError):
     """The input came to neither of its two good ends."""
 
 
-def judged(function, mistakes=()):
+def judged(function):
     """Runs what a command would run and judges how it ends.
 
     Args:
         function (Callable[[], Any]): The command's work.
-        mistakes (tuple[type]): Errors that the command itself prints as one
-            message, beside those that ``_common.run`` does.
 
     Returns:
         str | None: The message of a refusal; None if the input was used.
@@ -58,8 +64,6 @@ def judged(function, mistakes=()):
     Raises:
         NotRefused: The command would have shown a traceback.
     """
-    import _common
-
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(
@@ -71,10 +75,10 @@ def judged(function, mistakes=()):
             raise NotRefused(f'status {end.code}') from end
         return said.getvalue() or 'status'
     except Exception as error:
-        if isinstance(error, mistakes) or _common.is_users_mistake(error):
-            message = str(_common._text(error))
+        if is_user_error(error):
+            message = describe(error)
         else:
-            message = _common.explain_failure(error)
+            message = explain_failure(error)
         if message is None:
             raise NotRefused(f'{type(error).__name__}: {error}') from error
         if not message.strip() or len(message) > LONGEST_MESSAGE:
@@ -175,8 +179,7 @@ class Config(Kind):
         return draw.choice((f'{key}={value}',) * 8 + (key, '=' + value, ''))
 
     def run(self, number):
-        import train
-
+        train = command('train')
         draw = generator(self, number)
         content = self.content
         groups = []
@@ -240,14 +243,12 @@ class Training(Config):
     def run(self, number):
         import logging
 
-        import train
-
         draw = generator(self, number)
         path = self.write(spoil_value(self.content, draw, self.at), draw)
         argv = sys.argv
         sys.argv = ['train.py', str(path), '--device=cpu']
         try:
-            return judged(train.main)
+            return judged(command('train').main)
         finally:
             sys.argv = argv
             for logger in ('mmpose', 'root'):
@@ -266,7 +267,6 @@ class Annotations(Kind):
     share = 20
 
     def prepare(self):
-        import _common
         from mpii_data import write_mpii, write_tiny_config
 
         self.data = write_mpii(self.folder / 'mpii', 3, 3)
@@ -274,11 +274,12 @@ class Annotations(Kind):
         self.people = json.loads(self.path.read_text())
         os.environ['MPII_ROOT'] = str(self.data)
         tiny = str(write_tiny_config(self.folder))
-        self.config = _common.load_config(tiny).data.train
+        self.config = load_config(tiny).data.train
 
     def run(self, number):
-        import check_mpii
         from mmpose.datasets import build_dataset
+
+        from hourglass_npu.commands import check
 
         draw = generator(self, number)
         if draw.random() < 0.2:
@@ -296,11 +297,11 @@ class Annotations(Kind):
                 dataset[index]
 
         refused = judged(work)
-        report = check_mpii.Report()
+        report = check.Report()
         judged_again = judged(
-            lambda: check_mpii.check_pictures(
+            lambda: check.check_pictures(
                 str(self.data),
-                check_mpii.check_annotations(str(self.data), report),
+                check.check_annotations(str(self.data), report),
                 report,
                 1,
             )
@@ -318,7 +319,6 @@ class Mat(Kind):
     share = 15
 
     def prepare(self):
-        import _common
         from mmpose.datasets import build_dataset
         from mpii_data import write_mpii, write_tiny_config
         from scipy.io import loadmat
@@ -326,7 +326,7 @@ class Mat(Kind):
         data = write_mpii(self.folder / 'mpii', 3, 3)
         os.environ['MPII_ROOT'] = str(data)
         tiny = str(write_tiny_config(self.folder))
-        config = _common.load_config(tiny).data.val
+        config = load_config(tiny).data.val
         self.dataset = build_dataset(config, dict(test_mode=True))
         self.path = data / 'annotations/mpii_gt_val.mat'
         self.sound = self.path.read_bytes()
@@ -413,18 +413,19 @@ class Picture(Kind):
         return bytes(data)
 
     def run(self, number):
-        import check_mpii
-        import pictures
         from mmpose.datasets.pipelines import LoadImageFromFile
+
+        from hourglass_npu.commands import check
+        from hourglass_npu.pose import images
 
         draw = generator(self, number)
         data = draw.choice(self.sound)
         data = (self.bomb if draw.random() < 0.2 else spoil_bytes)(data, draw)
         self.path.write_bytes(data)
         path = str(self.path)
-        refused = judged(lambda: pictures.read_picture(path), (ValueError,))
+        refused = judged(lambda: images.read_picture(path))
         judged(lambda: LoadImageFromFile()(dict(image_file=path)))
-        if judged(lambda: check_mpii.look_at_picture(path)):
+        if judged(lambda: check.look_at_picture(path)):
             raise NotRefused('check_mpii.py stopped at it')
         return refused
 
@@ -529,7 +530,6 @@ class Checkpoint(Kind):
         return file.getvalue()
 
     def run(self, number):
-        import _common
         import torch
         from mmcv.runner import load_checkpoint
 
@@ -547,7 +547,7 @@ class Checkpoint(Kind):
             key: value.clone()
             for key, value in self.model.state_dict().items()
         }
-        refused = judged(lambda: _common.load_weights(self.model, path))
+        refused = judged(lambda: load_weights(self.model, path))
         if refused and not all(
             torch.equal(value, before[key])
             for key, value in self.model.state_dict().items()
@@ -573,13 +573,11 @@ class Onnx(Kind):
         import cv2
         import pose_model
 
-        import pytorch2onnx
-
         config, checkpoint = pose_model.make(self.folder)
         sound = self.folder / 'sound.onnx'
         options = ['--config', str(config), '--checkpoint', str(checkpoint)]
         with contextlib.redirect_stdout(io.StringIO()):
-            done = pytorch2onnx.main([*options, '--out', str(sound)])
+            done = call('export', *options, '--out', sound)
         assert done == 0
         self.sound = sound.read_bytes()
         self.path = self.folder / 'a.onnx'
@@ -613,8 +611,6 @@ class Onnx(Kind):
         return model.SerializeToString()
 
     def run(self, number):
-        import demo
-
         draw = generator(self, number)
         spoilt = draw.random() < 0.5
         data = self.spoil(draw) if spoilt else spoil_bytes(self.sound, draw)
@@ -623,9 +619,8 @@ class Onnx(Kind):
         options = ['--img', self.picture, '--out', str(out)]
 
         def work():
-            status = demo.main(
-                ['--onnx', str(self.path), '--device=cpu', *options]
-            )
+            options_of = ['--onnx', self.path, '--device=cpu', *options]
+            status = call('demo', *options_of)
             if status:
                 raise SystemExit(status)
 
@@ -642,7 +637,7 @@ class CommandLine(Kind):
 
     share = 20
 
-    PROGRAMS = ('train', 'test', 'check_mpii', 'demo', 'pytorch2onnx')
+    PROGRAMS = ('train', 'eval', 'check', 'demo', 'export')
 
     def prepare(self):
         from mpii_data import write_mpii, write_tiny_config
@@ -675,10 +670,7 @@ class CommandLine(Kind):
         ]
         self.options = {}
         for name in self.PROGRAMS:
-            folder = BUNDLE
-            if not (BUNDLE / f'{name}.py').exists():
-                folder = BUNDLE / 'mmpose-master/tools'
-            module = _load_program(folder / f'{name}.py')
+            module = command(name)
             self.options[name] = module, _options_of(module)
 
     def run(self, number):
@@ -696,23 +688,17 @@ class CommandLine(Kind):
         before = set(os.listdir(str(self.folder)))
 
         def work():
-            if name in ('train', 'test'):
+            if name in ('train', 'eval'):
                 arguments = module.parse_args(words)
                 if name == 'train':
                     module.check_device_count(arguments)
                 module.check_request(arguments)
-            elif name == 'check_mpii':
-                # Processes of its own could not import what is loaded here.
-                words.append('--workers=1')
-                argv, sys.argv = sys.argv, [name, *words]
-                try:
-                    module.main()
-                finally:
-                    sys.argv = argv
-            else:
-                status = module.main(words)
-                if status:
-                    raise SystemExit(status)
+                return
+            # Processes of its own could not import what is loaded here.
+            more = ['--workers=1'] if name == 'check' else []
+            status = call(name, *words, *more)
+            if status:
+                raise SystemExit(status)
 
         refused = judged(work)
         left = set(os.listdir(str(self.folder))) - before
@@ -737,8 +723,6 @@ class Program(Kind):
         from mmpose.models import build_posenet
         from mpii_data import write_mpii, write_tiny_config
 
-        import pytorch2onnx
-
         data = write_mpii(self.folder / 'mpii', 2, 2)
         cfg = Reader.fromfile(str(write_tiny_config(self.folder)))
         cfg.total_epochs = 1
@@ -752,7 +736,7 @@ class Program(Kind):
         model_of = ['--config', small[0], '--checkpoint', small[1]]
         onnx = self.folder / 'sound.onnx'
         with contextlib.redirect_stdout(io.StringIO()):
-            done = pytorch2onnx.main([*model_of, '--out', str(onnx)])
+            done = call('export', *model_of, '--out', onnx)
         assert done == 0
         train, val = [
             data / f'annotations/mpii_{x}.json' for x in ('train', 'val')
@@ -830,16 +814,6 @@ class Program(Kind):
         if left:
             raise NotRefused(f'{what}: left behind: {left}')
         return f'{what}: {said[-200:]}' if done.returncode else None
-
-
-def _load_program(path):
-    """Imports a command, one of which has the name of another module."""
-    import importlib.util
-
-    spec = importlib.util.spec_from_file_location(f'fuzzed_{path.stem}', path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def _options_of(module):

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import doctor
+import doctor_checks
 import npu_host
 import patch_engine
 
@@ -134,7 +135,7 @@ def test_a_check_that_fails_does_not_hide_the_others(monkeypatch):
         raise OSError('gone')
         yield
 
-    checks = (check_broken, doctor.check_system)
+    checks = (check_broken, doctor_checks.check_system)
     monkeypatch.setattr(doctor, 'CHECKS', checks)
     broken, system = doctor.examine()
     assert broken[:2] == ('broken', 'warning') and 'gone' in broken.text
@@ -144,7 +145,7 @@ def test_a_check_that_fails_does_not_hide_the_others(monkeypatch):
 def test_the_pythons_are_those_of_set_up():
     text = (ROOT / 'scripts/common.sh').read_text()
     supported = re.search(r'is_supported\(\) {\n.*\n +(.*)\) ;;', text)
-    assert tuple(supported.group(1).split(' | ')) == doctor.PYTHONS
+    assert tuple(supported.group(1).split(' | ')) == doctor_checks.PYTHONS
 
 
 # Made-up NPU hosts --------------------------------------------------------
@@ -171,7 +172,7 @@ def host(tmp_path, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     installed = {'torch': '2.6.0+cpu', 'torch_npu': '2.6.0.post5'}
     monkeypatch.setattr(npu_host, 'installed', installed.get)
-    monkeypatch.setattr(doctor.platform, 'machine', lambda: 'aarch64')
+    monkeypatch.setattr(doctor_checks.platform, 'machine', lambda: 'aarch64')
 
     def make(python='3.11', remove=None, text=None, **packages):
         installed.update(packages)
@@ -180,7 +181,7 @@ def host(tmp_path, monkeypatch):
                 path.unlink()
         for name, content in (text or {}).items():
             (cann / name).write_text(content)
-        host = doctor.Host()
+        host = doctor_checks.Host()
         host.python = python
         return host
 
@@ -188,13 +189,13 @@ def host(tmp_path, monkeypatch):
 
 
 def test_a_host_in_good_order(host):
-    found = found_by(doctor.check_npu_software, host())
+    found = found_by(doctor_checks.check_npu_software, host())
     assert set(found) == {'ok'}
     texts = ' '.join(found['ok'])
     for fact in ('2.6.0.post5', '8.5.0', '25.5.0', 'ascend-toolkit'):
         assert fact in texts
     assert 'cann: 8.5.0' in texts
-    found = found_by(doctor.check_device_nodes, host())
+    found = found_by(doctor_checks.check_device_nodes, host())
     assert found == {'ok': ['nodes: 8 in /dev -> ']}
 
 
@@ -221,7 +222,7 @@ def test_a_host_in_good_order(host):
     ],
 )
 def test_what_does_not_belong_together_is_said(host, changes, severity, words):
-    found = found_by(doctor.check_npu_software, host(**changes))
+    found = found_by(doctor_checks.check_npu_software, host(**changes))
     (only,) = found[severity]
     assert set(found) <= {'ok', severity}
     for word in words:
@@ -232,19 +233,19 @@ def test_without_anything_for_npus_none_is_missed(host):
     bare = host(torch_npu=None)
     bare.cann = bare.driver = None
     bare.nodes = []
-    assert set(found_by(doctor.check_npu_software, bare)) == {'ok'}
-    assert found_by(doctor.check_device_nodes, bare) == {}
+    assert set(found_by(doctor_checks.check_npu_software, bare)) == {'ok'}
+    assert found_by(doctor_checks.check_device_nodes, bare) == {}
 
 
 def test_devices_that_are_not_there_or_locked(host, monkeypatch):
-    (none,) = found_by(doctor.check_device_nodes, host(remove='davinci'))[
-        'error'
-    ]
+    (none,) = found_by(
+        doctor_checks.check_device_nodes, host(remove='davinci')
+    )['error']
     assert '/dev/davinci0' in none and '--device' in none
     locked = host()
     locked.nodes = [Path('/dev/davinci3')]
     monkeypatch.setattr(os, 'access', lambda path, mode: False)
-    (one,) = found_by(doctor.check_device_nodes, locked)['error']
+    (one,) = found_by(doctor_checks.check_device_nodes, locked)['error']
     assert 'davinci3' in one and 'group' in one
 
 
@@ -279,8 +280,8 @@ def test_what_keeps_devices_from_working(
     host, monkeypatch, facts, status, errors, words
 ):
     answer = lambda variables: (facts, status, errors)  # noqa: E731
-    monkeypatch.setattr(doctor, 'probe', answer)
-    (only,) = found_by(doctor.check_devices, host())['error']
+    monkeypatch.setattr(doctor_checks, 'probe', answer)
+    (only,) = found_by(doctor_checks.check_devices, host())['error']
     for word in words:
         assert word in only
 
@@ -290,8 +291,10 @@ def test_devices_that_work_are_listed(host, monkeypatch):
     facts = dict(
         TORCH, devices=dict(DEVICES, npu=8), absent={}, collective=used
     )
-    monkeypatch.setattr(doctor, 'probe', lambda variables: (facts, 0, ''))
-    found = found_by(doctor.check_devices, host())
+    monkeypatch.setattr(
+        doctor_checks, 'probe', lambda variables: (facts, 0, '')
+    )
+    found = found_by(doctor_checks.check_devices, host())
     assert set(found) == {'ok'}
     assert 'npu (8), cpu (1)' in ' '.join(found['ok'])
     assert 'hccl works in a group of one on Ascend910B2' in found['ok'][-1]
@@ -308,9 +311,9 @@ def test_a_probe_that_hangs_is_ended(tmp_path, monkeypatch):
         'print(\'{"torch": 1}\', flush=True)\n'
         'time.sleep(60)\n'
     )
-    monkeypatch.setattr(doctor, 'PROBE', script)
-    monkeypatch.setattr(doctor, 'PROBE_LIMIT', 2)
-    assert doctor.probe(dict(os.environ)) == ({'torch': 1}, 'time', '')
+    monkeypatch.setattr(doctor_checks, 'PROBE', script)
+    monkeypatch.setattr(doctor_checks, 'PROBE_LIMIT', 2)
+    assert doctor_checks.probe(dict(os.environ)) == ({'torch': 1}, 'time', '')
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / 'pid').read_text()), 0)
 
@@ -323,8 +326,8 @@ def test_a_probe_that_crashes_gives_no_addresses_away(tmp_path, monkeypatch):
         'sys.exit(f"{socket.gethostname()}: no route to 10.1.2.3:29500, '
         'fe80:0:0:1, driver 24.1.0")\n'
     )
-    monkeypatch.setattr(doctor, 'PROBE', script)
-    facts, status, errors = doctor.probe(dict(os.environ))
+    monkeypatch.setattr(doctor_checks, 'PROBE', script)
+    facts, status, errors = doctor_checks.probe(dict(os.environ))
     assert (facts, status) == ({}, 1)
     assert errors.strip() == (
         'HOST: no route to ADDRESS:29500, ADDRESS, driver 24.1.0'
@@ -341,7 +344,7 @@ def test_changes_that_are_not_applied(released, monkeypatch):
         'locate',
         lambda name, directory=None: locate(name, directory or released),
     )
-    found = found_by(doctor.check_patched_packages)
+    found = found_by(doctor_checks.check_patched_packages)
     assert [words.split(':')[0] for words in found['error']] == [
         'mmcv',
         'mmpose',
@@ -382,7 +385,7 @@ def test_which_apex_this_is(tmp_path, monkeypatch, content, severity, words):
     monkeypatch.setattr(patch_engine, 'locate', found)
     (apex,) = [
         line
-        for line in found_by(doctor.check_patched_packages)[severity]
+        for line in found_by(doctor_checks.check_patched_packages)[severity]
         if line.startswith('apex:')
     ]
     assert words in apex
@@ -409,7 +412,7 @@ def test_which_apex_this_is(tmp_path, monkeypatch, content, severity, words):
 )
 def test_variables(variables, severity, words):
     host = types.SimpleNamespace(variables=variables)
-    found = found_by(doctor.check_variables, host)
+    found = found_by(doctor_checks.check_variables, host)
     assert words in found[severity][0]
     assert set(found) <= {'ok', severity}
 
@@ -427,13 +430,13 @@ def mpii(tmp_path, monkeypatch):
     (root / 'annotations/mpii_gt_val.mat').write_text('truth')
     for picture in 'abcd':
         (root / f'images/{picture}.jpg').write_text('jpeg')
-    monkeypatch.setattr(doctor.check_mpii, 'PEOPLE', dict(train=3, val=2))
+    monkeypatch.setattr(doctor_checks, 'PEOPLE', dict(train=3, val=2))
     monkeypatch.setenv('MPII_ROOT', str(root))
     return root
 
 
 def test_data_that_are_whole(mpii):
-    (line,) = found_by(doctor.check_data)['ok']
+    (line,) = found_by(doctor_checks.check_data)['ok']
     assert '3 people in mpii_train.json, 2 people in mpii_val.json' in line
 
 
@@ -453,7 +456,7 @@ def test_data_that_are_not_whole(mpii, file, content, words):
         (mpii / file).unlink()
     else:
         (mpii / file).write_text(content)
-    found = found_by(doctor.check_data)
+    found = found_by(doctor_checks.check_data)
     assert set(found) == {'error'}
     assert words in found['error'][0]
     assert 'check_mpii.py' in found['error'][0]
@@ -461,17 +464,17 @@ def test_data_that_are_not_whole(mpii, file, content, words):
 
 def test_data_of_other_people_are_not_taken_for_mpii(mpii):
     (mpii / 'annotations/mpii_val.json').write_text('[{"image": "c.jpg"}]')
-    found = found_by(doctor.check_data)
+    found = found_by(doctor_checks.check_data)
     assert 'holds 1 people; of MPII it is 2' in found['warning'][0]
     assert 'error' not in found
 
 
 def test_data_that_are_not_there(mpii, monkeypatch):
     monkeypatch.setenv('MPII_ROOT', str(mpii / 'elsewhere'))
-    assert set(found_by(doctor.check_data)) == {'error'}
+    assert set(found_by(doctor_checks.check_data)) == {'error'}
     monkeypatch.delenv('MPII_ROOT')
-    monkeypatch.setattr(doctor, 'ROOT', mpii)
-    (note,) = found_by(doctor.check_data)['note']
+    monkeypatch.setattr(doctor_checks, 'ROOT', mpii)
+    (note,) = found_by(doctor_checks.check_data)['note']
     assert '--sample' in note
 
 
@@ -484,15 +487,15 @@ def test_room_for_checkpoints(monkeypatch, free, severities):
         in_memory = path == '/dev/shm'
         return types.SimpleNamespace(free=8e9 if in_memory else free)
 
-    monkeypatch.setattr(doctor.shutil, 'disk_usage', usage)
-    assert set(found_by(doctor.check_room)) == severities
+    monkeypatch.setattr(doctor_checks.shutil, 'disk_usage', usage)
+    assert set(found_by(doctor_checks.check_room)) == severities
 
 
 def test_room_for_batches(monkeypatch):
     usage = lambda path: types.SimpleNamespace(free=64e6)  # noqa: E731
-    monkeypatch.setattr(doctor.shutil, 'disk_usage', usage)
-    monkeypatch.setattr(doctor, 'CHECKPOINT', 1)
+    monkeypatch.setattr(doctor_checks.shutil, 'disk_usage', usage)
+    monkeypatch.setattr(doctor_checks, 'CHECKPOINT', 1)
     if not os.path.isdir('/dev/shm'):
         pytest.skip('there is no /dev/shm here')
-    (line,) = found_by(doctor.check_room)['warning']
+    (line,) = found_by(doctor_checks.check_room)['warning']
     assert '--shm-size' in line

@@ -36,10 +36,13 @@ def parse_args():
     for name in ('work-dir', 'device', 'launcher', 'seed'):
         parser.add_argument('--' + name)
     parser.add_argument('--cfg-options', nargs='+')
+    parser.add_argument('--check-request', action='store_true')
     return parser.parse_args()
 
 if __name__ == '__main__':
     args = parse_args()
+    if args.check_request:
+        sys.exit()
     rank = os.environ.get('RANK', '0')
     program = os.path.basename(__file__)[:-3]
     note = dict(os.environ, argv=sys.argv[1:], cwd=os.getcwd(),
@@ -83,8 +86,7 @@ class Bundle:
         ):
             for path in (BUNDLE / source).glob('*.sh'):
                 shutil.copy(str(path), str(target))
-        for name in ('check_request.py', 'ranks.py'):
-            shutil.copy(str(BUNDLE / 'scripts' / name), str(root / 'scripts'))
+        shutil.copy(str(BUNDLE / 'scripts/ranks.py'), str(root / 'scripts'))
         (root / 'scripts/setup.sh').write_text('exit 0\n')
         for name in ('train', 'test'):
             (self.mmpose / 'tools' / (name + '.py')).write_text(TOOL)
@@ -257,11 +259,11 @@ def test_what_was_installed_by_hand_serves_too(bundle, changed):
 @pytest.mark.parametrize(
     'arguments, message',
     [
-        (['fit', 1, 'c.py'], "train or test? Not 'fit'"),
-        ([], "train or test? Not ''"),
+        (['fit', 1, 'c.py'], "train or test, not 'fit'"),
+        ([], "train or test, not ''"),
         (['train', 1], 'NPROC and CONFIG are missing'),
-        (['train', 0, 'c.py'], 'NPROC=0: a whole number from 1'),
-        (['train', 'two', 'c.py'], 'NPROC=two: a whole number from 1'),
+        (['train', 0, 'c.py'], 'NPROC=0: must be a whole number'),
+        (['train', 'two', 'c.py'], 'NPROC=two: must be a whole number'),
         (['train', 2, 'c.py', '--max-restarts'], 'needs a value'),
     ],
 )

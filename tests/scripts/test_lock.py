@@ -67,10 +67,13 @@ def test_set_up_installs_nothing_else():
         for command in commands
     ]
     bare = [c for c, match in zip(commands, taken) if match is None]
-    assert len(commands) == 11
+    assert len(commands) == 12
     assert bare == [
         '-m pip install "torch==${torch#* }" ;;',
         '-m pip install --no-deps "$wheel" ||',
+        # The package of this checkout.
+        '-m pip install --no-deps --no-build-isolation '
+        '    --editable "$ROOT/mmpose-master"',
     ]
     values = dict(re.findall(r'^(\w*requirements)=(\S+)$', text, re.M))
     for name in {m.group(1) for m in taken if m} - {None}:

@@ -88,6 +88,7 @@ class Bundle:
             'scripts/requirements-torch.txt',
             'mmpose-master/requirements.lock',
             'mmpose-master/requirements-source.lock',
+            'mmpose-master/pyproject.toml',
         ):
             shutil.copy(str(BUNDLE / name), str(root / name))
         (root / 'scripts/patches.py').touch()
@@ -170,7 +171,7 @@ def test_other_pythons_are_refused(bundle, version):
     assert run.returncode == 2
     assert run.err == (
         f'setup.sh: error: PYTHON={bundle.python} is Python {version}; '
-        'name Python 3.7 or 3.9 to 3.12\n'
+        'use Python 3.7 or 3.9 to 3.12\n'
     )
     assert not bundle.venv.exists()
 
@@ -179,8 +180,8 @@ def test_a_python_that_is_not_there_is_refused(bundle):
     run = bundle.run(PYTHON='python9.9')
     assert run.returncode == 2
     assert run.err == (
-        'setup.sh: error: PYTHON=python9.9 does not run here; '
-        'name Python 3.7 or 3.9 to 3.12\n'
+        'setup.sh: error: PYTHON=python9.9 cannot be run; '
+        'use Python 3.7 or 3.9 to 3.12\n'
     )
 
 
@@ -189,7 +190,7 @@ def test_a_folder_of_somebody_else_is_left_alone(bundle):
     (bundle.venv / 'precious').touch()
     run = bundle.run()
     assert run.returncode == 2
-    assert 'this script has not made it' in run.err
+    assert 'was not made by this script' in run.err
     assert os.listdir(str(bundle.venv)) == ['precious']
 
 
@@ -430,7 +431,7 @@ def test_a_torch_npu_that_pip_does_not_get_is_named(bundle):
     add_cann(bundle, '6.3.RC2')
     run = bundle.run(VERSION='3.7', FAIL_AT='--no-deps torch_npu')
     assert run.returncode == 1
-    assert 'error: pip does not get torch_npu==1.8.1.post2' in run.err
+    assert 'error: pip cannot install torch_npu==1.8.1.post2' in run.err
     assert 'TORCH_NPU=/PATH/OF.whl' in run.err
 
 
@@ -442,7 +443,7 @@ def test_a_dry_run_does_nothing(bundle):
     assert not bundle.venv.exists()
     assert not (bundle.root / 'scripts/__pycache__').exists()
     bundle.run()
-    assert f'left in {bundle.venv}: none' in bundle.run('--dry-run').err
+    assert f'steps to do in {bundle.venv}: none' in bundle.run('--dry-run').err
 
 
 # Second runs --------------------------------------------------------------
@@ -473,7 +474,7 @@ def test_the_real_environment_is_ready_within_a_second():
 def test_a_second_run_does_nothing(bundle):
     first = bundle.run()
     assert first.returncode == 0, first.err
-    for step in ('[1/4]', '[2/4]', '[3/4]', '[4/4]', 'ready'):
+    for step in ('[1/5]', '[2/5]', '[3/5]', '[4/5]', '[5/5]', 'ready'):
         assert f'setup.sh: {step}' in first.err
     assert is_whole(bundle)
     second = bundle.run()
@@ -550,7 +551,7 @@ def test_a_step_that_fails_is_done_again(bundle, step):
     run = bundle.run(FAIL_AT=step)
     assert run.returncode != 0
     assert run.err.splitlines()[-1] == (
-        'setup.sh: not finished; run it again to go on'
+        'setup.sh: not finished; run it again to continue'
     )
     run = bundle.run()
     assert run.returncode == 0, run.err
@@ -566,7 +567,7 @@ def test_a_killed_run_is_repaired(bundle, step):
     wait_until((bundle.root / 'log.slow').exists)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
-    # What pip would take for whole.
+    # A half-written package, which pip would treat as complete.
     site = bundle.venv / 'lib/python3.11/site-packages'
     if step == 'install -r':
         (site / 'half-written').mkdir()
@@ -586,8 +587,8 @@ def test_of_two_runs_one_waits(bundle):
     for process in (first, second):
         _, process.err = process.communicate(timeout=60)
         assert process.returncode == 0, process.err
-    assert 'another set-up is at work' in second.err
-    assert '[1/4]' not in second.err
+    assert 'another set-up is running' in second.err
+    assert '[1/5]' not in second.err
     assert bundle.log.read_text().count('-m venv') == 1
 
 

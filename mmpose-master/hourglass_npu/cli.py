@@ -1,0 +1,74 @@
+"""The command ``hourglass``, and the way into each command.
+
+Each command is a module of :mod:`hourglass_npu.commands` with ``main()``,
+which reads ``sys.argv`` and returns a status or None.
+"""
+
+import importlib
+import sys
+
+from hourglass_npu import __version__
+from hourglass_npu.errors import run
+
+COMMANDS = {
+    'train': ('train', 'train a model'),
+    'eval': ('evaluate', 'evaluate a checkpoint or an ONNX file'),
+    'demo': ('demo', 'find joints in pictures or a video and draw them'),
+    'export': ('export', 'write a checkpoint as a verified ONNX file'),
+    'check': ('check', 'check a data set before a long training'),
+    'browse': ('browse', 'draw a sheet of training samples'),
+    'plot': ('plot', 'draw the curves of trainings'),
+    'sample': ('sample', 'draw a small data set to try things with'),
+    'shape': ('shape', None),  # for scripts/onnx2om.sh
+}
+"""Name: module of :mod:`hourglass_npu.commands`, and what it does; None for
+commands that only scripts call."""
+
+
+def usage():
+    """Return the help of ``hourglass``.
+
+    Returns:
+        str: Several lines.
+    """
+    lines = [
+        f'  {name:7} {text}' for name, (_, text) in COMMANDS.items() if text
+    ]
+    return '\n'.join(
+        [
+            'usage: hourglass COMMAND [OPTION ...]',
+            '       hourglass COMMAND --help',
+            '       hourglass --version',
+            '',
+            *lines,
+        ]
+    )
+
+
+def start(command):
+    """Run a command on the arguments in ``sys.argv``, and end the process.
+
+    Args:
+        command (str): Key of COMMANDS.
+    """
+    module = importlib.import_module(
+        f'hourglass_npu.commands.{COMMANDS[command][0]}'
+    )
+    run(module.main)
+
+
+def main():
+    """Run ``hourglass``."""
+    words = sys.argv[1:]
+    if words in (['-h'], ['--help']):
+        print(usage())
+    elif words == ['--version']:
+        print(f'hourglass {__version__}')
+    elif not words or words[0] not in COMMANDS:
+        given = f"no command '{words[0]}'" if words else 'no command'
+        print(f'{usage()}\n\nerror: {given}', file=sys.stderr)
+        sys.exit(2)
+    else:
+        # argparse takes the program's name from here.
+        sys.argv[:2] = [f'hourglass {words[0]}']
+        start(words[0])

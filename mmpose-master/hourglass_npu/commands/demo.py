@@ -1,0 +1,130 @@
+"""Find the joints of people in pictures or a video: ``hourglass demo``.
+
+Without arguments it takes the picture that comes with the project. The joints
+come from a trained checkpoint, or with --onnx from an exported file, for
+which neither torch nor mmpose is needed.
+"""
+
+import argparse
+
+from hourglass_npu.bootstrap import ensure_packages
+from hourglass_npu.options import add_model_options, add_speed_options, parse
+
+
+def parse_args(argv=None):
+    """Parses the command line.
+
+    Args:
+        argv (list[str]): Arguments; those of the process by default.
+
+    Returns:
+        argparse.Namespace: The options.
+    """
+    parser = argparse.ArgumentParser(
+        description='Find the joints of people and draw them.',
+        epilog='examples:\n'
+        '  python3 demo.py --sample\n'
+        '  python3 demo.py --img a.jpg --bbox 120,40,200,460 --json\n'
+        '  python3 demo.py --img holiday/ --detect --out poses/\n'
+        '  python3 demo.py --img clip.mp4 --onnx hourglass.onnx --fps',
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    model = parser.add_argument_group('model')
+    add_model_options(model)
+    model.add_argument(
+        '--onnx',
+        metavar='FILE',
+        help='a file of pytorch2onnx.py in place of config and checkpoint',
+    )
+    model.add_argument(
+        '--device',
+        help='npu, cuda or cpu, npu:1 for the second (default: the first of '
+        'these that is there)',
+    )
+    add_speed_options(model)
+    source = parser.add_argument_group('pictures and people')
+    source.add_argument(
+        '--img',
+        nargs='+',
+        metavar='SOURCE',
+        help='pictures, folders of pictures, or one video or number of a '
+        'camera (default: demo_mpii.jpg with its people)',
+    )
+    who = source.add_mutually_exclusive_group()
+    who.add_argument(
+        '--bbox',
+        action='append',
+        metavar='X,Y,W,H',
+        help='a person in pixels; may be repeated (default: the whole picture '
+        'is one person)',
+    )
+    who.add_argument(
+        '--bbox-file',
+        metavar='JSON',
+        help='people by the names of their pictures: MPII or COCO',
+    )
+    who.add_argument(
+        '--detect',
+        action='store_true',
+        help="find people with OpenCV's HOG detector (upright people only)",
+    )
+    source.add_argument(
+        '--bbox-thr',
+        type=float,
+        default=None,
+        metavar='S',
+        help='lowest score of a box of --bbox-file or --detect',
+    )
+    source.add_argument(
+        '--frames',
+        type=int,
+        metavar='N',
+        help='stop a video after N frames',
+    )
+    result = parser.add_argument_group('result')
+    result.add_argument(
+        '--out',
+        metavar='PATH',
+        help='file or folder (default: infer_<name> beside each picture)',
+    )
+    result.add_argument(
+        '--kpt-thr',
+        type=float,
+        default=0.3,
+        metavar='S',
+        help='joints with a lower score are not drawn (default: 0.3)',
+    )
+    result.add_argument(
+        '--heatmaps', action='store_true', help='draw the heatmaps as well'
+    )
+    result.add_argument(
+        '--json',
+        nargs='?',
+        const='',
+        metavar='FILE',
+        help='write all joints: name, pixel, score (default: beside the '
+        'picture that is written)',
+    )
+    result.add_argument(
+        '--fps',
+        action='store_true',
+        help='measure and print the speed',
+    )
+    return parse(parser, argv)
+
+
+def main():
+    """Run the demo as the command line says.
+
+    Returns:
+        int: Status 0, or 1 if there was nobody or a picture was left out.
+    """
+    args = parse_args()
+    if args.onnx:
+        ensure_packages('numpy', 'cv2', 'PIL', 'onnxruntime')
+    else:
+        ensure_packages('numpy', 'cv2', 'PIL', 'torch', 'mmcv', 'mmpose')
+    from hourglass_npu.demo import run
+
+    return run(args)

@@ -1,0 +1,294 @@
+"""Evaluates a pose model: ``test.py CONFIG [CHECKPOINT]``.
+
+Prints a table of scores and leaves ``pred.mat`` in the work folder. Any
+number of processes gives the same predictions and the same table.
+"""
+
+import argparse
+import math
+import os
+
+from hourglass_npu.config.load import check_data, choose_work_dir, load_config
+from hourglass_npu.config.parts import check_parts
+from hourglass_npu.errors import UserError
+from hourglass_npu.files import check_folder_of, make_folder, write_json
+from hourglass_npu.options import (
+    add_options,
+    add_speed_options,
+    apply_speed,
+    check_speed_options,
+    parse,
+)
+from hourglass_npu.process import start
+from hourglass_npu.weights import load_weights
+
+# What mmcv.dump can write.
+OUT_SUFFIXES = ('.json', '.pkl', '.pickle', '.yml', '.yaml')
+
+
+def parse_args(argv=None):
+    """Parses the command line.
+
+    Args:
+        argv (list[str] | None): Arguments; None takes ``sys.argv``.
+
+    Returns:
+        argparse.Namespace: The options.
+    """
+    parser = argparse.ArgumentParser(
+        description='Evaluate a pose model.', allow_abbrev=False
+    )
+    parser.add_argument('config', help='config file')
+    parser.add_argument(
+        'checkpoint',
+        nargs='?',
+        help='checkpoint file (default: latest.pth of the work folder)',
+    )
+    parser.add_argument(
+        '--onnx',
+        metavar='FILE',
+        help='evaluate a file of pytorch2onnx.py, by ONNX Runtime, in place '
+        'of a checkpoint',
+    )
+    add_options(parser)
+    add_speed_options(parser)
+    parser.add_argument(
+        '--eval',
+        nargs='+',
+        metavar='METRIC',
+        help="metrics (default: those of the config's evaluation)",
+    )
+    parser.add_argument(
+        '--out',
+        metavar='FILE',
+        help=f'write the raw predictions to FILE ({", ".join(OUT_SUFFIXES)})',
+    )
+    parser.add_argument(
+        '--json', metavar='FILE', help='write the scores to FILE as JSON'
+    )
+    parser.add_argument(
+        '--show-dir',
+        metavar='DIR',
+        help='write pictures of the best, median and worst people, and a '
+        'plot of the errors of each joint, to DIR (MPII)',
+    )
+    parser.add_argument(
+        '--gpu-collect',
+        '--gpu_collect',
+        action='store_true',
+        help='accepted for compatibility; results always cross processes '
+        'over the host',
+    )
+    parser.add_argument(
+        '--tmpdir', help='accepted for compatibility; no files are exchanged'
+    )
+    args = parse(parser, argv)
+    if args.out and not args.out.endswith(OUT_SUFFIXES):
+        parser.error(
+            f'--out {args.out}: the name must end in one of '
+            f'{", ".join(OUT_SUFFIXES)}'
+        )
+    return args
+
+
+def check_request(args):
+    """Checks what can be checked before anything is started.
+
+    Args:
+        args (argparse.Namespace): From :func:`parse_args`; ``checkpoint`` is
+            filled in, unless there is ``onnx``.
+
+    Returns:
+        mmcv.Config: The config, with its work folder.
+
+    Raises:
+        UserError: If the config cannot be used, or a file or folder is not
+            there.
+    """
+    cfg = load_config(args.config, args.cfg_options)
+    check_parts(cfg, training=False)
+    check_data(cfg, ['test'])
+    choose_work_dir(args, cfg)
+    check_speed_options(args)
+    if args.onnx and args.checkpoint:
+        raise UserError(
+            '--onnx brings its own weights: leave the checkpoint away'
+        )
+    path = args.checkpoint or os.path.join(cfg.work_dir, 'latest.pth')
+    if args.onnx:
+        if not os.path.isfile(args.onnx):
+            raise UserError(
+                f'there is no file {args.onnx}: python3 pytorch2onnx.py '
+                'makes one'
+            )
+        path = None
+    elif '://' not in path and not os.path.isfile(path):
+        raise UserError(
+            f'there is no checkpoint {path}: train first (scripts/'
+            'train_1p.sh, with --sample for the drawn people), or name '
+            'another'
+        )
+    args.checkpoint = path
+    for path in filter(None, (args.out, args.json)):
+        check_folder_of(path)
+    return cfg
+
+
+def check_truth(dataset, metrics, pictures):
+    """Finds out before a long run whether its results can be scored.
+
+    Args:
+        dataset (Dataset): The people to evaluate on.
+        metrics (list[str]): What is asked for.
+        pictures (bool): Whether pictures are asked for too.
+
+    Raises:
+        UserError: If there are no people, a metric is unknown, or pictures
+            cannot be made.
+        ValueError: If annotations and truth do not belong together.
+    """
+    if len(dataset) == 0:
+        raise UserError('the test set is empty')
+    known = getattr(dataset, 'METRICS', metrics)
+    for metric in metrics:
+        if metric not in known:
+            raise UserError(
+                f'--eval {metric}: this data set knows {", ".join(known)}'
+            )
+    if hasattr(dataset, 'load_truth'):
+        dataset.load_truth()
+    elif pictures:
+        raise UserError('--show-dir is for MPII data sets only')
+
+
+def predict(model, dataset, cfg, device, distributed):
+    """Runs the model over the people, on all processes.
+
+    Args:
+        model (nn.Module): The bare model.
+        dataset (Dataset): In test mode.
+        cfg (mmcv.Config): ``data.test_dataloader`` overrides the settings
+            of the loader.
+        device (torch.device): Of this process.
+        distributed (bool): Whether this process is one of a group.
+
+    Returns:
+        list | None: One result per person on rank 0, None on the others.
+    """
+    from mmcv.parallel import MMDataParallel
+    from mmpose.apis import multi_gpu_test, single_gpu_test
+    from mmpose.datasets import build_dataloader
+
+    settings = dict(
+        samples_per_gpu=1,
+        workers_per_gpu=cfg.data.workers_per_gpu,
+        dist=distributed,
+        shuffle=False,
+        drop_last=False,
+        pin_memory=device.type != 'cpu',
+    )
+    settings.update(cfg.data.get('test_dataloader', {}))
+    loader = build_dataloader(dataset, **settings)
+    # Ranks share no gradients here: each has its own whole model.
+    model = MMDataParallel(model.to(device), device_ids=[-1])
+    test = multi_gpu_test if distributed else single_gpu_test
+    return test(model, loader)
+
+
+def format_table(scores):
+    """Lays scores out as a table of one row.
+
+    Args:
+        scores (dict[str, float]): NaN becomes n/a.
+
+    Returns:
+        str: Three lines in Markdown.
+    """
+    cells = [
+        (name, 'n/a' if math.isnan(score) else f'{score:.4f}')
+        for name, score in scores.items()
+    ]
+    widths = [max(map(len, cell)) for cell in cells]
+
+    def line(row):
+        return '| ' + ' | '.join(row) + ' |'
+
+    return '\n'.join(
+        [
+            line([name.ljust(w) for (name, _), w in zip(cells, widths)]),
+            line(['-' * w for w in widths]),
+            line([score.rjust(w) for (_, score), w in zip(cells, widths)]),
+        ]
+    )
+
+
+def write_scores(path, scores, **facts):
+    """Write scores as JSON; NaN becomes null.
+
+    Args:
+        path (str): The file.
+        scores (dict[str, float]): Under the key ``scores``.
+        **facts: Further keys.
+    """
+    clean = {k: None if math.isnan(v) else v for k, v in scores.items()}
+    write_json(path, dict(facts, scores=clean))
+
+
+def main():
+    """Evaluates as the command line says."""
+    args = parse_args()
+    cfg = check_request(args)
+    if args.check_request:
+        return
+
+    import mmcv
+    from mmcv.runner.dist_utils import get_dist_info
+    from mmpose.core import wrap_fp16_model
+    from mmpose.datasets import build_dataset
+    from mmpose.models import build_posenet
+
+    device, distributed = start(args, cfg)
+    make_folder(cfg.work_dir)
+    dataset = build_dataset(cfg.data.test, dict(test_mode=True))
+    settings = dict(cfg.get('eval_config', {}))
+    metrics = (
+        args.eval
+        or settings.get('metric')
+        or cfg.get('evaluation', {}).get('metric', 'PCKh')
+    )
+    settings['metric'] = [metrics] if isinstance(metrics, str) else metrics
+    check_truth(dataset, settings['metric'], bool(args.show_dir))
+
+    cfg.model.pretrained = None
+    if args.onnx:
+        from hourglass_npu.export.evaluate import OnnxPose
+
+        model = OnnxPose(args.onnx, cfg, str(device))
+    else:
+        model = build_posenet(cfg.model)
+        if cfg.get('fp16') is not None:
+            wrap_fp16_model(model)
+        load_weights(model, args.checkpoint)
+        apply_speed(args, model.to(device).eval())
+    outputs = predict(model, dataset, cfg, device, distributed)
+    if get_dist_info()[0] != 0:
+        return
+    if args.out:
+        mmcv.dump(outputs, args.out)
+    scores = dataset.evaluate(outputs, cfg.work_dir, **settings)
+    source = args.onnx or args.checkpoint
+    print(f'{source} on {len(dataset)} samples:')
+    print(format_table(scores))
+    if args.json:
+        write_scores(
+            args.json,
+            scores,
+            config=os.path.abspath(args.config),
+            checkpoint=os.path.abspath(source),
+            samples=len(dataset),
+        )
+    if args.show_dir:
+        from hourglass_npu.reports import sheets
+
+        for path in sheets.write(dataset, outputs, args.show_dir):
+            print(f'Wrote {path}')

@@ -1,0 +1,115 @@
+"""Write a checkpoint as a verified ONNX file: ``hourglass export``.
+
+The file is compared with PyTorch on real and random pictures before it gets
+its name; one that differs is not kept.
+"""
+
+import argparse
+
+from hourglass_npu.bootstrap import ensure_packages
+from hourglass_npu.options import add_model_options, parse
+from hourglass_npu.paths import ROOT
+
+# Largest difference that is let pass, as a part of the highest peak: some
+# roundings of single precision, of half precision.
+TOLERANCE = {'fp32': 1e-4, 'fp16': 2e-2}
+
+
+def parse_args(argv=None):
+    """Parses the command line.
+
+    Args:
+        argv (list[str]): Arguments; those of the process by default.
+
+    Returns:
+        argparse.Namespace: The options.
+    """
+    parser = argparse.ArgumentParser(
+        description='Write a checkpoint as a verified ONNX file.',
+        allow_abbrev=False,
+    )
+    model = parser.add_argument_group('model')
+    add_model_options(model)
+    result = parser.add_argument_group('file')
+    result.add_argument(
+        '--out',
+        metavar='FILE',
+        default=str(ROOT / 'hourglass.onnx'),
+        help='file to write (default: hourglass.onnx beside pytorch2onnx.py)',
+    )
+    result.add_argument(
+        '--opset', type=int, default=11, help='operator set (default: 11)'
+    )
+    result.add_argument(
+        '--fp16', action='store_true', help='half precision inside'
+    )
+    result.add_argument(
+        '--int8',
+        action='store_true',
+        help='8-bit integers inside, calibrated on training people; kept if '
+        'it loses no more than a point of PCKh',
+    )
+    result.add_argument(
+        '--shape',
+        type=int,
+        nargs='+',
+        metavar='N',
+        help="H W or N 3 H W of the input (default: 1 3 and the config's)",
+    )
+    result.add_argument(
+        '--static',
+        action='store_true',
+        help='fix the batch to that of --shape (for ATC); free by default',
+    )
+    graph = parser.add_argument_group('folded into the graph')
+    graph.add_argument(
+        '--preprocess',
+        action='store_true',
+        help='input is 8-bit RGB, N H W 3; the normalisation is inside',
+    )
+    graph.add_argument(
+        '--flip-test',
+        action='store_true',
+        help='average with the mirrored crop inside',
+    )
+    graph.add_argument(
+        '--decode',
+        action='store_true',
+        help='output is joints, N 16 3: x, y in pixels of the input, score',
+    )
+    check = parser.add_argument_group('verification')
+    check.add_argument(
+        '--img',
+        nargs='+',
+        metavar='FILE',
+        help='real pictures to compare on (default: the demo picture)',
+    )
+    check.add_argument(
+        '--tolerance',
+        type=float,
+        metavar='T',
+        help='largest difference, as a part of the highest peak (default: '
+        f'{TOLERANCE["fp32"]:g}, with --fp16 {TOLERANCE["fp16"]:g})',
+    )
+    return parse(parser, argv)
+
+
+def main():
+    """Export as the command line says."""
+    args = parse_args()
+    ensure_packages(
+        'numpy',
+        'cv2',
+        'PIL',
+        'torch',
+        'mmcv',
+        'mmpose',
+        'onnx',
+        'onnxruntime',
+    )
+    from hourglass_npu.export.convert import convert
+
+    tolerance = args.tolerance
+    if tolerance is None:
+        tolerance = TOLERANCE['fp16' if args.fp16 else 'fp32']
+    convert(args, tolerance)

@@ -1,0 +1,46 @@
+"""Plots trainings: ``hourglass plot WORK_DIR [WORK_DIR ...]``."""
+
+import argparse
+
+from hourglass_npu.bootstrap import ensure_packages
+from hourglass_npu.options import parse
+from hourglass_npu.reports.curves import plot
+
+
+def parse_args(argv=None):
+    """Parses the command line.
+
+    Args:
+        argv (list[str] | None): Arguments; None takes ``sys.argv``.
+
+    Returns:
+        argparse.Namespace: The options.
+    """
+    parser = argparse.ArgumentParser(
+        description='Plot one or several trainings.', allow_abbrev=False
+    )
+    parser.add_argument(
+        'work_dirs',
+        nargs='+',
+        metavar='WORK_DIR',
+        help='folder of a training; several are drawn over each other',
+    )
+    parser.add_argument(
+        '--out',
+        metavar='FILE',
+        help='figure to write: .png, .pdf or .svg (default: training.png in '
+        'WORK_DIR, trainings.png in the first of several)',
+    )
+    args = parse(parser, argv)
+    if args.out and not args.out.endswith(('.png', '.pdf', '.svg')):
+        parser.error(
+            f'--out {args.out}: the name must end in .png, .pdf or .svg'
+        )
+    return args
+
+
+def main():
+    """Plots as the command line says."""
+    args = parse_args()
+    ensure_packages('matplotlib', 'cv2')
+    print(f'Wrote {plot(args.work_dirs, args.out)}')

@@ -1,0 +1,38 @@
+"""Print the input shape of an exported file; for scripts/onnx2om.sh."""
+
+import argparse
+
+from hourglass_npu.bootstrap import ensure_packages
+from hourglass_npu.options import parse
+
+
+def parse_args(argv=None):
+    """Parses the command line.
+
+    Args:
+        argv (list[str] | None): Arguments; None takes ``sys.argv``.
+
+    Returns:
+        argparse.Namespace: The options.
+    """
+    parser = argparse.ArgumentParser(
+        description='Print the input shape of an exported file: N,3,H,W.',
+        allow_abbrev=False,
+    )
+    parser.add_argument('file', help='file of pytorch2onnx.py')
+    parser.add_argument(
+        'batch',
+        type=int,
+        help='batch where the file leaves it free; 0 means the batch of the '
+        'file, or 1',
+    )
+    return parse(parser, argv)
+
+
+def main():
+    """Print the shape."""
+    args = parse_args()
+    ensure_packages('onnx')
+    from hourglass_npu.export.shape import input_shape
+
+    print(*input_shape(args.file, args.batch), sep=',')

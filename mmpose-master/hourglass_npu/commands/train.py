@@ -1,0 +1,366 @@
+"""Trains a pose model: ``train.py CONFIG``.
+
+Logs and checkpoints go to mmpose-master/work_dirs/CONFIG NAME. Relative data
+paths of a config start from mmpose-master/, whatever the working directory;
+MPII_ROOT replaces data/mpii.
+"""
+
+import argparse
+import copy
+import os
+import signal
+import sys
+import time
+from importlib.util import find_spec
+
+from hourglass_npu import __version__
+from hourglass_npu.config.load import check_data, choose_work_dir, load_config
+from hourglass_npu.config.parts import check_parts
+from hourglass_npu.errors import Stopped, UserError, log_tracebacks
+from hourglass_npu.files import make_folder
+from hourglass_npu.options import add_options, parse
+from hourglass_npu.process import start
+
+NEEDED_KEYS = (
+    'checkpoint_config',
+    'log_config',
+    'lr_config',
+    'optimizer',
+    'optimizer_config',
+    'total_epochs',
+)
+"""Keys of a config, beside model and data, that training cannot do without."""
+
+
+def seed_number(text):
+    """Reads a seed from the command line.
+
+    Args:
+        text (str): What was typed.
+
+    Returns:
+        int: A seed that every generator takes, numpy's being the choosiest.
+
+    Raises:
+        ValueError: If it is none; argparse says so.
+    """
+    seed = int(text)
+    if not 0 <= seed < 2**32:
+        raise ValueError(text)
+    return seed
+
+
+def parse_args(argv=None):
+    """Parses the command line.
+
+    Args:
+        argv (list[str] | None): Arguments; None takes ``sys.argv``.
+
+    Returns:
+        argparse.Namespace: The options.
+    """
+    parser = argparse.ArgumentParser(
+        description='Train a pose model.', allow_abbrev=False
+    )
+    parser.add_argument('config', help='config file')
+    add_options(parser)
+    parser.add_argument(
+        '--resume-from',
+        metavar='FILE',
+        help='go on from a checkpoint; auto takes the latest whole one of the '
+        'work folder, or starts afresh if there is none',
+    )
+    parser.add_argument(
+        '--no-validate', action='store_true', help='do not evaluate meanwhile'
+    )
+    devices = parser.add_mutually_exclusive_group()
+    devices.add_argument(
+        '--gpus',
+        '--npus',
+        type=int,
+        metavar='N',
+        help='number of devices; more than one needs a launcher',
+    )
+    devices.add_argument(
+        '--gpu-ids',
+        type=int,
+        nargs='+',
+        metavar='I',
+        help='number of the device to train on (without a launcher)',
+    )
+    parser.add_argument(
+        '--seed', type=seed_number, help='seed of all random draws'
+    )
+    parser.add_argument(
+        '--deterministic',
+        action='store_true',
+        help='ask the libraries for repeatable kernels; implies --seed 0 '
+        'unless given',
+    )
+    parser.add_argument(
+        '--amp',
+        action='store_true',
+        help='train in mixed precision, on a CPU too; elsewhere the config '
+        'decides',
+    )
+    parser.add_argument(
+        '--autoscale-lr',
+        action='store_true',
+        help='scale the learning rate by number of devices / 8',
+    )
+    return parse(parser, argv)
+
+
+def check_device_count(args):
+    """Compares the asked number of devices with the number of processes.
+
+    Args:
+        args (argparse.Namespace): From :func:`parse_args`.
+
+    Raises:
+        UserError: If they differ.
+    """
+    asked = len(args.gpu_ids) if args.gpu_ids else args.gpus
+    if asked is None:
+        return
+    if asked < 1:
+        raise UserError(
+            f'--gpus/--npus {asked}: at least 1. For the CPU: --device cpu'
+        )
+    running = int(os.environ.get('WORLD_SIZE', 1))
+    if args.gpu_ids and running > 1:
+        raise UserError(
+            '--gpu-ids is for one process: under a launcher each process '
+            'takes the device of its local rank'
+        )
+    if asked != running:
+        raise UserError(
+            f'{asked} device(s) asked for, {running} process(es) started, and '
+            'each process drives one device. Start them with '
+            f'NPROC={asked} bash scripts/train_8p.sh'
+        )
+
+
+def find_resume(args, cfg, logger):
+    """Finds the checkpoint to go on from.
+
+    Args:
+        args (argparse.Namespace): From :func:`parse_args`.
+        cfg (mmcv.Config): With ``work_dir`` and ``resume_from``.
+        logger (logging.Logger): Told where ``auto`` led.
+
+    Returns:
+        str | None: The checkpoint, or None for a fresh start.
+
+    Raises:
+        UserError: If there are checkpoints, but all of them are damaged.
+    """
+    if args.resume_from != 'auto':
+        return args.resume_from or cfg.resume_from
+    from mmcv.runner.checkpoint import find_whole_checkpoint
+    from mmcv.runner.dist_utils import broadcast_object, get_dist_info
+
+    path = problem = None
+    # One looks for all: they must not go different ways.
+    if get_dist_info()[0] == 0:
+        template = (cfg.checkpoint_config or {}).get('filename_tmpl')
+        try:
+            path = find_whole_checkpoint(cfg.work_dir, template, logger)
+        except ValueError as error:
+            problem = str(error)
+    path, problem = broadcast_object((path, problem))
+    if problem:
+        raise UserError(problem)
+    if path is None:
+        logger.info(
+            f'No checkpoint in {cfg.work_dir} to resume from: starting afresh'
+        )
+    return path
+
+
+def seed_everything(seed, deterministic):
+    """Seeds every generator of this process, on its device too.
+
+    Args:
+        seed (int): From 0.
+        deterministic (bool): Also ask for repeatable kernels.
+    """
+    import torch
+    from mmcv.runner import set_random_seed
+    from mmcv.runner.dist_utils import get_device
+
+    set_random_seed(seed, deterministic=deterministic)
+    # torch.manual_seed reaches an NPU from torch 2 on only.
+    accelerator = getattr(torch, get_device().type, None)
+    if hasattr(accelerator, 'manual_seed_all'):
+        accelerator.manual_seed_all(seed)
+
+
+def _tell_of_lost_lines(record):
+    """Stands in for ``logging.Handler.handleError``: one line, and goes on.
+
+    A training shall not end, nor be drowned in tracebacks, for want of room
+    for its log.
+    """
+    if not _tell_of_lost_lines.done:
+        _tell_of_lost_lines.done = True
+        error = sys.exc_info()[1]
+        print(f'warning: the log cannot be written: {error}', file=sys.stderr)
+
+
+_tell_of_lost_lines.done = False
+
+
+def check_request(args):
+    """Checks what can be checked before anything is started.
+
+    Args:
+        args (argparse.Namespace): From :func:`parse_args`.
+
+    Returns:
+        mmcv.Config: The config, with its work folder.
+
+    Raises:
+        UserError: If the config cannot be used or data are missing.
+    """
+    cfg = load_config(args.config, args.cfg_options)
+    missing = [key for key in NEEDED_KEYS if key not in cfg._cfg_dict]
+    if missing:
+        raise UserError(
+            f'the config {args.config} has no {", ".join(missing)}'
+        )
+    check_parts(cfg, training=True)
+    hooks = [hook['type'] for hook in cfg.log_config['hooks']]
+    if 'TensorboardLoggerHook' in hooks and not find_spec('tensorboard'):
+        raise UserError(
+            'TensorboardLoggerHook of log_config needs the package '
+            'tensorboard: pip install tensorboard, or take the hook out'
+        )
+    check_data(cfg, ['train'] if args.no_validate else ['train', 'val'])
+    choose_work_dir(args, cfg)
+    for path in (args.resume_from, cfg.resume_from, cfg.load_from):
+        if path not in (None, 'auto') and '://' not in path:
+            if not os.path.isfile(path):
+                raise UserError(f'there is no checkpoint {path}')
+    return cfg
+
+
+def plot_run(work_dir, logger):
+    """Draws the figure of a training that is done, beside its log.
+
+    Whatever goes wrong here is only said: the training is what counts.
+
+    Args:
+        work_dir (str): Its folder.
+        logger (logging.Logger): Told where the figure is, or why not.
+    """
+    try:
+        from hourglass_npu.reports import curves
+
+        logger.info(f'Figure of the training: {curves.plot([work_dir])}')
+    except Exception as error:
+        logger.warning(
+            f'There is no figure of the training ({error!r}). What the log '
+            'holds can be plotted later: python3 mmpose-master/tools/'
+            f'plot_log.py {work_dir}'
+        )
+
+
+def main():
+    """Trains as the command line says."""
+    # There is nothing to save yet; by default the signal would end us.
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    args = parse_args()
+    check_device_count(args)
+    cfg = check_request(args)
+    if args.check_request:
+        return
+
+    # Loading torch takes seconds; whoever mistyped an option waits less.
+    import mmpose
+    import torch
+    from mmcv.runner.dist_utils import get_dist_info
+    from mmcv.utils import collect_env
+    from mmpose.apis import train_model
+    from mmpose.datasets import build_dataset
+    from mmpose.models import build_posenet
+    from mmpose.utils import get_root_logger
+
+    from hourglass_npu.training import guards, log
+
+    device, distributed = start(args, cfg)
+    rank, world_size = get_dist_info()
+    make_folder(cfg.work_dir)
+    cfg.gpu_ids = args.gpu_ids or [0]
+    if args.amp:
+        cfg.amp = dict(cfg.get('amp') or {}, enabled=True)
+    if args.autoscale_lr:
+        cfg.optimizer['lr'] *= world_size / 8
+
+    timestamp = time.strftime('%Y%m%d_%H%M%S')
+    log_file = os.path.join(cfg.work_dir, f'{timestamp}.log')
+    # The log is rank 0's; another rank has a file only if it fails.
+    log_tracebacks(
+        log_file if rank == 0 else f'{log_file[:-4]}.rank{rank}.log'
+    )
+    logger = get_root_logger(log_file=log_file, log_level=cfg.log_level)
+    for handler in logger.handlers:
+        handler.handleError = _tell_of_lost_lines
+    if distributed:
+        # torch 1.8 logs to the root logger when a group is formed, which
+        # gives that a handler, and our lines would come twice.
+        logger.propagate = False
+    facts = dict(
+        collect_env(), MMPose=mmpose.__version__, Hourglass=__version__
+    )
+    environment = '\n'.join(f'{key}: {fact}' for key, fact in facts.items())
+    logger.info(f'Environment:\n{environment}')
+    logger.info(f'Config:\n{cfg.pretty_text}')
+    logger.info(
+        f'Training on {world_size} x {device.type}, per process '
+        f'{torch.get_num_threads()} thread(s), '
+        f'{cfg.data.workers_per_gpu} data worker(s) and '
+        f'{cfg.data.samples_per_gpu} sample(s) in a step'
+    )
+    cfg.resume_from = find_resume(args, cfg, logger)
+
+    if args.seed is not None or args.deterministic:
+        cfg.seed = args.seed or 0
+    if cfg.seed is not None:
+        logger.info(f'Seed {cfg.seed}, deterministic: {args.deterministic}')
+        seed_everything(cfg.seed, args.deterministic)
+
+    model = build_posenet(cfg.model)
+    datasets = [build_dataset(cfg.data.train)]
+    if len(cfg.workflow) == 2:
+        # The loss on validation people needs what training people need.
+        val = copy.deepcopy(cfg.data.val)
+        val.pipeline = cfg.data.train.pipeline
+        datasets.append(build_dataset(val))
+    if world_size > 1 and cfg.seed is not None:
+        # The model began equal on all ranks; what they draw must differ.
+        seed_everything(cfg.seed + rank, args.deterministic)
+
+    if cfg.get('checkpoint_config') is not None:
+        cfg.checkpoint_config.meta = dict(
+            mmpose_version=mmpose.__version__, config=cfg.pretty_text
+        )
+    log.make_readable(cfg.log_config)
+    loss_guard, signal_guard, rank_guard = guards.make(cfg)
+    try:
+        train_model(
+            model,
+            datasets,
+            cfg,
+            distributed=distributed,
+            validate=not args.no_validate,
+            timestamp=timestamp,
+            meta=dict(env_info=environment, seed=cfg.seed),
+            hooks=(loss_guard, signal_guard, rank_guard),
+        )
+    except Stopped:
+        signal_guard.save_epoch()
+        raise
+    if rank == 0:
+        plot_run(cfg.work_dir, logger)
+    logger.info(f'Done: {cfg.work_dir}')

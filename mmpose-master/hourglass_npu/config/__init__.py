@@ -1,0 +1,1 @@
+"""Configs: reading, overriding, checking."""

@@ -1,0 +1,184 @@
+"""Can the parts of a config be built? Types and arguments, before any call.
+
+mmcv's registries call a class with the arguments of the config, and what the
+class raises at a wrong one looks like any bug of the class. So a wrong name
+is found here, from the registry and the signature.
+"""
+
+import inspect
+from collections import namedtuple
+
+from hourglass_npu.config.rules import nearest
+from hourglass_npu.errors import UserError
+
+Part = namedtuple('Part', 'place settings registry added')
+Part.__doc__ = """A part of a config that a registry builds.
+
+Attributes:
+    place (str): Dotted key.
+    settings (dict): With ``type``.
+    registry (mmcv.Registry): Where the type is looked up.
+    added (tuple[str]): Arguments that the caller adds or takes away.
+"""
+
+
+def check_parts(cfg, training):
+    """Check the types and arguments of everything that a command builds.
+
+    Args:
+        cfg (mmcv.Config): From :func:`hourglass_npu.config.load.load_config`.
+        training (bool): Whether it trains; else it evaluates.
+
+    Raises:
+        UserError: A type is not registered, or its class does not take these
+            arguments. Names the nearest that it takes.
+    """
+    faults = []
+    for part in _parts(cfg._cfg_dict, training):
+        faults += part_faults(part)
+    if faults:
+        raise UserError(f'the config {cfg.filename}: ' + '; '.join(faults))
+
+
+def part_faults(part):
+    """Say what is wrong with one part.
+
+    Args:
+        part (Part): Of a config.
+
+    Returns:
+        list[str]: One sentence for each fault.
+    """
+    kind = part.settings['type']
+    made = part.registry.get(kind) if isinstance(kind, str) else kind
+    if made is None:
+        known = sorted(part.registry.module_dict)
+        return [
+            f'{part.place}.type is {kind!r}, which is not in the '
+            f'{part.registry.name} registry{nearest(kind, known)}'
+        ]
+    if not callable(made):
+        return [f'{part.place}.type is {kind!r}: a name is wanted']
+    name = getattr(made, '__name__', str(kind))
+    known, required = arguments(made)
+    given = [key for key in part.settings if key != 'type']
+    faults = [
+        f'{part.place}.{key}: {name} has no such argument{nearest(key, known)}'
+        for key in given
+        if known is not None and key not in known and key not in part.added
+    ]
+    missing = [
+        key for key in required if key not in given and key not in part.added
+    ]
+    if missing:
+        faults.append(f'{part.place}: {name} needs {", ".join(missing)}')
+    return faults
+
+
+def arguments(made):
+    """Read from a class or function which arguments it takes by name.
+
+    Args:
+        made (type | Callable): What a registry holds.
+
+    Returns:
+        tuple[list[str] | None, list[str]]: All names, None where any is
+        taken; those that must be given.
+    """
+    functions = [made]
+    if inspect.isclass(made):
+        functions = [
+            base.__dict__['__init__']
+            for base in inspect.getmro(made)
+            if '__init__' in base.__dict__ and base is not object
+        ]
+    known, required = [], []
+    for place, function in enumerate(functions):
+        try:
+            parameters = list(inspect.signature(function).parameters.values())
+        except (TypeError, ValueError):  # written in C, without a signature
+            return None, []
+        if inspect.isclass(made):
+            parameters = parameters[1:]
+        named = [
+            p
+            for p in parameters
+            if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+        ]
+        known += [p.name for p in named]
+        if place == 0:
+            required = [p.name for p in named if p.default is p.empty]
+        # With **kwargs the rest goes to the next class in line.
+        if not any(p.kind == p.VAR_KEYWORD for p in parameters):
+            return known, required
+    return (None if functions else []), required
+
+
+def _parts(cfg, training):
+    """Yield the parts that a command builds, as far as types are given."""
+    from mmcv.runner import HOOKS
+    from mmcv.runner.optimizer.builder import OPTIMIZERS
+
+    yield from _model_parts(cfg['model'])
+    splits = ['train', 'val'] if training else ['test']
+    for split in splits:
+        yield from _data_parts(cfg['data'].get(split), f'data.{split}')
+    if not training:
+        return
+    for hook in cfg.get('log_config', {}).get('hooks', ()):
+        yield Part('log_config.hooks', hook, HOOKS, ('interval',))
+    for place, settings in _optimizers(cfg['optimizer']):
+        # An unknown type is the registry's to tell: it knows what is missing.
+        if isinstance(settings.get('type'), str) and OPTIMIZERS.get(
+            settings['type']
+        ):
+            added = ('params', 'constructor', 'paramwise_cfg', 'fused')
+            yield Part(place, settings, OPTIMIZERS, added)
+    for key, kind in (('lr_config', 'Lr'), ('momentum_config', 'Momentum')):
+        settings = dict(cfg.get(key) or {})
+        policy = settings.pop('policy', None)
+        if isinstance(policy, str):
+            # As the runner names it: 'step' and 'CosineAnnealing' both serve.
+            if policy == policy.lower():
+                policy = policy.title()
+            settings['type'] = f'{policy}{kind}UpdaterHook'
+            yield Part(key, settings, HOOKS, ())
+
+
+def _model_parts(model):
+    from mmpose.models.registry import BACKBONES, HEADS, LOSSES, POSENETS
+
+    if not isinstance(model.get('type'), str):
+        return
+    yield Part('model', model, POSENETS, ())
+    for registry, keys in (
+        (BACKBONES, ('backbone',)),
+        (HEADS, ('keypoint_head',)),
+        (LOSSES, ('loss_pose',)),
+    ):
+        for key in keys:
+            part = model.get(key)
+            if isinstance(part, dict) and 'type' in part:
+                yield Part(
+                    f'model.{key}', part, registry, ('train_cfg', 'test_cfg')
+                )
+
+
+def _data_parts(settings, place):
+    from mmpose.datasets.registry import DATASETS, PIPELINES
+
+    if not isinstance(settings, dict) or 'type' not in settings:
+        return
+    if settings['type'] == 'RepeatDataset':
+        yield from _data_parts(settings.get('dataset'), f'{place}.dataset')
+        return
+    yield Part(place, settings, DATASETS, ('test_mode',))
+    for number, step in enumerate(settings.get('pipeline') or ()):
+        if isinstance(step, dict) and 'type' in step:
+            yield Part(f'{place}.pipeline.{number}', step, PIPELINES, ())
+
+
+def _optimizers(settings):
+    if settings and all(isinstance(v, dict) for v in settings.values()):
+        return [(f'optimizer.{key}', v) for key, v in settings.items()]
+    return [('optimizer', settings)]

@@ -1,0 +1,355 @@
+"""The work of demo.py: sources in, pictures and joints out."""
+
+import itertools
+import os
+import sys
+import time
+
+from hourglass_npu.errors import UserError
+from hourglass_npu.files import make_folder, write_json
+from hourglass_npu.options import apply_speed, apply_trust, check_speed_options
+from hourglass_npu.paths import DEMO_PEOPLE, DEMO_PICTURE
+from hourglass_npu.pose import boxes, decode, draw
+from hourglass_npu.pose.backends import (
+    OnnxNetwork,
+    TorchNetwork,
+    choose_model,
+)
+from hourglass_npu.pose.images import (
+    PICTURE_SUFFIXES,
+    RESULT_PREFIX,
+    Video,
+    find_pictures,
+    is_video,
+    read_picture,
+    video_writer,
+    write_picture,
+)
+
+# Repetitions for --fps, after one that is not counted.
+ROUNDS = 10
+# Frames of a video that --fps does not count.
+WARM_UP_FRAMES = 5
+
+
+def run(args):
+    """Does what the options of demo.py ask for.
+
+    Args:
+        args (argparse.Namespace): Options of demo.py.
+
+    Returns:
+        int: Exit status: 0, or 1 if no people were found or a picture of
+        several could not be used.
+
+    Raises:
+        ValueError: The request cannot be fulfilled; the message says why.
+    """
+    _check(args)
+    apply_trust(args)
+    sources = args.img or [_default_picture()]
+    videos = [source for source in sources if is_video(source)]
+    if videos and len(sources) > 1:
+        raise UserError(
+            f'{videos[0]} is a video or camera: it must be the only --img'
+        )
+    # What can be found wrong is found before a model is loaded.
+    if videos:
+        outputs = {videos[0]: _video_output(videos[0], args.out)}
+        video = Video(videos[0])
+    else:
+        outputs = _outputs(find_pictures(sources), args.out)
+        if len(outputs) == 1:
+            read_picture(next(iter(outputs)))
+    json_path = _json_path(args.json, list(outputs.values()))
+    network = _network(args)
+    finder = _Finder(args, network.settings.image_size)
+    print(f'model: {network.place}')
+    if args.detect:
+        print(boxes.DETECTOR_NOTE)
+    if videos:
+        found = _run_video(args, network, finder, video, *outputs.popitem())
+    else:
+        found = _run_pictures(args, network, finder, outputs)
+    records, failures = found
+    if json_path is not None:
+        _write_json(json_path, network.settings.joints, records)
+    return 1 if failures or not any(r['people'] for r in records) else 0
+
+
+def _run_pictures(args, network, finder, outputs):
+    records = []
+    failures = 0
+    measured = False
+    for path, output in outputs.items():
+        try:
+            picture = read_picture(path)
+            people = finder(picture, path)
+        except UserError as error:
+            if len(outputs) == 1:
+                raise
+            print(f'{error}; left out', file=sys.stderr)
+            failures += 1
+            continue
+        records.append(_record(path, picture, people))
+        if not people:
+            print(f'{path}: {finder.nobody}', file=sys.stderr)
+            continue
+        result = decode.estimate(network, picture, people, network.settings)
+        _add_keypoints(records[-1], result, network.settings.joints)
+        write_picture(output, _drawn(args, picture, people, result))
+        count = '1 person' if len(people) == 1 else f'{len(people)} people'
+        print(f'{path}: {count} -> {output}')
+        if args.fps and not measured:
+            measured = True
+            _measure(network, picture, people)
+    return records, failures
+
+
+def _run_video(args, network, finder, video, source, output):
+    records = []
+    start = None
+    with video_writer(output, video.rate) as write:
+        for number, frame in enumerate(itertools.islice(video, args.frames)):
+            if number == WARM_UP_FRAMES:
+                start = time.perf_counter()
+            people = finder(frame, source)
+            records.append(_record(source, frame, people, number))
+            if people:
+                result = decode.estimate(
+                    network, frame, people, network.settings
+                )
+                _add_keypoints(records[-1], result, network.settings.joints)
+                frame = _drawn(args, frame, people, result)
+            write(frame)
+        if not records:
+            raise UserError(f'{source}: there is no frame in this video')
+    timed = len(records) - WARM_UP_FRAMES
+    print(f'{source}: {len(records)} frames -> {output}')
+    if args.fps and timed > 0:
+        rate = timed / (time.perf_counter() - start)
+        print(
+            f'FPS: {rate:.2f} frames/s, reading, drawing and writing '
+            f'included ({timed} frames, {network.place})'
+        )
+    elif args.fps:
+        print(f'FPS: needs more than {WARM_UP_FRAMES} frames')
+    return records, 0
+
+
+class _Finder:
+    """Says where the people of a picture are, by the options given."""
+
+    def __init__(self, args, image_size):
+        self._image_size = image_size
+        self._boxes = [boxes.parse_box(text) for text in args.bbox or ()]
+        self._file = self._detector = None
+        path = args.bbox_file
+        if args.img is None and not (path or self._boxes or args.detect):
+            # The picture that comes with the project, and its people.
+            path = str(DEMO_PEOPLE) if DEMO_PEOPLE.exists() else None
+        threshold = args.bbox_thr
+        if path:
+            self._file = boxes.BoxFile(
+                path, image_size, -1e9 if threshold is None else threshold
+            )
+            self.nobody = f'{path} has no people for this picture; left out'
+        elif args.detect:
+            options = {} if threshold is None else {'threshold': threshold}
+            self._detector = boxes.Detector(image_size, **options)
+            self.nobody = (
+                'no people detected; left out (give --bbox, or leave '
+                '--detect away to take the whole picture for one person)'
+            )
+
+    def __call__(self, picture, path):
+        if self._file:
+            people = self._file.of(path)
+        elif self._detector:
+            people = self._detector.of(picture)
+        elif self._boxes:
+            people = [
+                boxes.from_box(box, self._image_size) for box in self._boxes
+            ]
+        else:
+            people = [boxes.whole_picture(picture.shape, self._image_size)]
+        boxes.check_inside(people, picture.shape, path)
+        return people
+
+
+def _check(args):
+    """Refuses options that contradict each other or make no sense."""
+    if args.onnx and (
+        args.config or args.checkpoint or args.sample or args.trust_checkpoint
+    ):
+        raise UserError(
+            '--onnx brings its own model: leave --config, --checkpoint, '
+            '--trust-checkpoint and --sample away'
+        )
+    check_speed_options(args)
+    if not 0 <= args.kpt_thr <= 1:
+        raise UserError(f'--kpt-thr {args.kpt_thr}: must be from 0 to 1')
+    if args.bbox_thr is not None and not (args.bbox_file or args.detect):
+        raise UserError('--bbox-thr goes with --bbox-file or --detect')
+    if args.frames is not None and args.frames < 1:
+        raise UserError(f'--frames {args.frames}: must be 1 or more')
+    for text in args.bbox or ():
+        boxes.parse_box(text)
+
+
+def _default_picture():
+    if not DEMO_PICTURE.is_file():
+        raise UserError(
+            f'{DEMO_PICTURE}: there is no such file; give --img, or make it '
+            'with `python3 mmpose-master/tools/make_sample_mpii.py --demo`'
+        )
+    return str(DEMO_PICTURE)
+
+
+def _network(args):
+    if args.onnx:
+        network = OnnxNetwork(args.onnx, args.device)
+    else:
+        config, checkpoint = choose_model(
+            args.config, args.checkpoint, args.sample
+        )
+        network = TorchNetwork(config, checkpoint, args.device)
+        apply_speed(args, network.model)
+    if args.heatmaps and network.decodes:
+        raise UserError(
+            f'{args.onnx} was exported with --decode: it gives joints and no '
+            'heatmaps, so --heatmaps cannot be drawn'
+        )
+    return network
+
+
+def _drawn(args, picture, people, result):
+    if args.heatmaps:
+        height, width = result.heatmaps.shape[2:]
+        transforms = [
+            decode.affine(p.center, p.scale, (width, height), inverse=True)
+            for p in people
+        ]
+        picture = draw.draw_heatmaps(picture, result.heatmaps, transforms)
+    return draw.draw_people(picture, list(result.keypoints), args.kpt_thr)
+
+
+def _outputs(paths, out):
+    """Where the result of each picture goes.
+
+    Returns:
+        dict[str, str]: From the path of a picture to that of its result.
+    """
+    if out and out.lower().endswith(PICTURE_SUFFIXES):
+        if len(paths) > 1:
+            raise UserError(
+                f'--out {out} is one file, for {len(paths)} pictures: give a '
+                'folder'
+            )
+        outputs = {paths[0]: out}
+    else:
+        outputs = {}
+        for path in paths:
+            folder, name = os.path.split(path)
+            stem, suffix = os.path.splitext(name)
+            if suffix.lower() not in PICTURE_SUFFIXES:
+                suffix = '.jpg'
+            outputs[path] = os.path.join(
+                folder if out is None else out, RESULT_PREFIX + stem + suffix
+            )
+    taken = {}
+    for path, output in outputs.items():
+        real = os.path.realpath(output)
+        if real == os.path.realpath(path):
+            raise UserError(f'--out {out} is the picture itself')
+        if real in taken:
+            raise UserError(
+                f'{taken[real]} and {path} would both be written to {output}'
+            )
+        taken[real] = path
+    if out and out not in outputs.values():
+        make_folder(out)
+    return outputs
+
+
+def _video_output(source, out):
+    """Where the result of a video goes."""
+    if out and os.path.splitext(out)[1]:
+        output = out
+    else:
+        folder, name = os.path.split(source)
+        if out:
+            make_folder(out)
+            folder = out
+        stem = os.path.splitext(name)[0]
+        if source.isdigit():
+            stem = f'camera{source}'
+        output = os.path.join(folder, f'{RESULT_PREFIX}{stem}.mp4')
+    if os.path.realpath(output) == os.path.realpath(source):
+        raise UserError(f'--out {out} is the video itself')
+    return output
+
+
+def _json_path(option, outputs):
+    """Where the joints go; None if they are not asked for."""
+    if option is None or option:
+        return option
+    if len(outputs) > 1:
+        folder = os.path.dirname(outputs[0])
+        return os.path.join(folder, RESULT_PREFIX + 'keypoints.json')
+    return os.path.splitext(outputs[0])[0] + '.json'
+
+
+def _record(path, picture, people, frame=None):
+    """A picture's entry in the JSON file, without joints yet."""
+    record = {'file': path}
+    if frame is not None:
+        record['frame'] = frame
+    record['width'], record['height'] = picture.shape[1], picture.shape[0]
+    record['people'] = [
+        {'bbox': [round(v, 2) for v in p.box], 'score': round(p.score, 4)}
+        for p in people
+    ]
+    return record
+
+
+def _add_keypoints(record, result, names):
+    for entry, joints in zip(record['people'], result.keypoints):
+        entry['keypoints'] = [
+            {
+                'name': name,
+                'x': round(float(x), 2),
+                'y': round(float(y), 2),
+                'score': round(float(score), 4),
+            }
+            for name, (x, y, score) in zip(names, joints)
+        ]
+
+
+def _write_json(path, joints, records):
+    content = {'joints': list(joints), 'pictures': records}
+    write_json(path, content, indent=1)
+    print(f'joints -> {path}')
+
+
+def _measure(network, picture, people):
+    """Prints the speed of estimating one picture, step by step."""
+    spent = [0.0, 0.0, 0.0]
+    for number in range(ROUNDS + 1):
+        times = [time.perf_counter()]
+        crops = decode.cut(picture, people, network.settings)
+        times.append(time.perf_counter())
+        output = network(crops)
+        times.append(time.perf_counter())
+        decode.read(output, people, network.settings)
+        times.append(time.perf_counter())
+        if number:
+            steps = zip(times, times[1:])
+            spent = [s + b - a for s, (a, b) in zip(spent, steps)]
+    cut, net, read = (1000 * s / ROUNDS for s in spent)
+    total = (cut + net + read) / 1000
+    print(
+        f'FPS: {len(people) / total:.2f} people/s, {1 / total:.2f} pictures/s '
+        f'(crop {cut:.1f} ms, network {net:.1f} ms, joints {read:.1f} ms; '
+        f'{network.place}, mean of {ROUNDS})'
+    )

@@ -1,0 +1,93 @@
+"""A file of pytorch2onnx.py in the place of mmpose's model, for evaluation.
+
+So that all else is the same: data pipeline, processes, scores.
+"""
+
+from types import SimpleNamespace
+
+import numpy as np
+from torch import nn
+
+from hourglass_npu.errors import UserError
+from hourglass_npu.pose import decode
+from hourglass_npu.pose.backends import OnnxNetwork, settings_from_config
+
+
+class OnnxPose(nn.Module):
+    """Gives what ``TopDown`` gives in a test, by ONNX Runtime.
+
+    Whether there is a flip test, and how heatmaps are read, was decided when
+    the file was made.
+
+    Args:
+        path (str): The file.
+        cfg (mmcv.Config): Config that the samples are made by.
+        device (str): As for :class:`networks.OnnxNetwork`.
+
+    Attributes:
+        network (OnnxNetwork): What runs.
+
+    Raises:
+        ValueError: The file cannot be used, or takes other crops than the
+            config makes.
+    """
+
+    def __init__(self, path, cfg, device):
+        super().__init__()
+        self.network = OnnxNetwork(path, device)
+        theirs = settings_from_config(cfg)
+        for name in ('image_size', 'mean', 'std'):
+            its, config = getattr(self.network.settings, name), theirs
+            config = getattr(config, name)
+            if its != config:
+                raise UserError(
+                    f'{path} was made for {name} {its}, but the config '
+                    f'{cfg.filename} has {config}: take the config that the '
+                    'file was made with'
+                )
+
+    def forward(self, img, img_metas, return_loss=False):
+        """Finds the joints of a batch.
+
+        Args:
+            img (Tensor[N, 3, h, w]): Normalised crops.
+            img_metas (list[dict]): With ``center``, ``scale`` and
+                ``image_file`` of each.
+            return_loss (bool): False; this cannot be trained.
+
+        Returns:
+            tuple: As of ``TopDown``: joints (np.ndarray[N, 16, 3]: x, y in
+            pixels of the picture, score), boxes (np.ndarray[N, 6]: centre,
+            scale, area, score), names of the pictures, None.
+        """
+        people = [
+            SimpleNamespace(center=meta['center'], scale=meta['scale'])
+            for meta in img_metas
+        ]
+        settings = self.network.settings
+        output = self.network(self.restore(img.cpu().numpy()))
+        joints = decode.read(output, people, settings).keypoints
+        boxes = [
+            (
+                *(*one.center, *one.scale),
+                np.prod(one.scale * decode.PIXELS_PER_SCALE),
+                float(np.squeeze(meta.get('bbox_score', 1))),
+            )
+            for one, meta in zip(people, img_metas)
+        ]
+        names = [meta['image_file'] for meta in img_metas]
+        return joints, np.float32(boxes), names, None
+
+    def restore(self, batch):
+        """Undoes the normalisation, which the network brings itself.
+
+        Args:
+            batch (np.ndarray[N, 3, h, w]): Normalised crops.
+
+        Returns:
+            np.ndarray[N, h, w, 3]: 8-bit RGB, the very crops.
+        """
+        settings = self.network.settings
+        crops = batch.transpose(0, 2, 3, 1) * np.float32(settings.std)
+        crops = (crops + np.float32(settings.mean)) * 255
+        return np.rint(crops).astype(np.uint8)

@@ -1,0 +1,1 @@
+"""Mixed precision O2: settings, casting, overflow, and two engines."""

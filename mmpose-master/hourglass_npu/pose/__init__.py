@@ -1,0 +1,1 @@
+"""From a picture to joints: reading, cropping, decoding, drawing."""

@@ -1,0 +1,218 @@
+"""Pictures of an evaluation on MPII: who was found how well, and which joints.
+
+A *contact sheet* shows the best, the median and the worst people, a *plot*
+the spread of every joint's error. Errors are in head lengths, the unit of
+PCKh: a joint within 0.5 counts as found.
+"""
+
+import os
+
+import cv2
+import numpy as np
+
+from hourglass_npu.pose.decode import affine, crop_person, transform_points
+from hourglass_npu.pose.draw import draw_people
+from hourglass_npu.pose.images import read_picture, replaced, write_picture
+from hourglass_npu.pose.joints import JOINT_NAMES, LIMBS, SIDE, SIDE_COLORS
+
+PEOPLE_PER_ROW = 5
+TILE = 256
+CAPTION = 28
+MARGIN = 8
+
+
+def write(dataset, outputs, folder):
+    """Makes both pictures.
+
+    Args:
+        dataset (TopDownMpiiDataset): In test mode.
+        outputs (list[tuple]): Predictions, as for ``dataset.evaluate``.
+        folder (str): Where to write; made if missing.
+
+    Returns:
+        list[str]: The files.
+    """
+    from mmpose.datasets.datasets.top_down.topdown_mpii_dataset import (
+        head_errors,
+    )
+
+    truth = dataset.load_truth()
+    poses = np.concatenate([output[0] for output in outputs])
+    errors = head_errors(poses[..., :2] + 1.0, truth)
+    os.makedirs(folder, exist_ok=True)
+    sheet = os.path.join(folder, 'people.jpg')
+    write_picture(sheet, contact_sheet(dataset.db, poses, truth, errors))
+    plot = os.path.join(folder, 'joint_errors.png')
+    plot_errors(errors, plot)
+    return [sheet, plot]
+
+
+def rank_people(errors, most=PEOPLE_PER_ROW):
+    """Chooses the people to show.
+
+    Args:
+        errors (np.ndarray): (people, 16), NaN where nothing was counted.
+        most (int): Limit for each group.
+
+    Returns:
+        dict[str, list[int]]: Indices of people under 'best', 'median' and
+        'worst', each from better to worse. People of whom no joint was
+        counted are in none.
+    """
+    counted = np.flatnonzero(~np.isnan(errors).all(axis=1))
+    # One joint that was missed by far is no worse than one missed by two
+    # heads: the rest of the person should count too.
+    means = np.nanmean(np.minimum(errors[counted], 2.0), axis=1)
+    order = counted[np.argsort(means, kind='stable')]
+    size = min(most, max(1, len(order) // 3))
+    middle = max(0, (len(order) - size) // 2)
+    return dict(
+        best=order[:size].tolist(),
+        median=order[middle : middle + size].tolist(),
+        worst=order[-size:].tolist(),
+    )
+
+
+def contact_sheet(people, poses, truth, errors):
+    """Lays the best, median and worst people out in three rows.
+
+    Args:
+        people (list[dict]): With ``image_file``, ``center``, ``scale``.
+        poses (np.ndarray): (people, 16, 3), predicted x, y in 0-based
+            pixels and score.
+        truth (dict): From ``dataset.load_truth``.
+        errors (np.ndarray): (people, 16), in head lengths.
+
+    Returns:
+        np.ndarray: 8-bit BGR picture.
+    """
+    groups = rank_people(errors)
+    columns = max(1, max(len(group) for group in groups.values()))
+    step = TILE + MARGIN
+    row = CAPTION + TILE + CAPTION
+    canvas = np.full(
+        (CAPTION + len(groups) * row, columns * step + MARGIN, 3),
+        255,
+        np.uint8,
+    )
+    caption(canvas, 'colour: predicted, white: truth', MARGIN, 0)
+    for i, (name, group) in enumerate(groups.items()):
+        top = CAPTION + i * row
+        caption(canvas, name, MARGIN, top, bold=True)
+        for j, person in enumerate(group):
+            left = MARGIN + j * step
+            tile = _tile(people[person], poses[person], truth, person)
+            canvas[top + CAPTION : top + CAPTION + TILE, left:][:, :TILE] = (
+                tile
+            )
+            seen = errors[person][~np.isnan(errors[person])]
+            caption(
+                canvas,
+                f'{100 * np.mean(seen <= 0.5):.0f} % within 0.5, '
+                f'median {np.median(seen):.2f}',
+                left,
+                top + CAPTION + TILE,
+            )
+    return canvas
+
+
+def _tile(person, pose, truth, index):
+    """One person, cut out and drawn over."""
+    center, scale = person['center'], person['scale']
+    size = (TILE, TILE)
+    picture = read_picture(person['image_file'])
+    tile = crop_person(picture, center, scale, size)
+    matrix = affine(center, scale, size)
+
+    # The truth lies below and is wider, so that both are seen where they
+    # agree.
+    true = transform_points(truth['joints'][index] - 1, matrix)
+    visible = truth['visible'][index]
+    for width, colour in ((7, (0, 0, 0)), (5, (255, 255, 255))):
+        for a, b in LIMBS:
+            if visible[a] and visible[b]:
+                ends = [tuple(map(int, true[k].round())) for k in (a, b)]
+                cv2.line(tile, ends[0], ends[1], colour, width, cv2.LINE_AA)
+
+    # All joints are compared with the truth, so all are drawn, and alike.
+    predicted = np.ones_like(pose)
+    predicted[:, :2] = transform_points(pose[:, :2], matrix)
+    return draw_people(tile, [predicted], sizes=[TILE / 2])
+
+
+def caption(canvas, text, left, top, bold=False):
+    """Writes a line of black text into a row of CAPTION pixels.
+
+    Args:
+        canvas (np.ndarray): 8-bit BGR picture; changed in place.
+        text (str): ASCII.
+        left (int): Where it begins.
+        top (int): Where the row begins.
+        bold (bool): Larger and thicker.
+    """
+    cv2.putText(
+        canvas,
+        text,
+        (left, top + CAPTION - 9),
+        cv2.FONT_HERSHEY_SIMPLEX,
+        0.6 if bold else 0.45,
+        (0, 0, 0),
+        2 if bold else 1,
+        cv2.LINE_AA,
+    )
+
+
+def plot_errors(errors, path):
+    """Plots the spread of each joint's error.
+
+    Boxes reach from the first to the third quartile, whiskers from the 5th
+    to the 95th percentile.
+
+    Args:
+        errors (np.ndarray): (people, 16), in head lengths.
+        path (str): PNG file to write.
+    """
+    # Not pyplot: it would keep a global state and look for a display.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    # Head first, then down the body.
+    order = sorted(range(16), key=_height, reverse=True)
+    values = [errors[~np.isnan(errors[:, k]), k] for k in order]
+    figure = Figure(figsize=(8, 6), dpi=120)
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot(1, 1, 1)
+    boxes = axes.boxplot(
+        [np.minimum(v, 10) for v in values],
+        vert=False,
+        whis=(5, 95),
+        showfliers=False,
+        patch_artist=True,
+        medianprops=dict(color='black'),
+    )
+    for box, joint in zip(boxes['boxes'], order):
+        box.set_facecolor([c / 255 for c in SIDE_COLORS[SIDE[joint]]])
+    labels = []
+    for joint, seen in zip(order, values):
+        share = f'{100 * np.mean(seen <= 0.5):.1f} %' if len(seen) else 'n/a'
+        labels.append(f'{JOINT_NAMES[joint].replace("_", " ")}  {share}')
+    axes.set_yticks(range(1, 17))
+    axes.set_yticklabels(labels)
+    axes.invert_yaxis()
+    for threshold in (0.1, 0.5):
+        axes.axvline(threshold, color='grey', linestyle='--', linewidth=1)
+    axes.set_xlim(left=0)
+    axes.set_xlabel('error in head lengths (dashed: 0.1 and 0.5)')
+    axes.set_title(f'{len(errors)} people; share of joints within 0.5')
+    figure.tight_layout()
+    with replaced(path) as partial:
+        figure.savefig(partial, format='png')
+
+
+def _height(joint):
+    """Order of the joints from the feet up, sides side by side."""
+    parts = (
+        'ankle knee hip pelvis wrist elbow shoulder thorax neck head'.split()
+    )
+    name = JOINT_NAMES[joint]
+    return next(i for i, part in enumerate(parts) if part in name)

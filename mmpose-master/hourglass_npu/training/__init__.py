@@ -1,0 +1,1 @@
+"""Training beside the step: guards, resuming, evaluation, logs."""

@@ -1,0 +1,596 @@
+"""What the doctor looks at: one generator of findings for each subject."""
+
+import json
+import os
+import platform
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections import Counter, namedtuple
+from pathlib import Path
+from types import SimpleNamespace
+
+import npu_host
+import patch_engine
+import patches
+from hourglass_npu import __version__
+from hourglass_npu.commands.check import PEOPLE
+
+ROOT = Path(__file__).resolve().parent.parent
+PROBE = Path(__file__).resolve().with_name('doctor_probe.py')
+PROBE_LIMIT = 180  # seconds; the first use of an NPU can take a minute
+
+PYTHONS = ('3.7', '3.9', '3.10', '3.11', '3.12')
+PACKAGES = ('torch', 'numpy', 'cv2', 'scipy', 'xtcocotools')
+
+GB = 10**9
+# 94.85 M weights and two moments of each in fp32; 21 of these in 210 epochs.
+CHECKPOINT = 1.14 * GB
+CHECKPOINTS = 21
+# Data-loader workers hand a batch of 32 over in shared memory: 57 MB as fp32.
+SHARED_MEMORY = 1 * GB
+
+# What steers a training beside its options; none of it is a secret.
+VARIABLES = (
+    'ASCEND_GLOBAL_LOG_LEVEL',
+    'ASCEND_LAUNCH_BLOCKING',
+    'ASCEND_RT_VISIBLE_DEVICES',
+    'CPU_AFFINITY_CONF',
+    'CUDA_VISIBLE_DEVICES',
+    'HCCL_CONNECT_TIMEOUT',
+    'HCCL_EXEC_TIMEOUT',
+    'HCCL_WHITELIST_DISABLE',
+    'NPUID',
+    'NPU_INTERNAL_FORMAT',
+    'NPU_JIT_COMPILE',
+    'OMP_NUM_THREADS',
+    'TASK_QUEUE_ENABLE',
+    'TORCH_DEVICE_BACKEND_AUTOLOAD',
+    'TORCH_NPU_FALLBACK_CPU_DISABLE',
+)
+
+# What CANN says, and what it means.
+KNOWN_FAILURES = {
+    'EJ0001': 'a process that has just ended still holds the device: wait '
+    'half a minute',
+    'EI0006': 'the processes did not find each other in time: raise '
+    'HCCL_CONNECT_TIMEOUT, and look at the network between the devices',
+    'libhccl.so': 'CANN is not in the environment: source env.sh, or the '
+    'set_env.sh of CANN (to go without NPUs: export '
+    'TORCH_DEVICE_BACKEND_AUTOLOAD=0)',
+}
+
+Finding = namedtuple('Finding', 'check severity text remedy')
+"""What a check has found; ``remedy`` is empty only where all is well."""
+
+
+class Host:
+    """What several checks ask for.
+
+    Attributes:
+        variables (dict): The environment that ``env.sh`` makes.
+        python (str): Such as '3.11'.
+        torch, torch_npu (str | None): Versions, read without an import.
+        cann (Path | None), cann_version (str | None): Where and which.
+        driver (str | None): Version of the NPU driver.
+        nodes (list[Path]): The devices that the driver offers.
+    """
+
+    def __init__(self):
+        self.variables = npu_host.environment()
+        self.python = '{}.{}'.format(*sys.version_info)
+        self.torch = npu_host.installed('torch')
+        self.torch_npu = npu_host.installed('torch_npu')
+        self.cann, self.cann_version = npu_host.find_cann(self.variables)
+        self.driver = npu_host.driver_version()
+        root = Path(os.environ.get('CANN_SYSROOT') or '/')
+        self.nodes = sorted(root.glob('dev/davinci[0-9]*'))
+
+    @property
+    def wants_npu(self):
+        """bool: Something here is for NPUs."""
+        return bool(self.torch_npu or self.cann or self.driver or self.nodes)
+
+
+# Software -----------------------------------------------------------------
+
+
+def check_bundle(host):
+    """Which state of the bundle this is."""
+    state = _output('git', '-C', str(ROOT), 'describe', '--always', '--dirty')
+    yield _ok('bundle', f'{__version__}, {state or "no git checkout"}')
+
+
+def check_system(host):
+    """What the rest runs on."""
+    libc = ' '.join(platform.libc_ver()) or 'unknown libc'
+    cores = len(os.sched_getaffinity(0))
+    memory = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30
+    yield _ok(
+        'system',
+        f'{platform.system()} {platform.release()} {platform.machine()}, '
+        f'{libc}, {cores} cores, {memory:.0f} GiB',
+    )
+
+
+def check_python(host):
+    """Whether this Python is one that the bundle serves."""
+    text = f'{platform.python_version()}, {sys.executable}'
+    if host.python in PYTHONS:
+        yield _ok('python', text)
+    else:
+        yield Finding(
+            'python',
+            'error',
+            f'{text}: the bundle runs on Python {", ".join(PYTHONS)}',
+            'PYTHON=python3.11 bash scripts/setup.sh',
+        )
+    missing = [n for n in PACKAGES if not patch_engine.locate(n)]
+    if missing:
+        yield Finding(
+            'packages',
+            'error',
+            f'this Python has no {", ".join(missing)}',
+            'bash scripts/setup.sh',
+        )
+
+
+def check_npu_software(host):
+    """Torch_npu, CANN, the driver, and whether they belong together."""
+    if not host.wants_npu:
+        yield _ok('npu', 'no torch_npu, CANN or driver here')
+        return
+    if host.torch_npu:
+        yield from _check_matrix(host)
+    else:
+        yield Finding(
+            'torch_npu',
+            'error',
+            'not installed, so that the NPUs are not used',
+            _remedy_for_torch_npu(host),
+        )
+    if host.cann:
+        version = host.cann_version or 'unknown version'
+        yield _ok('cann', f'{version}, {host.cann}')
+    else:
+        yield Finding(
+            'cann',
+            'error',
+            'not found, though there is something for NPUs here',
+            'install the CANN toolkit; if it lies elsewhere, source its '
+            'set_env.sh first',
+        )
+    if host.driver:
+        yield _ok(
+            'driver',
+            f'{host.driver} (which drivers a CANN takes depends on the card: '
+            "see Ascend's page of firmware and drivers)",
+        )
+    else:
+        yield Finding(
+            'driver',
+            'error',
+            'no driver/version.info: the NPU driver is not installed, or not '
+            'mounted into this container',
+            'install the driver; in a container mount '
+            '/usr/local/Ascend/driver from the host',
+        )
+
+
+def _check_matrix(host):
+    faults = []
+    if host.torch:
+        faults = npu_host.judge(
+            host.torch, host.torch_npu, host.cann_version, host.python
+        )
+    for text, remedy in faults:
+        versions = (host.torch, host.torch_npu)
+        broken = 'unknown' not in versions and not (
+            npu_host.belong_together(*versions)
+        )
+        severity = 'error' if broken else 'warning'
+        yield Finding('torch_npu', severity, text, remedy)
+    if not faults:
+        yield _ok('torch_npu', f'{host.torch_npu}, as the matrix has it')
+
+
+def _remedy_for_torch_npu(host):
+    """Return what installs a torch_npu for this torch and this CANN."""
+    again = f'remove {Path(sys.prefix)} and run bash scripts/setup.sh'
+    if not host.cann_version:
+        return f'install CANN, then {again}'
+    try:
+        row = npu_host.choose(
+            host.cann_version, host.python, platform.machine()
+        )
+    except npu_host.NothingFits as error:
+        return str(error)
+    return (
+        f'{again}: for CANN {host.cann_version} it takes torch {row.torch} '
+        f'and torch_npu {row.torch_npu}'
+    )
+
+
+def check_patched_packages(host):
+    """Whether mmcv and mmpose are ours, and which Apex this is."""
+    nothing = SimpleNamespace(mmcv=None, mmpose=None, apex=None)
+    try:
+        entries = patch_engine.load_manifest(patches.MANIFEST)
+        found = patches.survey(nothing, entries, None)
+    except (patch_engine.PatchError, OSError) as error:
+        yield Finding('patches', 'error', str(error), 'bash scripts/setup.sh')
+        return
+    for package, targets in found.items():
+        yield from _check_package(package, targets)
+
+
+def _check_package(package, targets):
+    name = package.name
+    optional = name == 'apex'
+    severity = 'warning' if optional else 'error'
+    if package.problem:
+        text = package.problem if package.root else 'not installed'
+        yield Finding(name, severity, text, 'bash scripts/setup.sh')
+        return
+    if not targets:
+        impostor = 'uninstall' in package.note
+        text, _, remedy = package.note.partition('. ')
+        if impostor:
+            yield Finding(name, 'warning', text, remedy)
+        else:
+            yield _ok(name, text)
+        return
+    states = Counter(target.state for target in targets)
+    summary = ', '.join(f'{n} {state}' for state, n in states.items())
+    text = f'{package.version or "unknown version"}: files {summary}'
+    problems = [t.problem() for t in targets if t.problem()]
+    if problems:
+        yield Finding(
+            name,
+            severity,
+            f'{text}. {problems[0]}',
+            f'reinstall {name}, then python3 scripts/patches.py apply'
+            if not optional
+            else 'docs/PATCHES.md says what to edit; only O1 needs it',
+        )
+    elif any(target.state not in patch_engine.IN_ORDER for target in targets):
+        yield Finding(name, severity, text, 'python3 scripts/patches.py apply')
+    else:
+        yield _ok(name, text)
+
+
+# Devices ------------------------------------------------------------------
+
+
+def check_device_nodes(host):
+    """Whether the driver's devices may be used."""
+    if not host.wants_npu:
+        return
+    if not host.nodes:
+        yield Finding(
+            'nodes',
+            'error',
+            'there is no /dev/davinci0',
+            'see npu-smi info; in a container pass the devices on: '
+            '--device /dev/davinci0 --device /dev/davinci_manager --device '
+            '/dev/devmm_svm --device /dev/hisi_hdc',
+        )
+        return
+    locked = [
+        node.name
+        for node in host.nodes
+        if not os.access(str(node), os.R_OK | os.W_OK)
+    ]
+    if locked:
+        yield Finding(
+            'nodes',
+            'error',
+            f'no permission to use {", ".join(locked)}',
+            'become a member of the group that owns them (HwHiAiUser as a '
+            'rule), and log in again',
+        )
+    else:
+        yield _ok('nodes', f'{len(host.nodes)} in /dev')
+
+
+def check_devices(host):
+    """Import torch, look for devices, try a collective: what training does."""
+    if not host.torch:
+        return
+    facts, status, errors = probe(host.variables)
+    if 'torch' in facts:
+        version, build = facts['torch']['version'], facts['torch']['build']
+        yield _ok('torch', f'{version}, built for {build}')
+    if 'devices' in facts:
+        counts = facts['devices']
+        there = [f'{kind} ({n})' for kind, n in counts.items() if n]
+        if host.wants_npu and not counts['npu']:
+            yield Finding(
+                'devices',
+                'error',
+                facts['absent']['npu'],
+                _meaning(facts['absent']['npu'])
+                or 'see the other findings, and npu-smi info',
+            )
+        else:
+            yield _ok('devices', ', '.join(there))
+    if 'collective' in facts:
+        used = facts['collective']
+        name = f' on {used["name"]}' if used['name'] else ''
+        yield _ok(
+            'collective',
+            f'{used["backend"]} works in a group of one{name}',
+        )
+    if status:
+        step = (
+            'importing torch'
+            if 'torch' not in facts
+            else 'looking for devices'
+            if 'devices' not in facts
+            else 'a collective in a group of one'
+        )
+        what = (
+            f'did not end within {PROBE_LIMIT} s'
+            if status == 'time'
+            else f'failed: {_last_line(errors)}'
+        )
+        yield Finding(
+            'devices',
+            'error',
+            f'{step} {what}',
+            _meaning(errors) or f'{sys.executable} {PROBE} shows all of it',
+        )
+
+
+def probe(variables):
+    """Run doctor_probe.py as a training would be run.
+
+    Args:
+        variables (dict): Its environment.
+
+    Returns:
+        tuple[dict, int | str, str]: What it has said; its exit status, or
+        'time' if it was stopped; its error output without addresses.
+    """
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        process = subprocess.Popen(
+            [sys.executable, str(PROBE)],
+            env=dict(variables, PYTHONDONTWRITEBYTECODE='1'),
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=err,
+            start_new_session=True,
+        )
+        try:
+            status = process.wait(PROBE_LIMIT)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            status = 'time'
+        printed, errors = [
+            stream.seek(0) or stream.read().decode('utf-8', 'replace')
+            for stream in (out, err)
+        ]
+    facts = {}
+    for line in printed.splitlines():
+        # CANN and torch print there as well.
+        if line.startswith('{"'):
+            facts.update(json.loads(line))
+    return facts, status, _without_addresses(errors)
+
+
+def _meaning(text):
+    """Return what a known failure means, or an empty string."""
+    return next((KNOWN_FAILURES[k] for k in KNOWN_FAILURES if k in text), '')
+
+
+def _last_line(text):
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else 'it says nothing'
+
+
+def _without_addresses(text):
+    """Take this host's name, and addresses, out of somebody else's words."""
+    name = socket.gethostname()
+    text = re.sub(rf'(?<![\w.-]){re.escape(name)}(?![\w-])', 'HOST', text)
+    text = re.sub(r'(?<![\w.])\d{1,3}(\.\d{1,3}){3}(?![\w.])', 'ADDRESS', text)
+    return re.sub(r'\b(?:[0-9a-f]{1,4}:){3,7}[0-9a-f]{1,4}\b', 'ADDRESS', text)
+
+
+def check_variables(host):
+    """What is set, and whether it can be right."""
+    values = {
+        name: host.variables[name]
+        for name in VARIABLES
+        if host.variables.get(name)
+    }
+    yield _ok(
+        'environment',
+        ' '.join(f'{k}={v}' for k, v in values.items()) or 'nothing is set',
+    )
+    visible = values.get('ASCEND_RT_VISIBLE_DEVICES', '0')
+    numbers = visible.split(',')
+    rising = all(n.isdigit() for n in numbers) and sorted(
+        set(map(int, numbers))
+    ) == list(map(int, numbers))
+    if not rising:
+        yield Finding(
+            'environment',
+            'error',
+            f'ASCEND_RT_VISIBLE_DEVICES={visible} names no devices',
+            'give rising numbers with commas between them, such as 0,1,4',
+        )
+    seconds = values.get('HCCL_CONNECT_TIMEOUT', '120')
+    if not (seconds.isdigit() and 120 <= int(seconds) <= 7200):
+        yield Finding(
+            'environment',
+            'warning',
+            f'HCCL_CONNECT_TIMEOUT={seconds} is not from 120 to 7200 seconds',
+            'unset HCCL_CONNECT_TIMEOUT; env.sh sets one',
+        )
+    if (
+        values.get('ASCEND_LAUNCH_BLOCKING') == '1'
+        and values.get('TASK_QUEUE_ENABLE', '0') != '0'
+    ):
+        yield Finding(
+            'environment',
+            'warning',
+            'TASK_QUEUE_ENABLE has no effect while ASCEND_LAUNCH_BLOCKING=1, '
+            'which makes training slow',
+            'unset ASCEND_LAUNCH_BLOCKING, unless you look for a fault',
+        )
+
+
+# Data and room ------------------------------------------------------------
+
+
+def check_data(host):
+    """Whether MPII is there, with every picture; check_mpii.py opens them."""
+    named = os.environ.get('MPII_ROOT')
+    folder = Path(named or ROOT / 'mmpose-master/data/mpii').expanduser()
+    if not folder.is_dir():
+        yield Finding(
+            'data',
+            'error' if named else 'note',
+            f'there is no {folder}',
+            'the part "Data" of README.md says where to get it; bash '
+            'scripts/train_1p.sh --sample needs none',
+        )
+        return
+    faults = []
+    sizes = _sizes_in(folder / 'images')
+    people = []
+    for split, expected in PEOPLE.items():
+        name = f'mpii_{split}.json'
+        count, missing, fault = _read_annotations(folder, name, sizes)
+        if fault is None and missing:
+            fault = (
+                f'{len(missing)} pictures of {name} are missing or empty, '
+                f'such as {missing[0]}'
+            )
+        faults += [fault] if fault else []
+        if fault is None and count != expected:
+            yield Finding(
+                'data',
+                'warning',
+                f'{folder}: {name} holds {count} people; of MPII it is '
+                f'{expected}',
+                'well if these are data of your own',
+            )
+        people.append(f'{count} people in {name}')
+    truth = folder / 'annotations/mpii_gt_val.mat'
+    if not truth.is_file() or not truth.stat().st_size:
+        faults.append('annotations/mpii_gt_val.mat is missing or empty')
+    for fault in faults:
+        yield Finding(
+            'data',
+            'error',
+            f'{folder}: {fault}',
+            'unpack it once more, and see what python3 '
+            'mmpose-master/tools/check_mpii.py says',
+        )
+    if not faults:
+        yield _ok('data', f'{folder}: {", ".join(people)}')
+
+
+def _sizes_in(folder):
+    """Return the size of each file of a folder, by its name."""
+    try:
+        with os.scandir(str(folder)) as entries:
+            return {entry.name: entry.stat().st_size for entry in entries}
+    except OSError:
+        return {}
+
+
+def _read_annotations(folder, name, sizes):
+    """Count the people of a split and look for their pictures.
+
+    Returns:
+        tuple[int, list[str], str | None]: People, pictures that are missing
+        or empty, and what is wrong with the file itself.
+    """
+    try:
+        with open(folder / 'annotations' / name, encoding='utf-8') as stream:
+            people = json.load(stream)
+        images = sorted({person['image'] for person in people})
+    except OSError:
+        return 0, [], f'annotations/{name} is missing or cannot be read'
+    except (ValueError, TypeError, KeyError):
+        return 0, [], f'annotations/{name} is not what mmpose publishes'
+    return len(people), [i for i in images if not sizes.get(i)], None
+
+
+def check_room(host):
+    """Whether checkpoints and the data workers' batches have room."""
+    folder = ROOT / 'mmpose-master'
+    work_dirs = folder / 'work_dirs'
+    free = shutil.disk_usage(str(work_dirs if work_dirs.is_dir() else folder))
+    text = f'{free.free / GB:.0f} GB free for checkpoints'
+    all_of_them = CHECKPOINT * CHECKPOINTS
+    if free.free < all_of_them:
+        yield Finding(
+            'disk',
+            'error' if free.free < 2 * CHECKPOINT else 'warning',
+            f'{text}; one takes {CHECKPOINT / GB:.1f} GB, a whole training '
+            f'keeps {CHECKPOINTS} of them',
+            'make room, name another place with --work-dir, or keep fewer: '
+            '--cfg-options checkpoint_config.max_keep_ckpts=2',
+        )
+    else:
+        yield _ok('disk', text)
+    shared = Path('/dev/shm')  # noqa: S108 (looked at, not written to)
+    if shared.is_dir():
+        size = shutil.disk_usage(str(shared)).free
+        text = f'{size / GB:.1f} GB free in /dev/shm'
+        if size < SHARED_MEMORY:
+            yield Finding(
+                'shared memory',
+                'warning',
+                f'{text}: data workers die of a bus error where it is full',
+                'in a container: --shm-size=8g, or --ipc=host',
+            )
+        else:
+            yield _ok('shared memory', text)
+
+
+CHECKS = (
+    check_bundle,
+    check_system,
+    check_python,
+    check_npu_software,
+    check_device_nodes,
+    check_devices,
+    check_patched_packages,
+    check_variables,
+    check_data,
+    check_room,
+)
+
+
+# Report -------------------------------------------------------------------
+
+
+def _ok(check, text):
+    return Finding(check, 'ok', text, '')
+
+
+def _output(*command):
+    """Return what a command prints, or an empty string."""
+    try:
+        return (
+            subprocess.run(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                timeout=30,
+            )
+            .stdout.decode('utf-8', 'replace')
+            .strip()
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ''

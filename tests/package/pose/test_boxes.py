@@ -1,0 +1,150 @@
+"""Boxes from the command line, from files, and found."""
+
+import json
+
+import numpy as np
+import pytest
+from pose_model import ROOT, picture
+
+from hourglass_npu.pose import boxes as people
+from hourglass_npu.pose import decode as topdown
+from hourglass_npu.pose import images
+
+SIZE = (128, 128)
+
+
+def box_file(tmp_path, content, **options):
+    path = tmp_path / 'people.json'
+    path.write_text(json.dumps(content))
+    return people.BoxFile(str(path), SIZE, **options)
+
+
+@pytest.mark.parametrize(
+    'text', ['', '1,2,3', '1,2,3,4,5', 'a,b,c,d', '1,2,nan,4', '1 2 3 4']
+)
+def test_a_box_that_is_none_is_explained(text):
+    with pytest.raises(ValueError, match='x,y,w,h'):
+        people.parse_box(text)
+
+
+@pytest.mark.parametrize('text', ['1,2,0,4', '1,2,3,-4'])
+def test_a_box_has_an_area(text):
+    with pytest.raises(ValueError, match='no area'):
+        people.parse_box(text)
+
+
+def test_mpii_people_are_cropped_as_by_the_data_set(tmp_path):
+    entry = dict(image='a.jpg', center=[300.0, 200.0], scale=2.0, joints=[])
+    (person,) = box_file(tmp_path, [entry]).of('/any/where/a.jpg')
+    # TopDownMpiiDataset: 15 units lower, a quarter larger, counted from 0.
+    np.testing.assert_allclose(person.center, [299, 229])
+    np.testing.assert_allclose(person.scale, [2.5, 2.5])
+    assert person.box == (99, -1, 400, 400)
+    entry['bbox'] = [150, 60, 90, 300]
+    (boxed,) = box_file(tmp_path, [entry]).of('a.jpg')
+    assert boxed.box == (150, 60, 90, 300)
+    np.testing.assert_array_equal(boxed.center, person.center)
+
+
+def test_the_demo_picture_has_its_people():
+    folder = ROOT / 'mmpose-master' / 'demo' / 'mpii_demo_img'
+    picture_file = folder / 'demo_mpii.jpg'
+    boxes = people.BoxFile(str(folder / 'demo_mpii.json'), SIZE)
+    found = boxes.of(str(picture_file))
+    assert len(found) >= 2
+    shape = images.read_picture(str(picture_file)).shape
+    people.check_inside(found, shape, 'demo')
+
+
+@pytest.mark.parametrize(
+    'content',
+    [
+        [dict(file_name='x/7.jpg', bbox=[10, 20, 30, 40], score=0.9)],
+        [dict(image_id=7, bbox=[10, 20, 30, 40], score=0.9)],
+        dict(
+            images=[dict(id=1, file_name='7.jpg')],
+            annotations=[dict(image_id=1, bbox=[10, 20, 30, 40])],
+        ),
+    ],
+)
+def test_coco_boxes_are_found_by_name_or_number(tmp_path, content):
+    boxes = box_file(tmp_path, content)
+    (person,) = boxes.of('y/7.jpg')
+    assert person.box == (10, 20, 30, 40)
+    center, scale = topdown.box_to_center_scale((10, 20, 30, 40), SIZE)
+    np.testing.assert_array_equal(person.center, center)
+    np.testing.assert_array_equal(person.scale, scale)
+    assert boxes.of('8.jpg') == []
+
+
+def test_a_number_with_leading_zeros_is_the_number(tmp_path):
+    boxes = box_file(tmp_path, [dict(image_id=39, bbox=[0, 0, 5, 5])])
+    assert len(boxes.of('000000000039.jpg')) == 1
+
+
+def test_unsure_boxes_are_left_out(tmp_path):
+    entry = dict(file_name='a.jpg', bbox=[0, 0, 5, 5])
+    content = [dict(entry, score=s) for s in (0.2, 0.8)]
+    assert len(box_file(tmp_path, content, threshold=0.5).of('a.jpg')) == 1
+
+
+@pytest.mark.parametrize(
+    'content',
+    [
+        [1],
+        [dict(name='a')],
+        dict(a=1),
+        [dict(bbox=[1, 2], image_id=1)],
+        [dict(bbox=[1, 2, 0, 4], image_id=1)],
+        [dict(image='a.jpg', center=[1, 2], scale='x')],
+    ],
+)
+def test_a_file_of_another_form_is_refused(tmp_path, content):
+    with pytest.raises(ValueError, match='people.json: neither MPII'):
+        box_file(tmp_path, content)
+
+
+def test_a_broken_or_missing_file_is_named(tmp_path):
+    path = tmp_path / 'people.json'
+    with pytest.raises(ValueError, match='people.json'):
+        people.BoxFile(str(path), SIZE)
+    path.write_text('{')
+    with pytest.raises(ValueError, match='people.json'):
+        people.BoxFile(str(path), SIZE)
+
+
+def test_a_box_outside_of_the_picture_is_refused():
+    inside = people.from_box((90, 90, 50, 50), SIZE)
+    people.check_inside([inside], (100, 100), 'a.jpg')
+    for box in ((100, 0, 9, 9), (0, 100, 9, 9), (-9, 0, 9, 9), (0, -9, 9, 9)):
+        with pytest.raises(ValueError, match='a.jpg: the box .*100 x 100'):
+            people.check_inside(
+                [inside, people.from_box(box, SIZE)], (100, 100), 'a.jpg'
+            )
+
+
+@pytest.mark.parametrize('size', [(1, 1), (64, 64), (90, 1400)])
+def test_nobody_is_detected_where_nobody_is(size):
+    blank = np.full(size + (3,), 200, np.uint8)
+    assert people.Detector(SIZE).of(blank) == []
+
+
+def test_detected_boxes_lie_in_the_picture_and_do_not_repeat(monkeypatch):
+    class Hog:
+        def detectMultiScale(self, image, **_):  # noqa: N802  (OpenCV's name)
+            border = int(0.35 * 500)
+            boxes = np.array(
+                [
+                    [100, 90, 100, 200],
+                    [105, 95, 100, 200],
+                    [600, 100, 100, 200],
+                    [-90, 0, 100, 200],
+                ]
+            )
+            return boxes + [border, border, 0, 0], np.array([2, 1.5, 1.2, 3])
+
+    detector = people.Detector(SIZE)
+    monkeypatch.setattr(detector, '_hog', Hog())
+    found = detector.of(picture(1000, 2560))  # reduced by two to find
+    assert [p.score for p in found] == [2, 1.2]
+    np.testing.assert_allclose(found[0].box, [240, 216, 120, 328])

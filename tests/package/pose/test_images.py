@@ -1,0 +1,146 @@
+"""Pictures of every kind come in right, results go out whole or not."""
+
+import struct
+
+import cv2
+import numpy as np
+import pytest
+from pose_model import picture
+
+from hourglass_npu.pose import images as pictures
+
+
+def write(path, array):
+    assert cv2.imwrite(str(path), array)
+    return str(path)
+
+
+def test_grey_16_bit_and_colour_show_the_same(tmp_path):
+    grey = picture()[..., 0]
+    expected = np.dstack([grey] * 3)
+    deep = grey.astype(np.uint16) * 257
+    for name, array in (
+        ('colour.png', expected),
+        ('grey.png', grey),
+        ('deep.png', deep),
+        ('deep.tif', deep),
+        ('grey.bmp', grey),
+    ):
+        read = pictures.read_picture(write(tmp_path / name, array))
+        assert read.dtype == np.uint8 and read.shape == expected.shape, name
+        np.testing.assert_allclose(
+            read.astype(int), expected.astype(int), atol=1, err_msg=name
+        )
+
+
+@pytest.mark.parametrize('kind, full', [(np.uint8, 255), (np.uint16, 65535)])
+def test_what_is_transparent_is_white(tmp_path, kind, full):
+    bgra = np.zeros((4, 6, 4), kind)
+    bgra[..., 2] = full  # red
+    bgra[:, 3:, 3] = full
+    bgra[0, 0, 3] = full // 2
+    read = pictures.read_picture(write(tmp_path / 'a.png', bgra))
+    assert (read[:, 3:] == [0, 0, 255]).all()
+    assert (read[1:, :3] == 255).all()
+    np.testing.assert_allclose(read[0, 0], [128, 128, 255], atol=1)
+
+
+def test_the_orientation_of_a_camera_is_applied(tmp_path):
+    upright = picture(240, 360)
+    # Orientation 6: the camera was turned; show rotated clockwise.
+    stored = cv2.rotate(upright, cv2.ROTATE_90_COUNTERCLOCKWISE)
+    _, data = cv2.imencode('.jpg', stored, [cv2.IMWRITE_JPEG_QUALITY, 98])
+    tag = struct.pack('<HHIHH', 0x0112, 3, 1, 6, 0)
+    exif = b'Exif\0\0II*\0' + struct.pack('<IH', 8, 1) + tag + b'\0' * 4
+    segment = b'\xff\xe1' + struct.pack('>H', len(exif) + 2) + exif
+    data = data.tobytes()
+    path = tmp_path / 'turned.jpg'
+    path.write_bytes(data[:2] + segment + data[2:])
+    read = pictures.read_picture(str(path))
+    assert read.shape == upright.shape
+    assert np.abs(read.astype(int) - upright).mean() < 3
+
+
+@pytest.mark.parametrize(
+    'content', [b'', b'\xff\xd8\xff', b'no picture', b'\x89PNG\r\n\x1a\n']
+)
+def test_what_is_no_picture_is_said_to_be_none(tmp_path, content):
+    path = tmp_path / 'a.jpg'
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match='a.jpg: no picture'):
+        pictures.read_picture(str(path))
+
+
+def test_a_missing_picture_and_a_folder_are_named(tmp_path):
+    for path in (tmp_path / 'none.jpg', tmp_path):
+        with pytest.raises(ValueError, match='there is no such file'):
+            pictures.read_picture(str(path))
+
+
+def test_a_picture_that_opencv_cannot_address_is_refused(tmp_path):
+    path = write(tmp_path / 'long.png', np.zeros((1, 32767, 3), np.uint8))
+    with pytest.raises(ValueError, match='32767 x 1 pixels.*32766'):
+        pictures.read_picture(path)
+
+
+def test_a_folder_is_read_in_order_without_earlier_results(tmp_path):
+    for name in ('b.jpg', 'a.PNG', 'infer_a.jpg', '.hidden.jpg', 'a.txt'):
+        (tmp_path / name).write_bytes(b'')
+    found = pictures.find_pictures([str(tmp_path)])
+    assert [p[len(str(tmp_path)) + 1 :] for p in found] == ['a.PNG', 'b.jpg']
+    (tmp_path / 'empty').mkdir()
+    with pytest.raises(ValueError, match='no pictures in this folder'):
+        pictures.find_pictures([str(tmp_path / 'empty')])
+
+
+def test_a_file_is_replaced_as_a_whole_or_not_at_all(tmp_path):
+    path = tmp_path / 'a.txt'
+    path.write_text('old')
+    with pytest.raises(RuntimeError):
+        with pictures.replaced(str(path)) as temporary:
+            with open(temporary, 'w') as file:
+                file.write('ne')
+            raise RuntimeError
+    assert path.read_text() == 'old'
+    with pictures.replaced(str(path)) as temporary:
+        with open(temporary, 'w') as file:
+            file.write('new')
+        assert path.read_text() == 'old'
+    assert path.read_text() == 'new'
+    assert [p.name for p in tmp_path.iterdir()] == ['a.txt']
+
+
+@pytest.mark.parametrize(
+    'name, reason',
+    [('a.gif', 'written as one of'), ('no/a.jpg', 'does not exist')],
+)
+def test_a_result_that_cannot_be_written_is_refused(tmp_path, name, reason):
+    with pytest.raises(ValueError, match=reason):
+        pictures.write_picture(str(tmp_path / name), picture())
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_video_comes_back_as_it_was_written(tmp_path):
+    path = str(tmp_path / 'a.avi')
+    frames = [picture(240, 320, seed) for seed in range(4)]
+    with pictures.video_writer(path, 12.0) as write_frame:
+        for frame in frames:
+            write_frame(frame)
+    video = pictures.Video(path)
+    assert video.rate == pytest.approx(12)
+    read = list(video)
+    assert len(read) == 4
+    for ours, theirs in zip(read, frames):
+        assert np.abs(ours.astype(int) - theirs).mean() < 6
+    with pytest.raises(ValueError, match='.mp4 or .avi'):
+        with pictures.video_writer(str(tmp_path / 'a.mkv'), 12.0):
+            pass
+
+
+def test_what_is_no_video_is_said_to_be_none(tmp_path):
+    path = tmp_path / 'a.mp4'
+    with pytest.raises(ValueError, match='no such file'):
+        pictures.Video(str(path))
+    path.write_bytes(b'no video')
+    with pytest.raises(ValueError, match='this video cannot be opened'):
+        pictures.Video(str(path))
