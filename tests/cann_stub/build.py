@@ -10,7 +10,8 @@ Both lie in ``.cann_stub`` of this Python's environment (CANN_STUB_CACHE names
 another place), are made once for each torch and each state of the sources,
 and are never on the path of a process that has not asked for them. pip gets
 the wheel from where it gets everything else; TORCH_NPU_WHEELS names a folder
-of wheels in place of that.
+of wheels in place of that. Status 3: there is no torch_npu for this torch or
+this Python.
 """
 
 import argparse
@@ -66,6 +67,10 @@ class Unable(Exception):
     """What is missing here, in one line."""
 
 
+class NotServed(Unable):
+    """There is no torch_npu for this torch or this Python."""
+
+
 def torch_version():
     """Returns the version of torch, such as '2.13.0', without importing it.
 
@@ -75,7 +80,7 @@ def torch_version():
     try:
         from importlib.metadata import PackageNotFoundError, version
     except ImportError:
-        raise Unable('torch_npu has no wheel for Python 3.7') from None
+        raise NotServed('torch_npu has no wheel for Python 3.7') from None
     try:
         return version('torch').partition('+')[0]
     except PackageNotFoundError:
@@ -118,7 +123,10 @@ def pip(folder, *requirements):
     )
     if done.returncode:
         lines = done.stdout.strip().splitlines() or ['pip has failed']
-        raise Unable(f'no {requirements[0]}: {lines[-1]}')
+        # Other versions are there, so the index has answered.
+        found = re.search(r'from versions: (?!none)', done.stdout)
+        kind = NotServed if found else Unable
+        raise kind(f'no {requirements[0]}: {lines[-1]}')
 
 
 def install(version):
@@ -312,7 +320,7 @@ def build(version=None):
     """
     numbers = torch_version()
     if tuple(map(int, numbers.split('.')[:2])) < OLDEST_TORCH:
-        raise Unable(f'torch {numbers}: the stand-in starts with torch 2.6')
+        raise NotServed(f'torch {numbers}: the stand-in serves 2.6 and later')
     compiler = os.environ.get('CXX') or 'g++'
     for tool in (compiler, 'nm'):
         if shutil.which(tool) is None:
@@ -378,7 +386,7 @@ def main():
         place, root = build(args.torch_npu)
     except Unable as reason:
         print(f'build.py: error: {reason}', file=sys.stderr)
-        return 1
+        return 3 if isinstance(reason, NotServed) else 1
     if args.show:
         for name, value in environment(place, root).items():
             print(f'{name}={value}')

@@ -47,6 +47,19 @@ def visible():
     holds('eight', torch.npu.device_count() == 8)
 
 
+def seam():
+    """The bundle's choice of a device sets what it says."""
+    from mmcv.runner.dist_utils import set_device
+
+    os.environ['NPU_JIT_COMPILE'] = '1'
+    set_device('npu:2')
+    holds('jit_compile on', not torch.npu.is_jit_compile_false())
+    os.environ['NPU_JIT_COMPILE'] = '0'
+    set_device('npu:1')
+    holds('jit_compile off', torch.npu.is_jit_compile_false())
+    holds('current', torch.npu.current_device() == 1)
+
+
 def mix():
     """Tensors of two devices, in every place where they can meet."""
     here, host = torch.ones(4, 3, device=HERE), torch.ones(4, 3)

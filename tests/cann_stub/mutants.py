@@ -6,7 +6,8 @@ word between two streams, is missing. It counts as caught if the command that
 is named with it fails, or does not do its work on the device that it was
 given.
 
-Usage: mutants.py [NAME...]    without names: all; status 1 if one survives
+Usage: bash scripts/cann_stub.sh python tests/cann_stub/mutants.py [NAME...]
+    without names: all; status 1 if one survives
 """
 
 import argparse
@@ -105,7 +106,7 @@ class Bench:
     def __init__(self, folder):
         self.folder = folder
         self.config = write_tiny_config(folder)
-        self.data = write_mpii(folder / 'mpii', train=4, val=2)
+        self.data = write_mpii(folder / 'mpii', train=10, val=2)
         self.packages = {
             name: Path(self.find(name)).parent for name in ('mmcv', 'mmpose')
         }
@@ -140,7 +141,7 @@ class Bench:
         return folder
 
     def run(self, mutant, command):
-        """Runs a command on the simulated NPU.
+        """Runs a command on the stand-in's NPUs.
 
         Args:
             mutant (Path | None): From :meth:`mutate`.
@@ -151,7 +152,8 @@ class Bench:
         self.work = Path(tempfile.mkdtemp(dir=str(self.folder)))
         self.reports = self.work / 'reports'
         tools = ROOT / 'mmpose-master/tools'
-        path = [str(HERE / 'packages')]
+        # torch_npu is on the path already.
+        path = os.environ['PYTHONPATH'].split(os.pathsep)
         if mutant is not None:
             path.insert(0, str(mutant))
         words = [sys.executable]
@@ -169,8 +171,10 @@ class Bench:
             os.environ,
             MPII_ROOT=str(self.data),
             NPUID=str(self.NUMBER),
-            NPU_SIM_LOG=str(self.reports),
+            CANN_STUB_LOG=str(self.reports),
             OMP_NUM_THREADS='1',
+            # Faults of an operator are said where it is called.
+            TASK_QUEUE_ENABLE='0',
             PYTHONDONTWRITEBYTECODE='1',
             PYTHONPATH=os.pathsep.join(path),
         )
@@ -187,15 +191,14 @@ class Bench:
             json.loads(path.read_text())
             for path in self.reports.glob('*.json')
         ]
-        reports = [report for report in reports if report['operators']]
+        reports = [report for report in reports if report['kernels']]
         return (
             done.returncode == 0
             and bool(reports)
             and all(
-                # The weights alone are a hundred copies.
-                report['operators'] > 500
-                and report['settings']['set_device'][-1]
-                == self.NUMBER + report['rank']
+                report['kernels'].get('aclnnConvolutionBackward')
+                and report['settings']['device'][-1]
+                == str(self.NUMBER + report['rank'])
                 for report in reports
             )
         )
@@ -218,7 +221,8 @@ def survivors(names):
                 print(f'{name}: SURVIVES {command}')
                 continue
             lines = [line for line in done.stderr.splitlines() if line.strip()]
-            said = [line for line in lines if 'Error: ' in line] or lines[-1:]
+            said = [line for line in lines if 'CANN stub: ' in line]
+            said += [line for line in lines if 'Error: ' in line] + lines[-1:]
             words = said[0] if done.returncode else 'not on its device'
             print(f'{name}: caught by {command}: {words}')
     return found

@@ -12,7 +12,7 @@ NO_QUEUE = dict(TASK_QUEUE_ENABLE='0')
 
 
 def test_the_device_is_strict_and_computes_as_the_cpu(npu):
-    parts = ('visible', 'mix', 'work', 'count', 'streams', 'fork')
+    parts = ('visible', 'seam', 'mix', 'work', 'count', 'streams', 'fork')
     done = npu(sys.executable, WORKER, *parts, **NO_QUEUE)
     assert done.stdout.strip() == ''
     (report,) = done.reports

@@ -21,7 +21,8 @@ using Numbers = std::map<std::string, uint64_t>;
 struct Counts {
   std::mutex mutex;
   std::map<std::string, Numbers> kernels;  // by name, then dtype
-  Numbers collectives, streams, bytes, waits, missing;
+  std::map<std::string, Numbers> streams;  // by name, then task
+  Numbers collectives, bytes, waits, missing;
   std::map<int, size_t> peak;
   std::map<std::string, std::vector<std::string>> settings;
   pid_t process = 0;
@@ -201,9 +202,9 @@ void count_collective(const std::string &name) {
   ++counts().collectives[name];
 }
 
-void count_launch(const std::string &stream) {
+void count_launch(const std::string &stream, const std::string &task) {
   std::lock_guard<std::mutex> lock(counts().mutex);
-  ++counts().streams[stream];
+  ++counts().streams[stream][task];
 }
 
 void count_bytes(const std::string &direction, size_t bytes) {

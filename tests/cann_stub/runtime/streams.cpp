@@ -211,7 +211,7 @@ aclError launch(aclrtStream handle, Task task) {
   TaskError error = stream->error();
   if (error.code) return fail(error.code, error.message);
   trace(stream->name() + ": " + task.name);
-  count_launch(stream->name());
+  count_launch(stream->name(), task.name);
   {
     std::lock_guard<std::mutex> lock(order().mutex);
     advance(stream);

@@ -95,7 +95,7 @@ int stream_device(aclrtStream stream);
 
 void count_kernel(const std::string &name, const std::string &dtype);
 void count_collective(const std::string &name);
-void count_launch(const std::string &stream);
+void count_launch(const std::string &stream, const std::string &task);
 void count_bytes(const std::string &direction, size_t bytes);
 void count_memory(int device, size_t held);
 void count_wait(const std::string &kind);
