@@ -119,7 +119,7 @@ def pip(folder, *requirements):
         command + list(requirements),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        universal_newlines=True,
+        text=True,
     )
     if done.returncode:
         lines = done.stdout.strip().splitlines() or ['pip has failed']
@@ -177,7 +177,7 @@ def call(command):
         [str(word) for word in command],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        universal_newlines=True,
+        text=True,
     )
     if done.returncode:
         words = ' '.join(str(word) for word in command[:1] + command[-1:])
@@ -236,7 +236,7 @@ def compile_all(folder, root, place, compiler):
         common += ['-isystem', path]
     operators = ['-isystem', torch / 'include', '-Wno-attribute-alias']
     operators += ['-isystem', torch / 'include/torch/csrc/api/include']
-    operators += ['-D_GLIBCXX_USE_CXX11_ABI={}'.format(cxx11_abi(torch))]
+    operators += [f'-D_GLIBCXX_USE_CXX11_ABI={cxx11_abi(torch)}']
     # The files of a part are compiled as one: torch's headers take most of
     # the time. The longest begins; two run at a time.
     jobs = {}
@@ -257,8 +257,10 @@ def compile_all(folder, root, place, compiler):
     names = missing_symbols(place, objects['libascendcl.so'])
     write_missing(folder / 'missing.c', names)
     target = folder / 'missing.o'
-    call([compiler, '-x', 'c', '-fPIC', '-o', target, '-c']
-         + [folder / 'missing.c'])
+    call(
+        [compiler, '-x', 'c', '-fPIC', '-o', target, '-c']
+        + [folder / 'missing.c']
+    )
     link(root / LIBRARIES, compiler, objects, target, torch)
 
 

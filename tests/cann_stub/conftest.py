@@ -36,10 +36,7 @@ def cann_stub(run):
     built = run([sys.executable, BUILD, '--show'], env=own, timeout=580)
     if built.returncode:
         reason = built.stderr.strip() or built.stdout
-        if (
-            os.environ.get('CI') == 'true'
-            and built.returncode != NOT_SERVED
-        ):
+        if os.environ.get('CI') == 'true' and built.returncode != NOT_SERVED:
             pytest.fail(reason)
         pytest.skip(reason)
     lines = built.stdout.splitlines()

@@ -8,10 +8,11 @@ import multiprocessing
 import os
 import sys
 
-import counts
 import torch
 import torch_npu
 from torch import nn
+
+import counts
 
 HERE = 'npu:1'
 faults = []

@@ -11,8 +11,9 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-import counts
 from mmcv.runner import EpochBasedRunner
+
+import counts
 
 TRAIN = Path(__file__).resolve().parents[2] / 'mmpose-master/tools/train.py'
 

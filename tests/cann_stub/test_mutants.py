@@ -14,7 +14,9 @@ def test_a_missing_device_or_wait_is_caught(cann_stub, run):
         timeout=300,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    caught = dict(line.split(': caught by ') for line in done.stdout.splitlines())
+    caught = dict(
+        line.split(': caught by ') for line in done.stdout.splitlines()
+    )
     for name, words in (
         ('unpack', 'train in_turn: RuntimeError: Expected all tensors'),
         ('model', 'train: '),

@@ -79,7 +79,8 @@ Group *Group::join(Address address, uint32_t size, uint32_t rank,
   try {
     group->wait_until(
         "joining", [&] { return shared->joined >= size; },
-        number_of("HCCL_CONNECT_TIMEOUT", 120), "EI0006: Getting socket times out");
+        number_of("HCCL_CONNECT_TIMEOUT", 120),
+        "EI0006: Getting socket times out");
   } catch (const TaskError &error) {
     fail(error.code, error.message);
     return nullptr;

@@ -149,7 +149,8 @@ aclTensor *aclCreateTensor(const int64_t *sizes, uint64_t dimensions,
     auto *tensor = new aclTensor;
     tensor->view = at::from_blob(
         host_view(begin), at::IntArrayRef(sizes, dimensions),
-        at::IntArrayRef(strides, dimensions), at::TensorOptions().dtype(dtype));
+        at::IntArrayRef(strides, dimensions),
+        at::TensorOptions().dtype(dtype));
     tensor->access = {begin, bytes_spanned(tensor->view), false};
     return tensor;
   } catch (const std::exception &error) {
