@@ -596,7 +596,8 @@ def _unscale(grads, factor):
         torch._amp_foreach_non_finite_check_and_unscale_(
             grads, found, torch.full_like(found, factor)
         )
-        return found
+        # On a chip that saturates torch_npu gives it a shape of (1,).
+        return found.reshape(())
     found = _any_not_finite(grads)
     if factor != 1.0:
         torch._foreach_mul_(grads, factor)
@@ -783,6 +784,9 @@ class O2Engine:
         self.device = next(model.parameters()).device
         self.selects_on_device = self.device.type != 'cpu'
         self._saturation = _saturation_flag(self.device)
+        # Tried now: on a chip that saturates, the kernel clears the flag, and
+        # must not do so between a backward pass and its own use.
+        _has_unscale_kernel(self.device)
         self._flags = []  # of the passes since the last step
         self._open_step = None  # taken, outcome not read yet
         self._stepped = set()  # ids of weights whose state exists
