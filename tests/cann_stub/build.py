@@ -337,7 +337,7 @@ def build(version=None):
             with tempfile.TemporaryDirectory(dir=str(cache())) as scratch:
                 made = Path(scratch) / 'new'
                 made.mkdir()
-                root = made / 'root'
+                root = made / 'host'
                 write_root(root)
                 compile_all(made, root, place, compiler)
                 for path in made.iterdir():
@@ -348,7 +348,7 @@ def build(version=None):
             for old in cache().glob(f'{place.name}-*'):
                 if old != folder:
                     shutil.rmtree(str(old))
-    return place, folder / 'root'
+    return place, folder / 'host'
 
 
 def environment(place, root):

@@ -69,34 +69,37 @@ def test_train_1p_gives_what_the_cpu_gives(trained, run, few, tmp_path):
 
 
 @pytest.mark.timeout(900)
-def test_train_8p_and_eval_8(npu, run, few, tmp_path):
-    # 32 people would be one iteration; each rank takes two of 16.
+def test_eight_devices_train(npu, tiny, tmp_path):
+    config, data = tiny
     done = npu(
-        *('bash', 'scripts/train_8p.sh', '--sample', '--work-dir', tmp_path),
-        *('--cfg-options', *few, 'data.samples_per_gpu=1', FP32),
-        'evaluation.interval=2',
+        *(*TRAIN, 8, config, '--no-validate', '--work-dir', tmp_path / 'work'),
+        *('--cfg-options', 'total_epochs=1', 'data.samples_per_gpu=1', FP32),
         timeout=800,
+        **data,
     )
-    training, evaluation = (
-        [r for r in done.reports if name in r['command'][0]]
-        for name in ('train.py', 'test.py')
-    )
-    for reports in (training, evaluation):
-        assert [report['rank'] for report in reports] == list(range(8))
+    assert [report['rank'] for report in done.reports] == list(range(8))
+    for report in done.reports:
         # The request first, and then the rank's own.
-        assert [device_of(report) for report in reports] == list(range(8))
-    for report in training:
+        assert device_of(report) == report['rank']
         assert report['collectives']['AllReduce'] > 2
         assert copies(report) == 2 * 3  # iterations, tensors of a batch
-    losses = read_losses(tmp_path)
+    losses = read_losses(tmp_path / 'work')
     assert len(losses) == 2 and all(np.isfinite(losses))
-    # `train_8p.sh --sample` ends with `eval.sh 8`; the numbers are the CPU's.
-    alone = run(
-        ['bash', 'scripts/eval.sh', 1, '--sample', '--device', 'cpu']
-        + ['--work-dir', tmp_path, '--cfg-options', *few],
+
+
+def test_evaluations_give_what_the_cpu_gives(trained, npu, run, few):
+    # `train_1p.sh --sample` has ended with `eval.sh 1`.
+    done, work = trained
+    options = ['--sample', '--work-dir', work, '--cfg-options', *few]
+    two = npu('bash', 'scripts/eval.sh', 2, *options)
+    assert [device_of(report) for report in two.reports] == [0, 1]
+    cpu = run(
+        ['bash', 'scripts/eval.sh', 1, '--device', 'cpu', *options],
+        timeout=300,
     )
-    assert len(table_of(done.stdout)) == 3
-    assert table_of(alone.stdout) == table_of(done.stdout), alone.stderr
+    assert len(table_of(cpu.stdout)) == 3, cpu.stderr
+    assert table_of(done.stdout) == table_of(cpu.stdout)
+    assert table_of(two.stdout) == table_of(cpu.stdout)
 
 
 def test_the_demo_finds_the_same_joints(trained, npu, run, tmp_path):
@@ -250,3 +253,37 @@ def test_what_is_not_there_is_refused(npu, tiny):
         assert 'Traceback' not in refused.stderr
     refused = npu(*TRAIN, 1, config, '--device', 'npu:9', status=2, **data)
     assert 'numbered 0 to 7' in refused.stderr
+
+
+def test_the_doctor_tries_the_devices(cann_stub, run):
+    done = run(
+        [sys.executable, 'scripts/doctor.py', '--json'],
+        env=dict(cann_stub, VENV=sys.prefix),
+        timeout=240,
+    )
+    found = {
+        finding['check']: finding
+        for finding in json.loads(done.stdout)['findings']
+    }
+    for check, words in (
+        ('devices', 'npu (8), cpu (1)'),
+        ('collective', 'hccl works in a group of one on Ascend910B3'),
+        ('cann', '9.1.0'),
+        ('nodes', '8 in /dev'),
+        ('driver', 'stub'),
+    ):
+        assert found[check]['severity'] == 'ok', found[check]
+        assert words in found[check]['text']
+
+
+def test_what_the_stand_in_lacks_is_refused_by_name(npu, tiny, tmp_path):
+    # The first generation's own way: compiled operators.
+    config, data = tiny
+    done = npu(
+        *(*TRAIN, 1, config, '--no-validate', '--work-dir', tmp_path / 'work'),
+        status=1,
+        CANN_STUB_SOC='Ascend910A',
+        NPU_JIT_COMPILE='1',
+        **data,
+    )
+    assert 'the old operator interface has no kernels here' in done.stderr

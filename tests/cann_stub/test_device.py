@@ -20,6 +20,13 @@ def test_the_device_is_strict_and_computes_as_the_cpu(npu):
     assert report['chip'] == 'Ascend910B3'
 
 
+def test_the_kernels_compute_as_the_cpu(npu):
+    done = npu(sys.executable, HERE / 'kernels_worker.py', **NO_QUEUE)
+    assert done.stdout.strip() == ''
+    (report,) = done.reports
+    assert len(report['kernels']) > 130
+
+
 def test_what_the_host_reads_too_early_is_wrong(npu):
     done = npu(
         *(sys.executable, WORKER, 'early'),

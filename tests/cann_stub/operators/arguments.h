@@ -15,6 +15,7 @@
 #include <ATen/ATen.h>
 #include <acl/acl.h>
 
+#include <optional>
 #include <string>
 #include <tuple>
 #include <utility>
@@ -46,6 +47,7 @@ using Outs = std::vector<Out>;
 using Ints = std::vector<int64_t>;
 using Bools = std::vector<bool>;
 using Scalars = std::vector<Scalar>;
+using MaybeScalar = std::optional<Scalar>;
 
 // What torch_npu hands over. The kind stands first in each object, so that
 // an argument of another kind than the signature says is an error with a
@@ -152,6 +154,8 @@ struct PlainArgument {
 };
 template <>
 struct Argument<Scalar> : PlainArgument<Scalar, aclScalar> {};
+template <>
+struct Argument<MaybeScalar> : PlainArgument<MaybeScalar, aclScalar> {};
 template <>
 struct Argument<Ints> : PlainArgument<Ints, aclIntArray> {};
 template <>

@@ -140,7 +140,7 @@ OPERATOR(aclnnInplacePowTensorScalar, (Out a, Scalar b), {
 })
 OPERATOR(aclnnMaximum, (In a, In b, Out out), { out.set(at::maximum(a, b)); })
 OPERATOR(aclnnMinimum, (In a, In b, Out out), { out.set(at::minimum(a, b)); })
-OPERATOR(aclnnClamp, (In a, Scalar low, Scalar high, Out out), {
+OPERATOR(aclnnClamp, (In a, MaybeScalar low, MaybeScalar high, Out out), {
   out.set(at::clamp(up(a), low, high));
 })
 OPERATOR(aclnnClampMin, (In a, Scalar low, Out out), {

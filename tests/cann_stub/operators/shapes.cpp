@@ -91,6 +91,10 @@ OPERATOR(aclnnInplaceScatter,
     Tensor(a).scatter_(dim, index, source);
   }
 })
+OPERATOR(aclnnScatterAdd,
+         (In a, int64_t dim, In index, In source, Out out), {
+  out.set(at::scatter_add(a, dim, index, source));
+})
 OPERATOR(aclnnScatterValue,
          (In a, int64_t dim, In index, Scalar value, int64_t, Out out), {
   out.set(at::scatter(a, dim, index, value));
