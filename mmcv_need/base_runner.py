@@ -1,8 +1,8 @@
-"""What all runners have in common: state, hooks, and going on from a file.
+"""mmcv/runner/base_runner.py: state, hooks and resuming of all runners.
 
-Beyond mmcv 1.2.7 a runner knows how many samples go to a device at a time and
-how many devices there are, and no device is named here. Configs are not
-changed by registering hooks from them.
+In addition to mmcv 1.2.7 a runner knows the samples per device and the number
+of devices, and no device is named here. Registering hooks from a config does
+not change the config.
 """
 
 import copy
@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 
 from ..parallel import is_module_wrapper
 from .checkpoint import load_checkpoint
-from .dist_utils import get_dist_info
+from .dist_utils import UserError, get_dist_info
 from .hooks import HOOKS, Hook, LoggerHook
 from .hooks.optimizer import engine_of
 from .log_buffer import LogBuffer
@@ -31,11 +31,11 @@ def _check_count(name, value):
     """Refuse what is neither None nor a positive whole number."""
     if value is None or (isinstance(value, Integral) and value > 0):
         return value
-    raise ValueError(f'{name} must be a positive whole number, not {value!r}')
+    raise UserError(f'{name} must be a positive whole number, not {value!r}')
 
 
 def _check_optimizer(optimizer):
-    """Refuse what is neither an optimiser, nor a dict of them, nor None."""
+    """Refuse what is neither an optimizer, nor a dict of them, nor None."""
     several = optimizer if isinstance(optimizer, dict) else {'': optimizer}
     for name, single in several.items():
         if not isinstance(single, Optimizer) and optimizer is not None:
@@ -46,7 +46,7 @@ def _check_optimizer(optimizer):
 
 
 def _per_optimizer(optimizer, function):
-    """Apply a function to one optimiser, or to each of several by name."""
+    """Apply a function to one optimizer, or to each of several by name."""
     if isinstance(optimizer, dict):
         return {name: function(single) for name, single in optimizer.items()}
     return function(optimizer)
@@ -60,11 +60,11 @@ def _momentum_of(group):
 
 
 class DeferredNumber:
-    """A number for the log that is worked out when somebody reads it.
+    """A number for the log that is computed when it is read.
 
     Args:
-        tensor (Tensor): What it is made of, on any device.
-        finish (callable): Makes the number of the list of its values.
+        tensor (Tensor): What it is computed from, on any device.
+        finish (callable): Takes the list of its values, returns the number.
     """
 
     def __init__(self, tensor, finish):
@@ -76,14 +76,14 @@ class DeferredNumber:
 
 
 class DeferredLogBuffer(LogBuffer):
-    """mmcv's buffer, but what lies on a device stays there until it is due.
+    """mmcv's buffer, but values stay on their device until they are due.
 
-    Averages are those of the plain numbers. To read a number from a device
-    is to wait for all that the device still has to do, so it is done where a
-    line of the log is due, and for all numbers of the line at once.
+    Averages are those of the plain numbers. Reading a number from a device
+    waits for all its queued work. So it is done only where a line of the log
+    is due, and for all numbers of the line at once.
     """
 
-    # Whoever never asks for a line shall not fill the device's memory.
+    # Cap unread values: a run that never logs must not fill device memory.
     MOST_UPDATES = 1000
 
     def __init__(self):
@@ -135,20 +135,19 @@ class DeferredLogBuffer(LogBuffer):
 
 
 class BaseRunner(metaclass=ABCMeta):
-    """What carries a training: model, optimiser, counters and hooks.
+    """Base of a training: model, optimizer, counters and hooks.
 
-    A subclass says what ``run``, ``train``, ``val`` and ``save_checkpoint``
-    are.
+    A subclass defines ``run``, ``train``, ``val`` and ``save_checkpoint``.
 
     Args:
         model (nn.Module): Has ``train_step`` (and ``val_step``), unless there
             is a ``batch_processor``.
         batch_processor (callable | None): Deprecated; takes model, batch and
             ``train_mode``, returns the outputs.
-        optimizer (Optimizer | dict[str, Optimizer] | None): One optimiser or
+        optimizer (Optimizer | dict[str, Optimizer] | None): One optimizer or
             several by name.
-        work_dir (str | None): Folder for checkpoints and logs; it is made.
-        logger (logging.Logger): Where is logged to.
+        work_dir (str | None): Folder for checkpoints and logs; created.
+        logger (logging.Logger): Logger of the training.
         meta (dict | None): Goes into logs and checkpoints.
         max_iters (int | None): Iterations to train.
         max_epochs (int | None): Epochs to train; not together with
@@ -160,7 +159,7 @@ class BaseRunner(metaclass=ABCMeta):
 
     Raises:
         TypeError: An argument is not of its type.
-        ValueError: Both limits are given, or a count is not positive.
+        UserError: Both limits are given, or a count is not positive.
     """
 
     def __init__(
@@ -191,7 +190,7 @@ class BaseRunner(metaclass=ABCMeta):
                 f'work_dir must be a str or None, not {type(work_dir)}'
             )
         if max_epochs is not None and max_iters is not None:
-            raise ValueError(
+            raise UserError(
                 'Only one of max_epochs and max_iters can be given, not both '
                 f'({max_epochs} and {max_iters})'
             )
@@ -259,10 +258,7 @@ class BaseRunner(metaclass=ABCMeta):
 
     @property
     def samples_per_gpu(self):
-        """Samples that one device gets at a time (int).
-
-        None if it was not given and the data loader does not tell.
-        """
+        """Samples per device (int | None); None if nothing tells it."""
         if self._samples_per_gpu is not None:
             return self._samples_per_gpu
         loader = getattr(self, 'data_loader', None)
@@ -333,10 +329,10 @@ class BaseRunner(metaclass=ABCMeta):
 
         Returns:
             list[float] | dict[str, list[float]]: One for each parameter
-            group; by name where there are several optimisers.
+            group; by name where there are several optimizers.
 
         Raises:
-            RuntimeError: There is no optimiser.
+            RuntimeError: There is no optimizer.
         """
         self._need_optimizer('a learning rate')
         return _per_optimizer(
@@ -346,7 +342,7 @@ class BaseRunner(metaclass=ABCMeta):
     def current_momentum(self):
         """Return the momenta; see :meth:`current_lr`.
 
-        For optimisers with ``betas`` it is the first of them, and 0 where
+        For optimizers with ``betas`` it is the first of them, and 0 where
         there is none.
         """
         self._need_optimizer('a momentum')
@@ -395,7 +391,7 @@ class BaseRunner(metaclass=ABCMeta):
     def call_hook(self, fn_name):
         """Call one method of every hook.
 
-        A log that cannot be written, on a full disk for instance, is told
+        A log that cannot be written, for instance on a full disk, is reported
         once and does not end the training.
 
         Args:
@@ -511,9 +507,9 @@ class BaseRunner(metaclass=ABCMeta):
         momentum_config=None,
         timer_config=dict(type='IterTimerHook'),
     ):
-        """Add the usual hooks, in the order in which they shall be called.
+        """Add the usual hooks, in the order in which they are called.
 
-        That is: learning rate, momentum, optimiser, checkpoint, timer, logs.
+        That is: learning rate, momentum, optimizer, checkpoint, timer, logs.
         For the arguments see the method of each.
         """
         self.register_lr_hook(lr_config)
@@ -544,31 +540,31 @@ class BaseRunner(metaclass=ABCMeta):
     def resume(
         self, checkpoint, resume_optimizer=True, map_location='default'
     ):
-        """Go on from where a checkpoint was saved.
+        """Resume from a checkpoint.
 
         Args:
             checkpoint (str): Its path or address.
-            resume_optimizer (bool): Whether to load the optimiser's state.
+            resume_optimizer (bool): Whether to load the optimizer's state.
             map_location (Any): Same as for :func:`torch.load`. By default
-                tensors come to the CPU; from there the model and the
-                optimiser copy them to where theirs are. On an accelerator
-                this needs no memory there, and leaves Adam's step counters on
-                the host, where reading them waits for nothing.
+                tensors go to the CPU; model and optimizer then copy them to
+                their device. This needs no additional memory on it, and
+                leaves Adam's step counters on the host, where reading them
+                waits for nothing.
 
         Returns:
             dict: The whole checkpoint.
 
         Raises:
-            TypeError: There is an optimiser's state but no optimiser.
-            ValueError: The checkpoint is not one of a training, or of one
-                with other optimisers.
+            TypeError: There is an optimizer's state but no optimizer.
+            UserError: The checkpoint is not of a training, or of one with
+                other optimizers.
         """
         if map_location == 'default':
             map_location = 'cpu'
         state = self.load_checkpoint(checkpoint, map_location=map_location)
         meta = state.get('meta')
         if not isinstance(meta, dict) or not {'epoch', 'iter'} <= set(meta):
-            raise ValueError(
+            raise UserError(
                 f'{checkpoint} holds weights but not where its training '
                 'stood, so it cannot be resumed: load it with load_from'
             )
@@ -583,7 +579,7 @@ class BaseRunner(metaclass=ABCMeta):
         return state
 
     def _restore_optimizer(self, state, checkpoint):
-        """Give the optimiser, or each of several, its state back."""
+        """Restore the state of the optimizer, or of each of several."""
         if self.optimizer is None:
             raise TypeError(
                 f'{checkpoint} holds the state of an optimizer, but this '
@@ -594,7 +590,7 @@ class BaseRunner(metaclass=ABCMeta):
             return
         lacking = sorted(set(self.optimizer) - set(state))
         if lacking:
-            raise ValueError(
+            raise UserError(
                 f'{checkpoint} holds no state for optimizer '
                 f'{", ".join(lacking)}'
             )

@@ -1,9 +1,8 @@
-"""Registries of optimisers, and how a config becomes one of them.
+"""mmcv/runner/optimizer/builder.py: build optimizers from configs.
 
-Replaces ``mmcv/runner/optimizer/builder.py`` of mmcv 1.2.7. Besides the
-optimisers of ``torch.optim`` those of ``torch_npu.optim`` (NpuFusedAdam, ...)
-and of ``apex.optimizers`` (FusedAdam, ...) are known, where these packages
-can be imported.
+In addition to ``torch.optim``, the optimizers of ``torch_npu.optim``
+(NpuFusedAdam, ...) and of ``apex.optimizers`` (FusedAdam, ...) are known,
+where these packages can be imported.
 """
 
 import copy
@@ -13,7 +12,7 @@ import inspect
 import torch
 
 from ...utils import Registry, build_from_cfg
-from ..dist_utils import fused_optimizer
+from ..dist_utils import UserError, fused_optimizer
 
 
 class _OptimizerRegistry(Registry):
@@ -36,7 +35,7 @@ class _OptimizerRegistry(Registry):
 
     @property
     def module_dict(self):
-        """dict[str, type]: All optimisers by name."""
+        """dict[str, type]: All optimizers by name."""
         self._look_further()
         return self._module_dict
 
@@ -47,7 +46,7 @@ class _OptimizerRegistry(Registry):
         return self._module_dict.get(key)
 
     def register_all_of(self, module):
-        """Register the optimisers of a module whose names are still free.
+        """Register the optimizers of a module whose names are still free.
 
         Args:
             module (module): The module.
@@ -73,11 +72,19 @@ class _OptimizerRegistry(Registry):
         self._complete = True
         for source in self.SOURCES:
             try:
-                self.register_all_of(importlib.import_module(source))
+                module = importlib.import_module(source)
             except Exception as error:
                 # Not installed, no CANN, another accelerator, another torch,
                 # or PyPI's apex, which is a web toolkit.
                 self.unavailable[source] = f'{type(error).__name__}: {error}'
+            else:
+                self.register_all_of(module)
+
+
+class UnknownOptimizerError(KeyError):
+    """A config names an optimizer that is not registered."""
+
+    is_user_error = True
 
 
 OPTIMIZERS = _OptimizerRegistry('optimizer')
@@ -85,7 +92,7 @@ OPTIMIZER_BUILDERS = Registry('optimizer builder')
 
 
 def register_torch_optimizers():
-    """Register the optimisers of ``torch.optim``.
+    """Register the optimizers of ``torch.optim``.
 
     Returns:
         list[str]: Their names, in alphabetical order.
@@ -104,33 +111,33 @@ def build_optimizer_constructor(cfg):
             are its arguments.
 
     Returns:
-        callable: Makes an optimiser from a model.
+        callable: Makes an optimizer from a model.
     """
     return build_from_cfg(cfg, OPTIMIZER_BUILDERS)
 
 
-# Arguments of optimisers of torch that say how they compute, not what.
+# Arguments of optimizers of torch that say how they compute, not what.
 FORMS = ('capturable', 'foreach', 'fused')
 
 
 def choose_form(cfg, device, keeps_gradients=True):
-    """Let an optimiser step over all weights at once where a device can.
+    """Let an optimizer step over all weights at once where a device can.
 
     Args:
-        cfg (dict): Of one optimiser, for :func:`build_optimizer`; left as it
+        cfg (dict): Of one optimizer, for :func:`build_optimizer`; left as it
             is. ``fused`` decides: None or nothing takes that form where the
             device has one (on a CPU: never), False leaves the choice to
             torch, True demands it. So do the other ways to compute that may
             be named there.
         device (torch.device): Where the weights will be.
         keeps_gradients (bool): Whether weights and gradients stay where they
-            are once they are made, which fused optimisers of torch_npu need.
+            are once they are made, which fused optimizers of torch_npu need.
 
     Returns:
         tuple[dict, str]: The config to build from, and the form in words.
 
     Raises:
-        ValueError: ``fused=True`` is not known to that optimiser here.
+        UserError: ``fused=True`` is not known to that optimizer here.
     """
     cfg = dict(cfg)
     kind = cfg.get('type')
@@ -140,7 +147,7 @@ def choose_form(cfg, device, keeps_gradients=True):
     wanted = cfg.pop('fused', None)
     if wanted:
         if 'fused' not in known:
-            raise ValueError(
+            raise UserError(
                 f'optimizer.fused=True: {kind} of torch {torch.__version__} '
                 'has no such form; leave it out'
             )
@@ -166,7 +173,7 @@ def choose_form(cfg, device, keeps_gradients=True):
 
 
 def keep_form(optimizer, state):
-    """Let an optimiser compute as it does, whatever a checkpoint did.
+    """Let an optimizer compute as it does, whatever a checkpoint did.
 
     torch takes over the way to compute along with the learning rate, so that
     a run would go on with kernels of another device.
@@ -176,7 +183,7 @@ def keep_form(optimizer, state):
         state (dict): As from ``state_dict()``. Left as it is.
 
     Returns:
-        dict: The state with the optimiser's own form in each group.
+        dict: The state with the optimizer's own form in each group.
     """
     groups = []
     for saved, own in zip(state['param_groups'], optimizer.param_groups):
@@ -188,20 +195,20 @@ def keep_form(optimizer, state):
 
 
 def build_optimizer(model, cfg):
-    """Build an optimiser for a model.
+    """Build an optimizer for a model.
 
     Args:
-        model (nn.Module): Its parameters are optimised.
+        model (nn.Module): Its parameters are optimized.
         cfg (dict): ``type`` is a name in :data:`OPTIMIZERS`, ``constructor``
             one in :data:`OPTIMIZER_BUILDERS`, ``paramwise_cfg`` the
-            constructor's settings; the rest are the optimiser's arguments.
+            constructor's settings; the rest are the optimizer's arguments.
             Left as it is.
 
     Returns:
-        torch.optim.Optimizer: The optimiser.
+        torch.optim.Optimizer: The optimizer.
 
     Raises:
-        KeyError: Nobody has registered that optimiser.
+        UnknownOptimizerError: Nobody has registered that optimizer.
     """
     settings = copy.deepcopy(cfg)
     constructor = build_optimizer_constructor(
@@ -224,4 +231,4 @@ def build_optimizer(model, cfg):
         message = f'{kind} is not in the {OPTIMIZERS.name} registry'
         if reasons:
             message += f', which has looked further: {reasons}'
-        raise KeyError(message) from error
+        raise UnknownOptimizerError(message) from error

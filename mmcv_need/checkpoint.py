@@ -1,20 +1,19 @@
-"""Checkpoints: read from any place without running code, written whole.
+"""mmcv/runner/checkpoint.py: read without running code, written whole.
 
-Four things differ from the file of mmcv 1.2.7 that this one replaces:
+Four things differ from mmcv 1.2.7:
 
-- A checkpoint is data. Reading one never runs code that it brings along,
-  unless the program was told to trust it (:func:`trust_checkpoints`).
-- A checkpoint is written beside its name and then renamed, so that under this
-  name there is always a whole file.
-- What reads one compares it with the checksums that torch writes into it.
-- When several processes load and one of them fails, all of them fail: nobody
-  waits for ever for a process that is gone.
+- A checkpoint is data. Reading one never runs code that it contains, unless
+  the program was told to trust it (:func:`trust_checkpoints`).
+- A checkpoint is written under a temporary name and then renamed, so that its
+  name always stands for a whole file.
+- Reading compares it with the checksums that torch writes into it.
+- When several processes load and one fails, all of them fail: no process
+  waits forever for one that is gone.
 """
 
 import contextlib
 import glob
 import io
-import logging
 import os
 import os.path as osp
 import pickle
@@ -43,7 +42,7 @@ from ..fileio import FileClient
 from ..fileio import load as load_file
 from ..parallel import is_module_wrapper
 from ..utils import mkdir_or_exist
-from .dist_utils import _get_host_group, get_dist_info
+from .dist_utils import UserError, get_dist_info, get_host_group
 from .hooks.optimizer import engine_of
 
 ENV_MMCV_HOME = 'MMCV_HOME'
@@ -51,6 +50,32 @@ ENV_XDG_CACHE_HOME = 'XDG_CACHE_HOME'
 DEFAULT_CACHE_DIR = '~/.cache'
 
 _TORCH = tuple(int(n) for n in re.findall(r'\d+', torch.__version__)[:2])
+
+
+class _UserError:
+    """Mark errors of a builtin type as mistakes of the user."""
+
+    is_user_error = True
+
+
+class NoCheckpointError(_UserError, FileNotFoundError):
+    """There is no such file."""
+
+
+class WrongWeightsError(_UserError, RuntimeError):
+    """The weights are those of another model, or no weights at all."""
+
+
+class OtherRankError(_UserError, RuntimeError):
+    """Loading failed in another process, whose message says why."""
+
+
+class DownloadError(_UserError, OSError):
+    """A file could not be fetched."""
+
+
+class PaviError(_UserError, ImportError):
+    """The package ``pavi`` is not installed."""
 
 
 def _get_mmcv_home():
@@ -62,9 +87,7 @@ def _get_mmcv_home():
     return home
 
 
-# --------------------------------------------------------------------------
-# Reading a file without running code
-# --------------------------------------------------------------------------
+# Reading a file without running code --------------------------------------
 
 
 class _Trust:
@@ -76,9 +99,9 @@ class _Trust:
 def trust_checkpoints(trust=True):
     """Let checkpoints run code while they are loaded, or forbid it again.
 
-    For programs that have asked the user. It holds for this process; there is
-    no other way round safe loading, lest a variable that somebody once set
-    undoes it unnoticed.
+    For programs that have asked the user. It holds for this process, and is
+    the only way around safe loading: a forgotten environment variable must
+    not turn it off unnoticed.
 
     Args:
         trust (bool): True lets the files that are loaded from now on do
@@ -90,13 +113,9 @@ def trust_checkpoints(trust=True):
 class _NumpyDtype:
     """Stands for ``numpy.dtype`` in a checkpoint: plain numbers only.
 
-    A real dtype must not be restored: its ``__setstate__`` believes flags
-    that make numpy follow pointers out of the file.
-
-    Args:
-        code (str): Kind and bytes, such as ``f8``.
-        align (bool): Of no meaning here.
-        copy (bool): Of no meaning here.
+    A real dtype must not be restored: flags in its ``__setstate__`` make
+    numpy follow pointers out of the file. ``code`` is kind and bytes, such as
+    ``f8``; the other arguments have no meaning here.
     """
 
     def __init__(self, code, align=False, copy=False):
@@ -113,10 +132,7 @@ class _NumpyDtype:
 
 
 class _NumpyArray(np.ndarray):
-    """Stands for ``numpy.ndarray`` in a checkpoint; pickles as a plain one.
-
-    Starts empty whatever it is called with; the state comes later.
-    """
+    """Stands for ``numpy.ndarray``; empty until its state comes."""
 
     def __new__(cls, *unused):
         return super().__new__(cls, 0, np.bool_)
@@ -136,9 +152,9 @@ def _numpy_scalar(dtype, data):
 
 
 def _latin1_bytes(text, encoding):
-    """Stand for ``_codecs.encode``, by which pickle protocol 2 writes bytes.
+    """Stand for ``_codecs.encode``, which takes any codec, even unpacking.
 
-    The real one takes any codec, unpacking ones among them.
+    Pickle protocol 2 writes bytes by it.
     """
     if encoding != 'latin1':
         raise pickle.UnpicklingError(f'bytes encoded as {encoding!r}')
@@ -190,8 +206,8 @@ def _torch_globals():
     return known
 
 
-# The Python form of the unpickler, because the fast one does not let BUILD be
-# watched. Tensors' numbers do not go through it, so the speed is enough.
+# The unpickler in Python, because the fast one does not let BUILD be watched.
+# The numbers of tensors do not go through it, so the speed is enough.
 class _Unpickler(pickle._Unpickler):
     """Unpickler that makes nothing but plain data and tensors."""
 
@@ -237,7 +253,7 @@ def _load_safely(file, map_location):
     """Unpickle an open checkpoint, plain data and tensors only.
 
     ``weights_only`` of torch before 2.6 has no allow-list by name, and can be
-    led round (CVE-2025-32434), so there our own unpickler does it.
+    circumvented (CVE-2025-32434); there our own unpickler does it.
     """
     if _TORCH >= (2, 6):
         known = [(value, name) for name, value in _plain_globals().items()]
@@ -277,7 +293,7 @@ def _read_checkpoint(source, map_location, name=None):
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is no checkpoint, is damaged, or holds more than plain
+        UserError: It is no checkpoint, is damaged, or holds more than plain
             data.
     """
     name = name or source
@@ -288,33 +304,32 @@ def _read_checkpoint(source, map_location, name=None):
         load = _load_trusted if trusted else _load_safely
         try:
             return load(file, map_location)
-        except Exception as error:
-            raise ValueError(_explain(name, error, trusted)) from error
+        except Exception as error:  # torch raises many kinds at bad files
+            raise UserError(_explain(name, error, trusted)) from error
 
 
 def _check_content(file, name):
     """Refuse an open file that is no checkpoint, or not a whole one.
 
     torch writes a CRC-32 of every record into its zip archives, but does not
-    look at it when it reads them. So any checkpoint can be checked, whoever
-    saved it, and nothing needs to be kept beside it. Only what torch before
-    1.6 wrote has no checksums.
+    compare it when reading. So any checkpoint can be checked without a second
+    file. Only files of torch before 1.6 have no checksums.
 
     Args:
         file (io.BufferedIOBase): At its start, where it is left.
         name (str): What messages call it.
 
     Raises:
-        ValueError: It is empty, something else, or damaged.
+        UserError: It is empty, something else, or damaged.
     """
     start = file.read(2)
     file.seek(0)
     # A zip archive, or a pickle of protocol 2 and up (torch before 1.6).
     # The tar archives of torch before 0.1.10 are not read any more.
     if not start:
-        raise ValueError(f'{name} is empty: no checkpoint in it')
+        raise UserError(f'{name} is empty: no checkpoint in it')
     if start != b'PK' and start[:1] != b'\x80':
-        raise ValueError(f'{name} is not a checkpoint')
+        raise UserError(f'{name} is not a checkpoint')
     if start != b'PK':
         return
     try:
@@ -324,9 +339,9 @@ def _check_content(file, name):
             damaged = archive.testzip() if summed else None
     except Exception as error:
         # Damaged headers lead to exceptions of many kinds.
-        raise ValueError(_explain(name, error, trusted=True)) from error
+        raise UserError(_explain(name, error, trusted=True)) from error
     if damaged is not None:
-        raise ValueError(
+        raise UserError(
             f'{name} is damaged: {damaged} does not match its checksum'
         )
     file.seek(0)
@@ -335,7 +350,7 @@ def _check_content(file, name):
 def _explain(name, error, trusted):
     """Say in one sentence or two why a checkpoint could not be read."""
     reason = str(error).strip() or type(error).__name__
-    # Out of torch's long advice, which is not for our users.
+    # Without torch's long advice, which is not for our users.
     detail = re.search(r'WeightsUnpickler error:\s*(.+)', reason)
     detail = (detail.group(1) if detail else reason).splitlines()[0]
     found = re.search(r'GLOBAL (\S+)', reason)
@@ -352,98 +367,21 @@ def _explain(name, error, trusted):
         if trusted or not isinstance(error, pickle.UnpicklingError):
             return problem
     return (
-        f'{problem} Only if you trust whoever made it, give the option '
+        f'{problem} If you trust its source, give the option '
         '--trust-checkpoint, or call mmcv.runner.checkpoint.trust_checkpoints'
         '(): the file may then do anything that you may do.'
     )
 
 
-# --------------------------------------------------------------------------
-# The checkpoints of a training
-# --------------------------------------------------------------------------
-
-
-def list_checkpoints(folder, filename_tmpl=None):
-    """List the checkpoints that a training has left, the latest first.
-
-    Args:
-        folder (str): Its work folder. Need not exist.
-        filename_tmpl (str | None): Name of its checkpoints, with a place for
-            the number, if that is not one of the usual two.
-
-    Returns:
-        list[tuple[str, str, int]]: Path, template and number of each. That
-        which was written last comes first, whatever its number: a training
-        may have gone on from an earlier one.
-    """
-    templates = ['epoch_{}.pth', 'iter_{}.pth']
-    if filename_tmpl is not None and filename_tmpl not in templates:
-        templates.insert(0, filename_tmpl)
-    found = []
-    for template in templates:
-        before, _, after = template.partition('{}')
-        for path in glob.glob(osp.join(glob.escape(folder), '*')):
-            name = osp.basename(path)
-            number = name[len(before) : len(name) - len(after)]
-            if name == template.format(number) and number.isdigit():
-                with contextlib.suppress(FileNotFoundError):
-                    written = os.stat(path).st_mtime_ns
-                    found.append((written, int(number), path, template))
-    found.sort(reverse=True)
-    return [(path, template, number) for _, number, path, template in found]
-
-
-def find_whole_checkpoint(folder, filename_tmpl=None, logger=None):
-    """Find the latest whole checkpoint of a training.
-
-    That is ``latest.pth`` unless it is missing or damaged. Damaged files are
-    named and left where they are.
-
-    Args:
-        folder (str): The work folder.
-        filename_tmpl (str | None): See :func:`list_checkpoints`.
-        logger (logging.Logger | None): Told which files are passed over.
-
-    Returns:
-        str | None: Its path; None if there is no checkpoint at all.
-
-    Raises:
-        ValueError: There are checkpoints, but not one is whole.
-    """
-    paths = [path for path, _, _ in list_checkpoints(folder, filename_tmpl)]
-    latest = osp.join(folder, 'latest.pth')
-    if osp.lexists(latest):
-        paths.insert(0, latest)
-    tried = set()
-    for path in paths:
-        if osp.realpath(path) in tried:
-            continue
-        tried.add(osp.realpath(path))
-        try:
-            _read_checkpoint(path, 'cpu')
-            return path
-        except (OSError, ValueError) as error:
-            mmcv.print_log(
-                f'Passed over: {error}', logger, level=logging.WARNING
-            )
-    if tried:
-        raise ValueError(
-            f'no checkpoint in {folder} is whole: bring one back, or remove '
-            'them to start afresh'
-        )
-    return None
-
-
-# --------------------------------------------------------------------------
-# Finding a checkpoint: local files and URL schemes
-# --------------------------------------------------------------------------
+# Finding a checkpoint: local files and URL schemes ------------------------
 
 
 def _load_in_turn(load):
     """Call ``load`` on the first process of each host, then on the others.
 
-    So a file that the first one leaves in a cache is fetched once. After each
-    of the two turns all processes learn who failed, and all raise if any did.
+    So a file that the first one puts into a cache is fetched once. After each
+    of the two turns all processes learn which failed, and all raise if any
+    did.
 
     Args:
         load (callable): Called without arguments, once in each process.
@@ -452,8 +390,8 @@ def _load_in_turn(load):
         Any: What ``load`` returned.
 
     Raises:
-        RuntimeError: ``load`` failed in another process. Where it failed, the
-            error is its own.
+        OtherRankError: ``load`` failed in another process. Where it failed,
+            the error is its own.
     """
     rank, world_size = get_dist_info()
     if world_size == 1:
@@ -468,12 +406,12 @@ def _load_in_turn(load):
                 error = failure
         failed = torch.zeros(world_size, dtype=torch.int32)
         failed[rank] = error is not None
-        dist.all_reduce(failed, group=_get_host_group())
+        dist.all_reduce(failed, group=get_host_group())
         if error is not None:
             raise error
         if failed.any():
             ranks = ', '.join(str(r) for r in failed.nonzero()[:, 0].tolist())
-            raise RuntimeError(
+            raise OtherRankError(
                 f'no checkpoint: loading it failed on rank {ranks}, whose '
                 'message says why'
             )
@@ -481,13 +419,9 @@ def _load_in_turn(load):
 
 
 def _look_up(urls, name, scheme):
-    """Return the address of a model that is known by name.
-
-    Raises:
-        ValueError: The name is not known.
-    """
+    """Return the address of a model that is known by name."""
     if name not in urls:
-        raise ValueError(
+        raise UserError(
             f'{scheme}{name}: there is no such model; known are '
             f'{", ".join(sorted(urls)) or "none"}'
         )
@@ -625,17 +559,7 @@ class CheckpointLoader:
 
     @classmethod
     def load_checkpoint(cls, filename, map_location=None, logger=None):
-        """Load a checkpoint by the loader for its name.
-
-        Args:
-            filename (str): Path, or address with a registered prefix.
-            map_location (Any): Same as for :func:`torch.load`.
-            logger (logging.Logger | str | None): Where the loader's name is
-                logged, as for :func:`mmcv.print_log`.
-
-        Returns:
-            dict: The checkpoint.
-        """
+        """Load a checkpoint; see :func:`_load_checkpoint`."""
         loader = cls._get_checkpoint_loader(filename)
         mmcv.print_log(f'checkpoint by {loader.__name__}', logger)
         return loader(filename, map_location)
@@ -646,18 +570,19 @@ def load_from_local(filename, map_location):
     """Load a checkpoint from a file.
 
     Args:
-        filename (str): Its path.
+        filename (str): Its path; for other loaders its whole address, with
+            the prefix.
         map_location (Any): Same as for :func:`torch.load`.
 
     Returns:
         dict: The checkpoint.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It cannot be read, see :func:`_read_checkpoint`.
+        NoCheckpointError: There is no such file.
+        UserError: It cannot be read, see :func:`_read_checkpoint`.
     """
     if not osp.isfile(filename):
-        raise FileNotFoundError(f'{filename} is not a checkpoint file')
+        raise NoCheckpointError(f'{filename} is not a checkpoint file')
     return _read_checkpoint(filename, map_location)
 
 
@@ -679,14 +604,14 @@ def _download(url, folder):
         str: Its path.
 
     Raises:
-        ValueError: The address names no file, or what came is not the file
+        UserError: The address names no file, or what came is not the file
             whose SHA-256 begins as its name says, as in ``a-ae358435.pth``
             or ``a-ae358435_20200812.pth``.
-        OSError: It could not be fetched or written.
+        DownloadError: It could not be fetched or written.
     """
     name = osp.basename(urlparse(url).path)
     if not name:
-        raise ValueError(f'{url} names no file')
+        raise UserError(f'{url} names no file')
     folder = folder or osp.join(torch.hub.get_dir(), 'checkpoints')
     path = osp.join(folder, name)
     if not osp.exists(path):
@@ -696,9 +621,11 @@ def _download(url, folder):
             # Writes beside the name and renames, so others see it whole.
             torch.hub.download_url_to_file(url, path, _promised_hash(name))
         except OSError as error:
-            raise OSError(f'{url} was not downloaded: {error}') from error
+            raise DownloadError(
+                f'{url} was not downloaded: {error}'
+            ) from error
         except RuntimeError as error:
-            raise ValueError(
+            raise UserError(
                 f'{url} is not the file that its name promises: {error}'
             ) from error
     return path
@@ -708,19 +635,12 @@ def _download(url, folder):
 def load_from_http(filename, map_location=None, model_dir=None):
     """Load a checkpoint from the web, downloading it once per host.
 
-    Args:
-        filename (str): Its address.
-        map_location (Any): Same as for :func:`torch.load`.
-        model_dir (str | None): Folder for the download, by default that of
-            ``torch.hub``. A file that is there already is not fetched again.
-
-    Returns:
-        dict: The checkpoint.
+    As :func:`load_from_local`. ``model_dir`` is the folder for the download,
+    by default that of ``torch.hub``; a file in it is not fetched again.
 
     Raises:
-        OSError: The download failed.
-        ValueError: What came cannot be read.
-        RuntimeError: Another process of this run failed.
+        DownloadError: The download failed.
+        OtherRankError: Another process of this run failed.
     """
 
     def load():
@@ -728,7 +648,7 @@ def load_from_http(filename, map_location=None, model_dir=None):
         try:
             return _read_checkpoint(path, map_location)
         except ValueError as error:
-            raise ValueError(
+            raise UserError(
                 f'{error} It came from {filename}; remove it to have it '
                 'downloaded again.'
             ) from error
@@ -740,25 +660,18 @@ def _import_pavi():
     try:
         return import_module('pavi').modelcloud
     except ImportError as error:
-        raise ImportError(
+        raise PaviError(
             'pavi:// needs the package pavi, which is not installed'
         ) from error
 
 
 @CheckpointLoader.register_scheme(prefixes='pavi://')
 def load_from_pavi(filename, map_location=None):
-    """Load a checkpoint from Pavi's model cloud.
-
-    Args:
-        filename (str): Its name, beginning with ``pavi://``.
-        map_location (Any): Same as for :func:`torch.load`.
-
-    Returns:
-        dict: The checkpoint.
+    """Load a checkpoint from Pavi's model cloud; see :func:`load_from_local`.
 
     Raises:
-        ImportError: The package ``pavi`` is not installed.
-        RuntimeError: Another process of this run failed.
+        PaviError: The package ``pavi`` is not installed.
+        OtherRankError: Another process of this run failed.
     """
     prefix = 'pavi://'
     assert filename.startswith(prefix), f'{filename} is not a {prefix} name'
@@ -776,22 +689,14 @@ def load_from_pavi(filename, map_location=None):
 
 @CheckpointLoader.register_scheme(prefixes='s3://')
 def load_from_ceph(filename, map_location=None, backend='ceph'):
-    """Load a checkpoint from a Ceph store.
-
-    Args:
-        filename (str): Its name, beginning with ``s3://``.
-        map_location (Any): Same as for :func:`torch.load`.
-        backend (str): Storage client; ``ceph`` is the only one.
-
-    Returns:
-        dict: The checkpoint.
+    """Load a checkpoint from a Ceph store; see :func:`load_from_local`.
 
     Raises:
-        ValueError: Another backend was asked for.
-        RuntimeError: Another process of this run failed.
+        UserError: Another backend was asked for.
+        OtherRankError: Another process of this run failed.
     """
     if backend != 'ceph':
-        raise ValueError(f'backend {backend!r} is not supported: use ceph')
+        raise UserError(f'backend {backend!r} is not supported: use ceph')
 
     def load():
         content = FileClient(backend=backend).get(filename)
@@ -802,18 +707,12 @@ def load_from_ceph(filename, map_location=None, backend='ceph'):
 
 @CheckpointLoader.register_scheme(prefixes=('modelzoo://', 'torchvision://'))
 def load_from_torchvision(filename, map_location=None):
-    """Load the weights of a model of torchvision.
+    """Load the weights of a model of torchvision by its name.
 
-    Args:
-        filename (str): Model name after ``torchvision://`` (or, deprecated,
-            ``modelzoo://``).
-        map_location (Any): Same as for :func:`torch.load`.
-
-    Returns:
-        dict: The checkpoint.
+    As :func:`load_from_local`. ``modelzoo://`` is deprecated.
 
     Raises:
-        ValueError: The name is not known, or torchvision cannot be imported.
+        UserError: The name is not known, or torchvision cannot be imported.
     """
     scheme, name = re.match(r'(.*?://)(.*)', filename).groups()
     if scheme == 'modelzoo://':
@@ -823,7 +722,7 @@ def load_from_torchvision(filename, map_location=None):
         )
     urls = get_torchvision_models()
     if not urls:
-        raise ValueError(
+        raise UserError(
             f'{filename} needs torchvision, which cannot be imported: install '
             'the one that goes with this torch, or give the file itself'
         )
@@ -833,17 +732,12 @@ def load_from_torchvision(filename, map_location=None):
 
 @CheckpointLoader.register_scheme(prefixes=('open-mmlab://', 'openmmlab://'))
 def load_from_openmmlab(filename, map_location=None):
-    """Load a model of the OpenMMLab zoo.
+    """Load a model of the OpenMMLab zoo by its name.
 
-    Args:
-        filename (str): Model name after ``open-mmlab://`` or ``openmmlab://``.
-        map_location (Any): Same as for :func:`torch.load`.
-
-    Returns:
-        dict: The checkpoint.
+    As :func:`load_from_local`.
 
     Raises:
-        ValueError: The name is not known.
+        UserError: The name is not known.
     """
     scheme, name = re.match(r'(.*?://)(.*)', filename).groups()
     new_name = get_deprecated_model_names().get(name)
@@ -861,17 +755,12 @@ def load_from_openmmlab(filename, map_location=None):
 
 @CheckpointLoader.register_scheme(prefixes='mmcls://')
 def load_from_mmcls(filename, map_location=None):
-    """Load the backbone of a classifier of the mmcls zoo.
+    """Load the backbone of a classifier of the mmcls zoo by its name.
 
-    Args:
-        filename (str): Model name after ``mmcls://``.
-        map_location (Any): Same as for :func:`torch.load`.
-
-    Returns:
-        dict: A checkpoint with only the backbone in it.
+    As :func:`load_from_local`, but only the backbone's weights are returned.
 
     Raises:
-        ValueError: The name is not known.
+        UserError: The name is not known.
     """
     scheme, name = re.match(r'(.*?://)(.*)', filename).groups()
     url = _look_up(get_mmcls_models(), name, scheme)
@@ -917,27 +806,24 @@ def _load_checkpoint_with_prefix(prefix, filename, map_location=None):
     return part
 
 
-# --------------------------------------------------------------------------
-# Weights into and out of a model
-# --------------------------------------------------------------------------
+# Weights into and out of a model ------------------------------------------
 
 
 def load_state_dict(module, state_dict, strict=False, logger=None):
     """Put weights into a module, through parallel wrappers at any depth.
 
-    What fits is loaded even where something does not; rank 0 then tells.
-    A missing ``num_batches_tracked`` of batch normalisation is not counted,
-    since torch before 0.4.1 had none.
+    What fits is loaded even if something does not; rank 0 then reports it.
+    A missing ``num_batches_tracked`` of batch norm does not count: torch
+    before 0.4.1 had none.
 
     Args:
         module (nn.Module): Where to.
         state_dict (dict[str, Tensor]): The weights.
         strict (bool): Whether a mismatch is an error.
-        logger (logging.Logger | None): Where a mismatch is told; it is
-            printed by default.
+        logger (logging.Logger | None): Told of a mismatch; None prints it.
 
     Raises:
-        RuntimeError: ``strict`` and the weights do not fit (on rank 0).
+        WrongWeightsError: ``strict`` and the weights do not fit (on rank 0).
     """
     missing, unexpected, problems = [], [], []
     metadata = getattr(state_dict, '_metadata', None)
@@ -969,7 +855,7 @@ def load_state_dict(module, state_dict, strict=False, logger=None):
         return
     message = '\n'.join(['the weights do not fit the model:'] + problems)
     if strict:
-        raise RuntimeError(message)
+        raise WrongWeightsError(message)
     if logger is not None:
         logger.warning(message)
     else:
@@ -992,8 +878,9 @@ def load_checkpoint(
         dict: The whole checkpoint.
 
     Raises:
-        RuntimeError: The file holds no weights, or, if ``strict``, others.
-        ValueError: The file cannot be read, see :func:`_read_checkpoint`.
+        WrongWeightsError: The file holds no weights, or, if ``strict``,
+            others.
+        UserError: The file cannot be read, see :func:`_read_checkpoint`.
     """
     checkpoint = _load_checkpoint(filename, map_location, logger)
     weights = checkpoint
@@ -1002,12 +889,12 @@ def load_checkpoint(
     if not isinstance(weights, dict) or not all(
         isinstance(key, str) for key in weights
     ):
-        raise RuntimeError(f'{filename} holds no weights')
+        raise WrongWeightsError(f'{filename} holds no weights')
     for key, value in weights.items():
         if not (
             isinstance(value, torch.Tensor) or key.endswith('_extra_state')
         ):
-            raise RuntimeError(
+            raise WrongWeightsError(
                 f'{filename} holds no weights: {key} is a '
                 f'{type(value).__name__}'
             )
@@ -1030,14 +917,8 @@ def weights_to_cpu(state_dict):
 def _save_to_state_dict(module, destination, prefix, keep_vars):
     """Put the parameters and buffers of one module into a state dict.
 
-    Buffers that torch regards as not persistent are saved as well, as mmcv
-    has always done.
-
-    Args:
-        module (nn.Module): Module without its children.
-        destination (dict): The state dict.
-        prefix (str): What the keys begin with.
-        keep_vars (bool): Whether tensors stay attached to the graph.
+    As mmcv does, also those that torch regards as not persistent. For the
+    arguments see :func:`get_state_dict`.
     """
     for tensors in (module._parameters, module._buffers):
         for name, tensor in tensors.items():
@@ -1049,15 +930,8 @@ def _save_to_state_dict(module, destination, prefix, keep_vars):
 def get_state_dict(module, destination=None, prefix='', keep_vars=False):
     """Return the weights of a module, without parallel wrappers in the keys.
 
-    As :meth:`torch.nn.Module.state_dict`, but wrappers are passed through at
-    any depth. Hooks on state dicts are called.
-
-    Args:
-        module (nn.Module): The module.
-        destination (OrderedDict | None): Where to put them; with an attribute
-            ``_metadata``. A new one by default.
-        prefix (str): What the keys begin with.
-        keep_vars (bool): Whether tensors stay attached to the graph.
+    As :meth:`torch.nn.Module.state_dict`, with the same arguments, but through
+    wrappers at any depth. Hooks on state dicts are called.
 
     Returns:
         OrderedDict[str, Tensor]: The weights.
@@ -1079,19 +953,14 @@ def get_state_dict(module, destination=None, prefix='', keep_vars=False):
     return destination
 
 
-# --------------------------------------------------------------------------
-# Writing
-# --------------------------------------------------------------------------
+# Writing ------------------------------------------------------------------
 
 
 class _Sink:
     """File for ``torch.save`` that keeps a failure for later.
 
     An exception out of ``write`` ends the whole process on torch 1.8 (its C++
-    writer throws in a destructor), and loses the reason on later ones.
-
-    Args:
-        file (io.BufferedWriter): Where the bytes go.
+    writer throws in a destructor), and loses its reason on later ones.
     """
 
     def __init__(self, file):
@@ -1111,7 +980,7 @@ class _Sink:
         """Do nothing: what is written counts only after :meth:`finish`."""
 
     def finish(self):
-        """See that every byte is on the disk, or raise why not."""
+        """Bring every byte to the disk, or raise the error of ``write``."""
         if self.error is not None:
             raise self.error
         self.file.flush()
@@ -1119,11 +988,7 @@ class _Sink:
 
 
 def _temporary(path):
-    """Name a temporary file beside ``path``, and clear away earlier ones.
-
-    Earlier ones are left by processes that were killed. One process at a time
-    writes a checkpoint.
-    """
+    """Name a temporary file beside ``path``; remove those of killed runs."""
     folder, name = osp.split(path)
     for old in glob.glob(
         osp.join(glob.escape(folder), f'.{glob.escape(name)}.*.tmp')
@@ -1137,12 +1002,12 @@ def _write_atomically(path, write):
     """Write a file so that its name always stands for a whole file.
 
     Args:
-        path (str): The file. Its folder is made if need be.
+        path (str): The file. Its folder is created if it is missing.
         write (callable): Gets a file-like object to write to.
 
     Raises:
-        OSError: It could not be written. What was there before still is, and
-            nothing half-written remains.
+        OSError: It could not be written. An earlier file of this name stays,
+            and no part of the new one.
     """
     folder = osp.dirname(path)
     temporary = _temporary(path)
@@ -1176,8 +1041,7 @@ def _sync_folder(folder):
 def link_checkpoint(path, link):
     """Let a second name such as ``latest.pth`` stand for a checkpoint.
 
-    At every moment the name stands for a whole checkpoint, the one before or
-    this one.
+    The name always stands for a whole checkpoint, the earlier or this one.
 
     Args:
         path (str): The checkpoint.
@@ -1204,10 +1068,7 @@ def link_checkpoint(path, link):
 
 
 def _to_cpu(state):
-    """Return an optimiser's state with its tensors on the CPU.
-
-    So the file names no device, and can be read where there is none such.
-    """
+    """Return an optimizer's state on the CPU: a file names no device."""
     if isinstance(state, torch.Tensor):
         return state.cpu()
     if isinstance(state, dict):
@@ -1220,16 +1081,16 @@ def _to_cpu(state):
 def save_checkpoint(model, filename, optimizer=None, meta=None, resume=None):
     """Save weights, and what goes with them, to a file.
 
-    The checkpoint holds ``meta``, ``state_dict`` and, where there is an
-    optimiser, ``optimizer``; in mixed precision O2 also ``amp``, the state
-    of the loss scale. To ``meta`` come mmcv's version, the time and the
-    model's ``CLASSES``. Weights are saved in the dtype that the model has; in
-    O2 they are the fp32 masters.
+    The checkpoint holds ``meta``, ``state_dict`` and, if there is an
+    optimizer, ``optimizer``; in mixed precision O2 also ``amp``, the state
+    of the loss scale. mmcv's version, the time and the model's ``CLASSES``
+    are added to ``meta``. Weights keep the model's dtype; in O2 they are the
+    fp32 masters.
 
     Args:
         model (nn.Module): The model; parallel wrappers are left out.
         filename (str): Where to: a path or a ``pavi://`` name.
-        optimizer (Optimizer | dict[str, Optimizer] | None): The optimiser.
+        optimizer (Optimizer | dict[str, Optimizer] | None): The optimizer.
         meta (dict | None): More to save. Not changed.
         resume (dict | None): What an exact resume needs beyond that; saved
             under this name. Plain data and tensors.

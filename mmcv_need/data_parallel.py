@@ -1,8 +1,7 @@
-"""One process, one device: the wrapper that feeds a model.
+"""mmcv/parallel/data_parallel.py: one process feeds a model on one device.
 
-Replaces ``mmcv/parallel/data_parallel.py`` of mmcv 1.2.7. No device is named
-here: inputs go to where the model's parameters are, be that an NPU, a GPU or
-the CPU.
+No device is named here: inputs go to where the model's parameters are, on an
+NPU, a GPU or the CPU.
 """
 
 from itertools import chain

@@ -1,39 +1,29 @@
-"""The one place that knows devices, and processes that work together.
+"""mmcv/runner/dist_utils.py: devices, and processes that work together.
 
-Replaces ``mmcv/runner/dist_utils.py`` of mmcv 1.2.7: all its names are here.
-What is added is the *device seam*. Three kinds of device are known, each with
-the collective backend that serves it, and the order is that of preference::
-
-    npu -> hccl        cuda -> nccl        cpu -> gloo
-
-Everything else asks this module (or looks at where the parameters are) and
-names no device. A device that was asked for by name and is not there is a
-``ValueError``; nothing falls back in silence.
+All names of mmcv 1.2.7 are here, and the *device seam*: everything else asks
+this module (or looks at where the parameters are) and names no device. Asking
+by name for a device that is not there is a :class:`UserError`; nothing falls
+back silently.
 
 Environment:
-    LOCAL_RANK, LOCAL_WORLD_SIZE: set by torch's launcher; one process takes
-        the device of its local rank.
-    NPUID: added to the index of an NPU whose number was not given.
+    LOCAL_RANK, LOCAL_WORLD_SIZE: set by torch's launcher; a process takes the
+        device of its local rank.
+    NPUID: added to the index of an NPU if no index was given.
     NPU_JIT_COMPILE, NPU_INTERNAL_FORMAT: 1 turns on operator compilation at
-        the first step, or the private tensor layouts. Both are off unless
-        asked for.
+        the first step, or the private tensor layouts. Off by default.
 """
 
 import atexit
 import functools
 import gc
 import os
-import random
 import re
-import resource
 import socket
 import subprocess
 import sys
 from collections import OrderedDict
 from datetime import timedelta
-from numbers import Real
 
-import numpy as np
 import torch
 import torch.multiprocessing as mp
 from torch import distributed as dist
@@ -42,6 +32,13 @@ from torch._utils import (
     _take_tensors,
     _unflatten_dense_tensors,
 )
+
+
+class UserError(ValueError):
+    """A mistake of the user: the message names the value and what to do."""
+
+    is_user_error = True
+
 
 BACKENDS = OrderedDict([('npu', 'hccl'), ('cuda', 'nccl'), ('cpu', 'gloo')])
 """Collective backend of each kind of device, the preferred kind first."""
@@ -52,11 +49,9 @@ class _Process:
 
     Attributes:
         device (torch.device | None): The device in use.
-        numbered (bool): Its number was part of the request.
-        timeout (timedelta | None): Limit for collectives given to
-            :func:`init_dist`; the host-side group keeps it too.
-        host_group (tuple): Default group, and the gloo group that stands
-            beside it.
+        numbered (bool): Whether it was asked for by number.
+        timeout (timedelta | None): Limit for collectives, of both groups.
+        host_group (tuple): Default group, and the gloo group beside it.
     """
 
     device = None
@@ -65,21 +60,15 @@ class _Process:
     host_group = (None, None)
 
 
-# --------------------------------------------------------------------------
-# Devices
-# --------------------------------------------------------------------------
+# Devices ------------------------------------------------------------------
 
 
 @functools.lru_cache(maxsize=None)
 def _import_npu():
-    """Import torch_npu once, if that can be done.
+    """Return ``torch.npu`` or None, and the reason for None in words.
 
-    The import fails with an ImportError where CANN is missing and with a
-    RuntimeError where torch already has another accelerator. A release for
-    another torch fails in ways of its own, so any exception counts.
-
-    Returns:
-        tuple: ``torch.npu`` or None, and the reason for None in words.
+    Any exception counts: CANN is missing (ImportError), torch already has
+    another accelerator (RuntimeError), or torch_npu is for another torch.
     """
     try:
         import torch_npu  # noqa: F401  (registers torch.npu)
@@ -91,11 +80,7 @@ def _import_npu():
 
 
 def _probe(device_type):
-    """Look for devices of one kind without initialising any.
-
-    Returns:
-        tuple: Number of devices, and if that is 0 the reason in words.
-    """
+    """Count devices without initialising any; say why if there is none."""
     if device_type == 'cpu':
         return 1, ''
     if device_type == 'cuda':
@@ -107,110 +92,77 @@ def _probe(device_type):
             return 0, reason
         try:
             count = npu.device_count()
-        except Exception as error:
+        except Exception as error:  # of the driver
             return 0, f'the NPU driver does not answer ({error})'
         return count, '' if count else 'torch_npu sees no NPU'
     return 0, f'{device_type!r} is not a kind of device known here'
 
 
 def device_count(device_type):
-    """Count the devices of one kind.
+    """Count the devices of one kind, a key of :data:`BACKENDS`.
 
-    Args:
-        device_type (str): A key of :data:`BACKENDS`.
-
-    Returns:
-        int: How many this process sees; 0 where the kind cannot be used. The
-        CPU counts as one device whatever its number of cores.
+    The CPU counts as one, whatever its number of cores; 0 where the kind
+    cannot be used.
     """
     return _probe(device_type)[0]
 
 
-def is_available(device_type):
-    """Tell whether there is at least one device of this kind."""
-    return device_count(device_type) > 0
+def _current_kind():
+    """Return the kind of the chosen device, else the first one available."""
+    chosen = _Process.device
+    return _first_available() if chosen is None else chosen.type
 
 
 def _first_available():
-    return next(kind for kind in BACKENDS if is_available(kind))
-
-
-def _current_kind():
-    """Return the kind of the chosen device, else of the preferred one."""
-    if _Process.device is not None:
-        return _Process.device.type
-    return _first_available()
-
-
-def _describe_available():
-    """Put the usable devices in words, such as ``cuda (2), cpu``."""
-    parts = []
-    for kind in BACKENDS:
-        count = device_count(kind)
-        if count:
-            parts.append(kind if kind == 'cpu' else f'{kind} ({count})')
-    return ', '.join(parts)
+    return next(kind for kind in BACKENDS if device_count(kind))
 
 
 def _env_int(name, default=None):
-    """Read a whole number >= 0 from the environment.
-
-    Raises:
-        ValueError: It is missing and has no default, or is no such number.
-    """
+    """Read a whole number, at least 0, from the environment."""
     text = os.environ.get(name, '').strip()
-    if not text:
-        if default is None:
-            raise ValueError(
-                f'{name} is not set: this process was not started by the '
-                'launcher that was named'
-            )
-        return default
-    if not text.isdigit():
-        raise ValueError(f'{name}={text!r} must be a whole number from 0 on')
-    return int(text)
+    if text.isdigit():
+        return int(text)
+    if text:
+        raise UserError(f'{name}={text!r} must be a whole number, at least 0')
+    if default is None:
+        raise UserError(
+            f'{name} is not set: the launcher that was named has not started '
+            'this process'
+        )
+    return default
 
 
 def _env_switch(name):
-    """Read an on/off switch; unset, empty, 0, false, no and off are off.
-
-    Raises:
-        ValueError: It is none of the usual words.
-    """
+    """Read an on/off switch from the environment; off by default."""
     text = os.environ.get(name, '').strip().lower()
-    if text in ('', '0', 'false', 'no', 'off'):
-        return False
-    if text in ('1', 'true', 'yes', 'on'):
-        return True
-    raise ValueError(f'{name}={text!r} must be 0 or 1')
+    on, off = ('1', 'true', 'yes', 'on'), ('', '0', 'false', 'no', 'off')
+    if text not in on + off:
+        raise UserError(f'{name}={text!r} must be 0 or 1')
+    return text in on
 
 
-def _index_for(device_type, local_rank, local_size=0):
-    """Find the device index for one of the processes of this host.
+def _processes_here(local_rank):
+    """Return how many processes run on this host, as far as is known."""
+    return max(_env_int('LOCAL_WORLD_SIZE', 0), local_rank + 1)
 
-    Args:
-        device_type (str): ``npu`` or ``cuda``.
-        local_rank (int): Number of the process on its host.
-        local_size (int): Number of processes on the host, 0 if unknown.
 
-    Returns:
-        int: ``local_rank``, moved by ``NPUID`` on an NPU.
+def _index_for(device_type, local_rank):
+    """Return ``local_rank``, plus ``NPUID`` on an NPU, as device index.
 
-    Raises:
-        ValueError: There are fewer devices than processes.
+    Refuse it if there are fewer devices than processes on this host.
     """
     count = device_count(device_type)
     offset = _env_int('NPUID', 0) if device_type == 'npu' else 0
-    processes = max(local_size, local_rank + 1)
+    processes = _processes_here(local_rank)
     if offset + processes <= count:
         return offset + local_rank
     if processes == 1:
-        raise ValueError(
+        raise UserError(
             f'NPUID={offset}, but the {count} npu device(s) here are '
             f'numbered 0 to {count - 1}: choose one of these'
         )
     beyond = f' from NPUID={offset} on' if offset else ''
-    raise ValueError(
+    raise UserError(
         f'{processes} processes on this host need {processes} {device_type} '
         f'devices{beyond}, but there are {count}: start fewer processes with '
         f'NPROC={max(count - offset, 1)}'
@@ -218,11 +170,7 @@ def _index_for(device_type, local_rank, local_size=0):
 
 
 def _activate(device_type, index=None, numbered=False):
-    """Make a device current and remember it.
-
-    Returns:
-        torch.device: The device.
-    """
+    """Make a device current, remember it and return it."""
     if device_type == 'cpu':
         device = torch.device('cpu')
     else:
@@ -230,7 +178,7 @@ def _activate(device_type, index=None, numbered=False):
     if device_type == 'npu':
         npu, _ = _import_npu()
         npu.set_device(device)
-        # The defaults differ between releases, so neither is left open.
+        # The defaults differ between releases, so both are always set.
         # Compiling every operator at the first step takes minutes.
         if hasattr(npu, 'set_compile_mode'):
             npu.set_compile_mode(jit_compile=_env_switch('NPU_JIT_COMPILE'))
@@ -250,14 +198,14 @@ def set_device(device=None):
     Args:
         device (str | torch.device | None): ``npu``, ``cuda`` or ``cpu``, with
             a number (``npu:3``) or without. Without one the number is
-            ``LOCAL_RANK``, and on an NPU ``NPUID`` is added. None or ``auto``
-            takes the first kind of :data:`BACKENDS` that is there.
+            ``LOCAL_RANK``, plus ``NPUID`` on an NPU. None or ``auto`` takes
+            the first kind of :data:`BACKENDS` that is there.
 
     Returns:
         torch.device: The device, with its index unless it is the CPU.
 
     Raises:
-        ValueError: The device is not there, or the request is no device.
+        UserError: The device is not there, or the request is no device.
     """
     request = 'auto' if device is None else str(device)
     if request == 'auto':
@@ -265,7 +213,7 @@ def set_device(device=None):
     else:
         match = re.match(r'([a-z]+)(?::(\d+))?$', request)
         if match is None or match.group(1) not in BACKENDS:
-            raise ValueError(
+            raise UserError(
                 f'device {request!r} is not known: ask for auto, npu, cuda '
                 'or cpu, or for one by number as in npu:3'
             )
@@ -273,18 +221,18 @@ def set_device(device=None):
 
     count, reason = _probe(kind)
     if not count:
-        raise ValueError(
+        counts = {k: device_count(k) for k in BACKENDS if device_count(k)}
+        words = [k if k == 'cpu' else f'{k} ({n})' for k, n in counts.items()]
+        raise UserError(
             f'device {request!r} was asked for, but {reason}. Available here: '
-            f'{_describe_available()}'
+            f'{", ".join(words)}'
         )
     if kind == 'cpu':
         return _activate('cpu')
     if number is None:
-        local_rank = _env_int('LOCAL_RANK', 0)
-        local_size = _env_int('LOCAL_WORLD_SIZE', 0)
-        return _activate(kind, _index_for(kind, local_rank, local_size))
+        return _activate(kind, _index_for(kind, _env_int('LOCAL_RANK', 0)))
     if int(number) >= count:
-        raise ValueError(
+        raise UserError(
             f'device {request!r} was asked for, but the {count} {kind} '
             f'device(s) here are numbered 0 to {count - 1}'
         )
@@ -292,74 +240,30 @@ def set_device(device=None):
 
 
 def get_device():
-    """Return the device of this process, choosing one if none is chosen yet.
-
-    Returns:
-        torch.device: What :func:`set_device` or :func:`init_dist` chose last.
-    """
+    """Return the device of this process; choose one if none is chosen yet."""
     return set_device() if _Process.device is None else _Process.device
 
 
-def synchronize():
-    """Wait until the device has done all that it was given.
+def accelerator_in_use():
+    """Return kind and module of the device in use: ``'npu', torch.npu``.
 
-    Returns at once on the CPU, and where no device has been initialised.
+    Both are None on the CPU, and before the device is initialised.
     """
     kind = _current_kind()
-    if kind == 'cpu':
-        return
-    accelerator = getattr(torch, kind)
-    if accelerator.is_initialized():
+    if kind == 'cpu' or not getattr(torch, kind).is_initialized():
+        return None, None
+    return kind, getattr(torch, kind)
+
+
+def synchronize():
+    """Wait until the device, if one is in use, has done all its work."""
+    _, accelerator = accelerator_in_use()
+    if accelerator is not None:
         accelerator.synchronize()
 
 
-def peak_memory():
-    """Return the most memory that was held so far, for a log.
-
-    Returns:
-        int: Bytes of tensors on the device of this process; on the CPU those
-        of the whole process.
-    """
-    kind = _current_kind()
-    if kind == 'cpu':
-        return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return getattr(torch, kind).max_memory_allocated()
-
-
-# --------------------------------------------------------------------------
-# How a device computes
-# --------------------------------------------------------------------------
-
-
-def set_arithmetic(cudnn_benchmark=None, allow_tf32=None):
-    """Let CUDA compute faster, at the price of other last bits.
-
-    On devices of other kinds both are without effect.
-
-    Args:
-        cudnn_benchmark (bool | None): Let cuDNN time its algorithms for each
-            shape and take the fastest, which need not be the same in every
-            run. None leaves it as it is: off, unless a program has set it.
-        allow_tf32 (bool | None): Let products of fp32 matrices and
-            convolutions round their factors to 10 bits. None leaves torch's
-            defaults: convolutions may, products only in torch before 1.12.
-
-    Returns:
-        list[str]: What was asked for and is without effect here.
-    """
-    asked = dict(cudnn_benchmark=cudnn_benchmark, allow_tf32=allow_tf32)
-    if _current_kind() != 'cuda':
-        return [name for name, value in asked.items() if value]
-    if cudnn_benchmark is not None:
-        torch.backends.cudnn.benchmark = cudnn_benchmark
-    if allow_tf32 is not None:
-        torch.backends.cudnn.allow_tf32 = allow_tf32
-        torch.backends.cuda.matmul.allow_tf32 = allow_tf32
-    return []
-
-
 def fused_optimizer(kind, device, arguments=()):
-    """Find the form of an optimiser that steps over all weights at once.
+    """Find the form of an optimizer that steps over all weights at once.
 
     Args:
         kind (str): Class of ``torch.optim``, such as ``Adam``.
@@ -368,8 +272,7 @@ def fused_optimizer(kind, device, arguments=()):
 
     Returns:
         tuple[str, dict] | None: Class and further arguments. None where the
-        device has none; and for a CPU, on which torch's steps to other last
-        bits.
+        device has none, and for a CPU, where torch's gives other last bits.
     """
     if device.type == 'cuda' and 'fused' in arguments:
         return kind, dict(fused=True)
@@ -378,165 +281,7 @@ def fused_optimizer(kind, device, arguments=()):
     return None
 
 
-def check_channels_last(device):
-    """Refuse the memory format ``channels_last`` where there is none.
-
-    Args:
-        device (torch.device): Where the model is to be.
-
-    Raises:
-        ValueError: An NPU, which chooses layouts by itself.
-    """
-    if device.type == 'npu':
-        raise ValueError(
-            'channels_last is not for an NPU, which has layouts of its own '
-            '(NPU_INTERNAL_FORMAT=1 allows them): leave it out'
-        )
-
-
-# --------------------------------------------------------------------------
-# How data get to a device
-# --------------------------------------------------------------------------
-
-
-def choose_prefetch(wanted, device, pinned=True):
-    """Decide whether batches are sent by :func:`send_beside`.
-
-    Args:
-        wanted (bool | None): None: where it can be had.
-        device (torch.device): Where the model is.
-        pinned (bool): Whether the loaders put batches into pinned memory,
-            without which the host waits for each copy.
-
-    Returns:
-        bool: Whether they are.
-
-    Raises:
-        ValueError: It is demanded where it cannot be had.
-    """
-    lacking = None
-    if device.type not in ('npu', 'cuda'):
-        lacking = f'is for a device with streams, not for {device}'
-    elif not pinned:
-        lacking = 'needs pin_memory=True in data.train_dataloader'
-    if wanted and lacking:
-        raise ValueError(f'device_prefetch {lacking}: set it to None or False')
-    return lacking is None and wanted is not False
-
-
-@functools.lru_cache(maxsize=None)
-def _copy_stream(device):
-    """Return the stream of this process that copies to a device."""
-    return getattr(torch, device.type).Stream(device)
-
-
-def send_beside(tensor, device):
-    """Send a tensor of the host while the device computes what it has to.
-
-    In the stream of the computation a copy would wait for all that was put
-    there before: the whole of the last step. Here it goes through a stream of
-    its own, and only what comes after this call waits for it. The host waits
-    for nothing if the tensor is in pinned memory.
-
-    Args:
-        tensor (Tensor): On the CPU; from elsewhere it goes the usual way.
-        device (torch.device): An NPU or a CUDA device, with its index; to a
-            CPU, too, it goes the usual way.
-
-    Returns:
-        Tensor: On the device, for use in its current stream.
-    """
-    if device.type == 'cpu' or tensor.device.type != 'cpu':
-        return tensor.to(device)
-    accelerator = getattr(torch, device.type)
-    copying = _copy_stream(device)
-    with accelerator.stream(copying):
-        sent = tensor.to(device, non_blocking=True)
-    computing = accelerator.current_stream(device)
-    computing.wait_stream(copying)
-    # Its memory belongs to the stream of copies, which must not put a later
-    # batch there before the step is through with this one.
-    sent.record_stream(computing)
-    return sent
-
-
-# --------------------------------------------------------------------------
-# Random generators
-# --------------------------------------------------------------------------
-
-
-def _device_generator():
-    """Return the module that holds the device's generator, and its kind.
-
-    Returns:
-        tuple: ``(None, 'cpu')`` where the CPU's is the only one, or where the
-        device has not been used yet.
-    """
-    kind = _current_kind()
-    if kind != 'cpu':
-        accelerator = getattr(torch, kind)
-        if hasattr(accelerator, 'get_rng_state'):
-            if accelerator.is_initialized():
-                return accelerator, kind
-    return None, 'cpu'
-
-
-def get_random_state():
-    """Return the state of every random generator of this process.
-
-    Returns:
-        dict: ``python``, ``numpy``, ``torch`` (the CPU's) and, by its kind,
-        the current device's. Only numbers and tensors on the CPU, so that a
-        checkpoint can hold it.
-    """
-    version, words, gauss = random.getstate()
-    name, keys, position, has_gauss, cached = np.random.get_state()
-    assert name == 'MT19937'
-    state = dict(
-        python=dict(version=version, words=torch.tensor(words), gauss=gauss),
-        numpy=dict(
-            keys=torch.from_numpy(keys.astype(np.int64)),
-            position=position,
-            has_gauss=has_gauss,
-            cached_gaussian=cached,
-        ),
-        torch=torch.get_rng_state(),
-    )
-    accelerator, kind = _device_generator()
-    if accelerator is not None:
-        state[kind] = accelerator.get_rng_state()
-    return state
-
-
-def set_random_state(state):
-    """Give the random generators of this process their state back.
-
-    Args:
-        state (dict): From :func:`get_random_state`. A device's part counts
-            only where the current device is of the same kind.
-    """
-    python, numpy = state['python'], state['numpy']
-    random.setstate(
-        (python['version'], tuple(python['words'].tolist()), python['gauss'])
-    )
-    np.random.set_state(
-        (
-            'MT19937',
-            numpy['keys'].numpy().astype(np.uint32),
-            numpy['position'],
-            numpy['has_gauss'],
-            numpy['cached_gaussian'],
-        )
-    )
-    torch.set_rng_state(state['torch'])
-    accelerator, kind = _device_generator()
-    if kind in state:
-        accelerator.set_rng_state(state[kind])
-
-
-# --------------------------------------------------------------------------
-# Starting the processes' group
-# --------------------------------------------------------------------------
+# Starting the group of processes ------------------------------------------
 
 
 def init_dist(launcher, backend='nccl', **kwargs):
@@ -545,14 +290,14 @@ def init_dist(launcher, backend='nccl', **kwargs):
     The kind of device is the one chosen with :func:`set_device` before, else
     the first one available; its number is the process's local rank.
 
-    Data-loader workers are spawned from here on unless the program has chosen
-    a start method before: a process that holds a device, or the threads of a
-    collective backend, must not be forked. So a script needs its
-    ``__main__`` guard and a data set must pickle.
+    From here on data-loader workers are spawned, unless the program has
+    chosen a start method before: a process that holds a device, or the
+    threads of a collective backend, must not be forked. So a script needs its
+    ``__main__`` guard, and a data set must pickle.
 
     Args:
-        launcher (str): ``pytorch`` (torchrun or torch.distributed.launch),
-            ``mpi`` (Open MPI) or ``slurm``.
+        launcher (str): ``pytorch`` (torchrun), ``mpi`` (Open MPI) or
+            ``slurm``.
         backend (str | None): Collective backend. ``nccl``, which stands in
             every mmcv config, and None mean the device's own.
         **kwargs: Passed to ``torch.distributed.init_process_group``
@@ -560,22 +305,23 @@ def init_dist(launcher, backend='nccl', **kwargs):
             hold no timedelta. For slurm also ``port``.
 
     Raises:
-        ValueError: The launcher or its environment is not as it should be,
-            the backend does not serve the device, or there are fewer devices
-            than processes on this host.
+        UserError: Launcher, environment or arguments are wrong, the backend
+            does not serve the device, or there are fewer devices than
+            processes on this host.
     """
     starters = dict(
         pytorch=_init_dist_pytorch, mpi=_init_dist_mpi, slurm=_init_dist_slurm
     )
     if launcher not in starters:
-        raise ValueError(
+        raise UserError(
             f'launcher {launcher!r} is not known: use one of '
             f'{", ".join(starters)}'
         )
     timeout = kwargs.get('timeout')
-    if isinstance(timeout, Real) and not isinstance(timeout, bool):
-        if not 0 < timeout < float('inf'):
-            raise ValueError(
+    if timeout is not None and not isinstance(timeout, timedelta):
+        is_number = type(timeout) in (int, float)
+        if not is_number or not 0 < timeout < float('inf'):
+            raise UserError(
                 f'timeout={timeout!r} must be a number of seconds above 0'
             )
         kwargs['timeout'] = timedelta(seconds=timeout)
@@ -592,11 +338,7 @@ def _init_dist_pytorch(backend, **kwargs):
 
 
 def _init_dist_mpi(backend, **kwargs):
-    """Join with what Open MPI's mpirun has put into the environment.
-
-    Its variables fill in for those of torch's launcher where these are not
-    set; torch itself reads RANK and WORLD_SIZE only.
-    """
+    """Join by mpirun's variables, where torch's launcher has set none."""
     for name in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'LOCAL_WORLD_SIZE'):
         theirs = 'OMPI_COMM_WORLD_' + name.replace('WORLD_SIZE', 'SIZE')
         if theirs in os.environ:
@@ -605,18 +347,11 @@ def _init_dist_mpi(backend, **kwargs):
 
 
 def _init_dist_slurm(backend, port=None, **kwargs):
-    """Join with what slurm's srun has put into the environment.
-
-    Args:
-        backend (str | None): As for :func:`init_dist`.
-        port (int | None): Port of rank 0; by default ``MASTER_PORT``, else
-            29500, which is torch's own default.
-        **kwargs: Passed to ``init_process_group``.
-    """
+    """Join by srun's variables; ``port`` of rank 0 replaces MASTER_PORT."""
     rank = _env_int('SLURM_PROCID')
     local_rank = _env_int('SLURM_LOCALID', -1)
     if 'SLURM_GPUS_PER_TASK' in os.environ or 'SLURM_GPU_BIND' in os.environ:
-        # Every task sees its own devices only, numbered from 0.
+        # Every task sees only its own devices, numbered from 0.
         local_rank = -1
     if local_rank < 0:
         local_rank = rank % device_count(_current_kind())
@@ -632,22 +367,17 @@ def _init_dist_slurm(backend, port=None, **kwargs):
 
 
 def _first_slurm_host():
-    """Ask slurm for the first host of this job, where rank 0 runs.
-
-    Raises:
-        ValueError: ``SLURM_NODELIST`` is no list of hosts, or ``scontrol``
-            does not answer with a host's name.
-    """
+    """Ask slurm for the first host of this job, where rank 0 runs."""
     nodes = os.environ.get('SLURM_NODELIST', '')
     # The list goes through a shell, by the very call that mmcv's own tests
-    # look for: nothing but names, ranges and commas, and no option.
+    # look for: allow only names, ranges and commas, and no option.
     if not re.match(r'[\w\[][\w.,\[\]-]*$', nodes):
-        raise ValueError(f'SLURM_NODELIST={nodes!r} is no list of hosts')
+        raise UserError(f'SLURM_NODELIST={nodes!r} is no list of hosts')
     answer = subprocess.getoutput(  # noqa: S605
         f'scontrol show hostname {nodes} | head -n1'
     )
     if not re.match(r'[\w.:-]+$', answer):
-        raise ValueError(
+        raise UserError(
             'scontrol does not tell the first host of SLURM_NODELIST='
             f'{nodes!r}; it says {answer!r}. Set MASTER_ADDR to the host of '
             'rank 0'
@@ -656,35 +386,28 @@ def _first_slurm_host():
 
 
 def _complete_rendezvous(kwargs):
-    """Fill in the address of rank 0 where all processes share this host.
-
-    Raises:
-        ValueError: The launcher has not said which process this is, or there
-            are several hosts and ``MASTER_ADDR`` is not set.
-    """
+    """Fill in the address of rank 0 where all processes share this host."""
     if 'rank' not in kwargs:
         _env_int('RANK')
-    if 'world_size' in kwargs:
-        world_size = kwargs['world_size']
-    else:
-        world_size = _env_int('WORLD_SIZE')
+    world_size = kwargs.get('world_size') or _env_int('WORLD_SIZE')
     if 'MASTER_ADDR' not in os.environ:
         local_size = _env_int('LOCAL_WORLD_SIZE', 1)
         if world_size > local_size:
-            raise ValueError(
+            raise UserError(
                 f'MASTER_ADDR is not set, and of {world_size} processes only '
                 f'{local_size} is known to be on this host: set it to the '
                 'host of rank 0'
             )
         os.environ['MASTER_ADDR'] = '127.0.0.1'
     os.environ.setdefault('MASTER_PORT', '29500')
+    _env_int('MASTER_PORT')
 
 
 def _listen_on_loopback_only():
     """Keep gloo off the network where rank 0 is reached by loopback.
 
-    Such processes are all on this host. Left alone, gloo listens at the
-    address of the host's name, which may be public or not resolve at all.
+    By default it listens at the address of the host's name, which may be
+    public or not resolve at all.
     """
     if os.environ.get('MASTER_ADDR') not in ('127.0.0.1', 'localhost'):
         return
@@ -697,10 +420,6 @@ def _join(backend, kwargs):
 
     The order matters: object collectives of hccl hang in a process whose
     device is not set.
-
-    Args:
-        backend (str | None): As for :func:`init_dist`.
-        kwargs (dict): For ``init_process_group``.
     """
     device = _take_device()
     _listen_on_loopback_only()
@@ -712,17 +431,13 @@ def _join(backend, kwargs):
 
 
 def _leave_group():
-    """Take leave of all groups while Python is still there.
+    """Leave all groups before the interpreter ends.
 
-    A thread of gloo that has done its collective lets go of Python's tensors
-    a moment after the caller goes on. If the interpreter is coming down by
-    then, the thread dies of it and takes the process along ("terminate called
-    without an active exception", status -6), though all work is done. A group
-    that nobody holds on to waits for its threads.
+    A thread of gloo releases Python's tensors a moment after its collective
+    is done. If the interpreter is shutting down by then, the thread kills the
+    process (status -6). A group that nobody holds waits for its threads.
 
-    After an uncaught error the other ranks may be gone or waiting, and taking
-    leave of them could hang: then the process just ends, as it would without
-    us.
+    After an uncaught error leaving could hang: the process just ends.
     """
     if hasattr(sys, 'last_type') or not dist.is_initialized():
         return
@@ -733,72 +448,51 @@ def _leave_group():
 
 
 def _take_device():
-    """Make the device of this process's local rank current.
-
-    Returns:
-        torch.device: The device.
-
-    Raises:
-        ValueError: There are fewer devices than processes, or one device was
-            asked for by number while several processes run on this host.
-    """
+    """Make the device of this process's local rank current; return it."""
     kind = _current_kind()
     if kind == 'cpu':
         return _activate('cpu')
-    local_size = _env_int('LOCAL_WORLD_SIZE', 0)
-    if os.environ.get('LOCAL_RANK'):
-        local_rank = _env_int('LOCAL_RANK')
-    else:
+    local_rank = _env_int('LOCAL_RANK', -1)
+    if local_rank < 0:
         local_rank = _env_int('RANK') % device_count(kind)
-    processes = max(local_size, local_rank + 1)
-    if _Process.numbered and processes > 1:
-        raise ValueError(
+    if not _Process.numbered:
+        return _activate(kind, _index_for(kind, local_rank))
+    processes = _processes_here(local_rank)
+    if processes > 1:
+        raise UserError(
             f'device {str(_Process.device)!r} was asked for by number, but '
             f'{processes} processes on this host take one device each: ask '
             f'for {kind!r}, or start one process with NPROC=1'
         )
-    if _Process.numbered:
-        return _Process.device
-    return _activate(kind, _index_for(kind, local_rank, local_size))
+    return _Process.device
 
 
 def _choose_backend(device_type, backend):
-    """Decide on the collective backend.
-
-    Raises:
-        ValueError: The one asked for cannot reach tensors of this device.
-    """
+    """Return the collective backend; refuse one that cannot serve."""
     own = BACKENDS[device_type]
     if backend in (None, 'nccl', own):
         return own
     reachable = dict(hccl=('npu',), gloo=('cpu', 'cuda'))
     if device_type not in reachable.get(backend, (device_type,)):
-        raise ValueError(
+        raise UserError(
             f'backend {backend!r} does not serve {device_type} devices: use '
             f'{own!r}'
         )
     return backend
 
 
-# --------------------------------------------------------------------------
-# Working together
-# --------------------------------------------------------------------------
+# Working together ---------------------------------------------------------
 
 
 def get_dist_info():
-    """Tell this process's place in the group.
-
-    Returns:
-        tuple[int, int]: Rank and number of processes; 0 and 1 without a
-        group.
-    """
+    """Return rank and number of processes; 0 and 1 without a group."""
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
 
 
 def master_only(func):
-    """Make a function do nothing, and return None, but on rank 0."""
+    """Let a function run on rank 0 only; elsewhere it returns None."""
 
     @functools.wraps(func)
     def on_master(*args, **kwargs):
@@ -808,11 +502,11 @@ def master_only(func):
     return on_master
 
 
-def _get_host_group():
+def get_host_group():
     """Return the gloo group of all processes; the first call is collective.
 
     The device's own backend lacks some dtypes and needs device memory, which
-    is the wrong way for objects of the host.
+    does not suit objects of the host.
     """
     world = dist.distributed_c10d._get_default_group()
     made_for, group = _Process.host_group
@@ -830,10 +524,7 @@ def _get_host_group():
 def gather_objects(obj):
     """Bring one object of every process to rank 0, through host memory.
 
-    Every process must call it.
-
-    Args:
-        obj (Any): Anything that pickles. Tensors should be on the CPU.
+    Every process must call it, with anything that pickles.
 
     Returns:
         list | None: The objects in the order of ranks on rank 0, None on the
@@ -843,33 +534,8 @@ def gather_objects(obj):
     if world_size == 1:
         return [obj]
     gathered = [None] * world_size if rank == 0 else None
-    dist.gather_object(obj, gathered, dst=0, group=_get_host_group())
+    dist.gather_object(obj, gathered, dst=0, group=get_host_group())
     return gathered
-
-
-def broadcast_object(obj):
-    """Give every process the object of rank 0, through host memory.
-
-    Every process must call it.
-
-    Args:
-        obj (Any): Anything that pickles; that of rank 0 counts.
-
-    Returns:
-        Any: A copy of rank 0's object; ``obj`` itself on rank 0.
-    """
-    if get_dist_info()[1] == 1:
-        return obj
-    box = [obj]
-    dist.broadcast_object_list(box, src=0, group=_get_host_group())
-    return box[0]
-
-
-def barrier():
-    """Wait until every process is here. Does not wait for the devices."""
-    _, world_size = get_dist_info()
-    if world_size > 1:
-        dist.barrier(group=_get_host_group())
 
 
 def allreduce_params(params, coalesce=True, bucket_size_mb=-1):
@@ -885,14 +551,9 @@ def allreduce_params(params, coalesce=True, bucket_size_mb=-1):
 
 
 def allreduce_grads(params, coalesce=True, bucket_size_mb=-1):
-    """Replace the gradients of parameters by their mean over all processes.
+    """Replace gradients by their mean; see :func:`allreduce_params`.
 
-    Args:
-        params (Iterable[Parameter]): The same ones in the same order
-            everywhere. Those that are frozen or have no gradient are left
-            out.
-        coalesce (bool): As for :func:`allreduce_params`.
-        bucket_size_mb (int): As for :func:`allreduce_params`.
+    Parameters that are frozen or have no gradient are left out.
     """
     grads = [
         param.grad.data
@@ -910,18 +571,12 @@ def _average(tensors, coalesce, bucket_size_mb):
         _allreduce_coalesced(tensors, world_size, bucket_size_mb)
         return
     for tensor in tensors:
-        # Divided first, as mmcv does here: the last bit depends on it.
+        # Divided first, as in mmcv: the last bit depends on it.
         dist.all_reduce(_divide(tensor, world_size))
 
 
 def _allreduce_coalesced(tensors, world_size, bucket_size_mb=-1):
-    """Average tensors in buckets of one type each, in place.
-
-    Args:
-        tensors (list[Tensor]): Any shapes.
-        world_size (int): Number of processes.
-        bucket_size_mb (int): Largest bucket in MiB, no limit if not positive.
-    """
+    """Average tensors in place, in buckets of one type each."""
     if bucket_size_mb > 0:
         buckets = _take_tensors(tensors, bucket_size_mb * 2**20)
     else:

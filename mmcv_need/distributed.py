@@ -1,9 +1,9 @@
-"""Many processes, one device each: the wrapper that averages gradients.
+"""mmcv/parallel/distributed.py: many processes with one device each.
 
-Replaces ``mmcv/parallel/distributed.py`` of mmcv 1.2.7. That file repeats
-parts of torch's ``DistributedDataParallel.forward``, which change with every
-release of torch. Here ``train_step`` goes *through* torch's ``forward``
-instead, so one source serves torch 1.8 to today's. No device is named here.
+mmcv 1.2.7 repeats parts of torch's ``DistributedDataParallel.forward``, which
+change with every release of torch. Here ``train_step`` goes *through* torch's
+``forward``, so one source serves torch 1.8 to today's. No device is named
+here.
 """
 
 import inspect
@@ -127,15 +127,18 @@ def compress_gradients(wrapper, precision):
         precision (str): ``fp16`` or ``bf16``.
 
     Raises:
-        ValueError: It is neither, or this torch does not have it.
+        UserError: It is neither, or this torch does not have it.
     """
+    # Not at the top: mmcv.runner imports mmcv.parallel.
+    from ..runner.dist_utils import UserError
+
     if precision not in ('fp16', 'bf16'):
-        raise ValueError(
+        raise UserError(
             f"compression={precision!r} must be 'fp16', 'bf16' or None"
         )
     # Older ones have hooks too, but gloo cannot serve them.
     if not hasattr(torch.distributed, 'GradBucket'):
-        raise ValueError(
+        raise UserError(
             'compression of gradients needs torch 1.10 or later; here is '
             f'{torch.__version__}: set ddp.compression to None'
         )

@@ -1,38 +1,84 @@
-"""The runner that trains epoch by epoch.
+"""mmcv/runner/epoch_based_runner.py: train epoch by epoch.
 
-Beyond mmcv 1.2.7: an epoch ends with its speed in the log, ``latest.pth``
-always stands for a whole checkpoint, and nobody sleeps. (mmcv waits 2 s
-before each epoch for fear of a dead-lock between the data-loader workers of
-two epochs, and 1 s at the end for loggers. In every torch that we support an
-exhausted loader joins its workers before it says that it is exhausted, or
-keeps them for the next epoch: those of two epochs never meet. And loggers
+In addition to mmcv 1.2.7, an epoch ends with its speed in the log,
+``latest.pth`` always stands for a whole checkpoint, and nothing sleeps. (mmcv
+waits 2 s before each epoch, against a deadlock between the data-loader
+workers of two epochs, and 1 s at the end for loggers. In every supported
+torch an exhausted loader joins its workers before it reports the end, or
+keeps them for the next epoch: workers of two epochs never meet. Loggers
 finish in ``after_run``.)
 
-A run that was stopped and resumed goes on as if it had not been stopped, to
-the bit: see :meth:`EpochBasedRunner.save_checkpoint`.
+A run that is stopped and resumed ends to the bit like one without a stop: see
+:meth:`EpochBasedRunner.save_checkpoint`.
 """
 
 import os.path as osp
+import random
 import warnings
 from itertools import islice
 
 import mmcv
+import numpy as np
 import torch
 
 from .base_runner import BaseRunner
 from .builder import RUNNERS
 from .checkpoint import link_checkpoint, save_checkpoint
 from .dist_utils import (
+    UserError,
+    accelerator_in_use,
     gather_objects,
-    get_random_state,
-    set_random_state,
     synchronize,
 )
 from .hooks import IterTimerHook
-from .hooks.optimizer import engine_of
+from .hooks.optimizer import amid_step, engine_of
 from .utils import get_host_info
 
 _POINT_KEYS = {'batches_done', 'setup', 'random', 'hooks'}
+_NUMPY_KEYS = ('position', 'has_gauss', 'cached_gaussian')
+
+
+def get_random_state():
+    """Return the state of every random generator of this process.
+
+    Returns:
+        dict: ``python``, ``numpy``, ``torch`` (the CPU's) and, by its kind,
+        that of the device in use. Only numbers and tensors on the CPU, so
+        that a checkpoint can hold it.
+    """
+    version, words, gauss = random.getstate()
+    _, keys, *rest = np.random.get_state()
+    state = dict(
+        python=dict(version=version, words=torch.tensor(words), gauss=gauss),
+        numpy=dict(
+            zip(_NUMPY_KEYS, rest),
+            keys=torch.from_numpy(keys.astype(np.int64)),
+        ),
+        torch=torch.get_rng_state(),
+    )
+    kind, accelerator = accelerator_in_use()
+    if hasattr(accelerator, 'get_rng_state'):
+        state[kind] = accelerator.get_rng_state()
+    return state
+
+
+def set_random_state(state):
+    """Restore the random generators of this process.
+
+    Args:
+        state (dict): From :func:`get_random_state`. A device's part counts
+            only if the device in use is of the same kind.
+    """
+    python, numpy = state['python'], state['numpy']
+    words = tuple(python['words'].tolist())
+    random.setstate((python['version'], words, python['gauss']))
+    keys = numpy['keys'].numpy().astype(np.uint32)
+    rest = [numpy[key] for key in _NUMPY_KEYS]
+    np.random.set_state(('MT19937', keys, *rest))
+    torch.set_rng_state(state['torch'])
+    kind, accelerator = accelerator_in_use()
+    if kind in state and hasattr(accelerator, 'set_rng_state'):
+        accelerator.set_rng_state(state[kind])
 
 
 @RUNNERS.register_module()
@@ -105,9 +151,9 @@ class EpochBasedRunner(BaseRunner):
     def _batches(self, data_loader):
         """Return the batches of a training epoch with their numbers, from 0.
 
-        In an epoch that a resume has to go on with, those that were trained
-        on are left out. They are loaded all the same: only so samplers,
-        workers and augmentations draw what they have drawn.
+        In an epoch that is resumed, batches that were trained on are left
+        out. They are loaded, though: samplers, workers and augmentations must
+        draw what they drew before.
         """
         point, self._point = self._point, None
         states = point['random'] if point else None
@@ -184,7 +230,7 @@ class EpochBasedRunner(BaseRunner):
         self.logger.info('FPS: %.3f', speed)
 
     def run(self, data_loaders, workflow, max_epochs=None, **kwargs):
-        """Train until the last epoch, with whatever the workflow puts between.
+        """Train until the last epoch, as the workflow says.
 
         Args:
             data_loaders (list[DataLoader]): One for each step of the
@@ -196,7 +242,7 @@ class EpochBasedRunner(BaseRunner):
 
         Raises:
             TypeError: A step's name is not a str.
-            ValueError: There is no method of that name.
+            UserError: There is no method of that name.
         """
         assert isinstance(data_loaders, list)
         assert mmcv.is_list_of(workflow, tuple)
@@ -211,11 +257,12 @@ class EpochBasedRunner(BaseRunner):
         assert self._max_epochs is not None, 'the runner needs max_epochs'
 
         # Schedules ask for the number of iterations before the first epoch.
-        for (mode, _), data_loader in zip(workflow, data_loaders):
-            if mode == 'train':
-                self._max_iters = self._max_epochs * len(data_loader)
-                self._fit_point(data_loader)
-                break
+        modes = [mode for mode, _ in workflow]
+        trains = 'train' in modes
+        if trains:
+            data_loader = data_loaders[modes.index('train')]
+            self._max_iters = self._max_epochs * len(data_loader)
+            self._fit_point(data_loader)
 
         self.logger.info(
             'Start running, host: %s, work_dir: %s',
@@ -226,6 +273,8 @@ class EpochBasedRunner(BaseRunner):
             'workflow: %s, max: %d epochs', workflow, self._max_epochs
         )
         self.call_hook('before_run')
+        if trains:
+            self._fit_point(data_loader)  # a hook may have resumed, as EMA's
         cycle = [
             (mode, data_loader)
             for (mode, epochs), data_loader in zip(workflow, data_loaders)
@@ -247,7 +296,7 @@ class EpochBasedRunner(BaseRunner):
                 f'a workflow names methods, but {mode!r} is {type(mode)}'
             )
         if not hasattr(self, mode):
-            raise ValueError(
+            raise UserError(
                 f'the workflow wants {mode!r}, but {type(self).__name__} has '
                 'no such method: use train or val'
             )
@@ -258,8 +307,8 @@ class EpochBasedRunner(BaseRunner):
     def gather_random_states(self):
         """Bring the random states of all ranks to rank 0, for a checkpoint.
 
-        To be called by every rank, just before rank 0 saves. A single process
-        can do without.
+        Call it on every rank, just before rank 0 saves. A single process does
+        not need it.
         """
         self._rank_states = gather_objects(self._random_states())
 
@@ -270,7 +319,7 @@ class EpochBasedRunner(BaseRunner):
         return states
 
     def _setup(self, data_loader):
-        """Describe what must not change if a resume shall be exact."""
+        """Describe what must not change for an exact resume."""
         device = next((p.device for p in self.model.parameters()), None)
         on_cpu = device is None or device.type == 'cpu'
         engine = engine_of(self.optimizer)
@@ -326,14 +375,15 @@ class EpochBasedRunner(BaseRunner):
         return state
 
     def _fit_point(self, data_loader):
-        """See how well the checkpoint fits this run, and say so if not.
+        """Compare the checkpoint with this run; warn of what differs.
 
-        With other batches as many iterations are counted as the same samples
-        make now, which keeps schedules in place.
+        With another batch size the number of iterations done is converted, so
+        that schedules stay in place.
         """
         point = self._point
-        if point is None:
+        if point is None or point.get('fitted'):
             return
+        point['fitted'] = True
         before, now = point['setup'], self._setup(data_loader)
         changes = [
             f'{name} {before.get(name)} -> {value}'
@@ -375,11 +425,11 @@ class EpochBasedRunner(BaseRunner):
                 hook.load_state_dict(state)
 
     def _place_in(self, cycle):
-        """Return where a cycle of the workflow starts, and be ready there.
+        """Return where a cycle of the workflow starts; restore random states.
 
-        A resumed run goes on with the step that comes next, once
-        ``before_run`` has drawn what it likes. mmcv 1.2.7 begins the workflow
-        anew, as is done here for a checkpoint without section ``resume``.
+        A resumed run continues with the next step; draws of ``before_run``
+        have no effect. For a checkpoint without section ``resume`` the
+        workflow begins anew, as in mmcv 1.2.7.
         """
         point = self._point
         trains = [i for i, (mode, _) in enumerate(cycle) if mode == 'train']
@@ -402,7 +452,7 @@ class EpochBasedRunner(BaseRunner):
         meta=None,
         create_symlink=True,
     ):
-        """Save model, optimiser, counters, and where exactly the run stands.
+        """Save model, optimizer, counters, and where exactly the run stands.
 
         After an epoch the file has its number, and ``epoch`` in the
         checkpoint is that number. Inside of an epoch ``epoch`` and ``iter``
@@ -425,11 +475,11 @@ class EpochBasedRunner(BaseRunner):
             out_dir (str): Folder.
             filename_tmpl (str): Name with a place for the number. Inside of
                 an epoch the default stands for ``iter_{}.pth``.
-            save_optimizer (bool): Whether to save the optimiser's state.
+            save_optimizer (bool): Whether to save the optimizer's state.
             meta (dict | None): More to save; the runner's own ``meta`` goes
                 over it.
-            create_symlink (bool): Whether ``latest.pth`` shall stand for this
-                checkpoint.
+            create_symlink (bool): Whether ``latest.pth`` stands for this
+                checkpoint afterwards.
 
         Raises:
             TypeError: ``meta`` is no dict.
@@ -448,6 +498,11 @@ class EpochBasedRunner(BaseRunner):
                 filename_tmpl = 'iter_{}.pth'
         meta = dict(meta or {}, **done)
         meta.update(self.meta or {})
+        if amid_step(self):
+            self.logger.warning(
+                'Saved between the iterations of one step (cumulative_iters): '
+                'a run that resumes here lacks the gradients so far'
+            )
 
         path = osp.join(out_dir, filename_tmpl.format(number))
         save_checkpoint(

@@ -1,7 +1,7 @@
-"""The clock of a runner: seconds of each iteration, and what they add up to.
+"""mmcv/runner/hooks/iter_timer.py: seconds of iterations, and their sums.
 
-The log buffer gets what mmcv 1.2.7 puts there. The sums are new: they are
-what a speed is computed from.
+The log buffer gets what mmcv 1.2.7 puts there. The sums are new: a speed is
+computed from them.
 """
 
 import time

@@ -1,4 +1,4 @@
-"""The work of demo.py: sources in, pictures and joints out."""
+"""Find joints in pictures or a video, and draw them."""
 
 import itertools
 import os
@@ -9,7 +9,7 @@ from hourglass_npu.errors import UserError
 from hourglass_npu.files import make_folder, write_json
 from hourglass_npu.options import apply_speed, apply_trust, check_speed_options
 from hourglass_npu.paths import DEMO_PEOPLE, DEMO_PICTURE
-from hourglass_npu.pose import boxes, decode, draw
+from hourglass_npu.pose import boxes, decode, draw, geometry
 from hourglass_npu.pose.backends import (
     OnnxNetwork,
     TorchNetwork,
@@ -26,24 +26,25 @@ from hourglass_npu.pose.images import (
     write_picture,
 )
 
-# Repetitions for --fps, after one that is not counted.
 ROUNDS = 10
-# Frames of a video that --fps does not count.
+"""Repetitions for --fps, after one that does not count."""
+
 WARM_UP_FRAMES = 5
+"""Frames of a video that --fps does not count."""
 
 
 def run(args):
-    """Does what the options of demo.py ask for.
+    """Run the demo as the options say.
 
     Args:
         args (argparse.Namespace): Options of demo.py.
 
     Returns:
-        int: Exit status: 0, or 1 if no people were found or a picture of
+        int: Exit status: 0, or 1 if there were no people, or if a picture of
         several could not be used.
 
     Raises:
-        ValueError: The request cannot be fulfilled; the message says why.
+        UserError: An option cannot be obeyed.
     """
     _check(args)
     apply_trust(args)
@@ -53,7 +54,7 @@ def run(args):
         raise UserError(
             f'{videos[0]} is a video or camera: it must be the only --img'
         )
-    # What can be found wrong is found before a model is loaded.
+    # Find faults of the sources before loading a model.
     if videos:
         outputs = {videos[0]: _video_output(videos[0], args.out)}
         video = Video(videos[0])
@@ -65,8 +66,6 @@ def run(args):
     network = _network(args)
     finder = _Finder(args, network.settings.image_size)
     print(f'model: {network.place}')
-    if args.detect:
-        print(boxes.DETECTOR_NOTE)
     if videos:
         found = _run_video(args, network, finder, video, *outputs.popitem())
     else:
@@ -88,12 +87,16 @@ def _run_pictures(args, network, finder, outputs):
         except UserError as error:
             if len(outputs) == 1:
                 raise
-            print(f'{error}; left out', file=sys.stderr)
+            print(f'{error}; skipped', file=sys.stderr)
             failures += 1
             continue
         records.append(_record(path, picture, people))
         if not people:
-            print(f'{path}: {finder.nobody}', file=sys.stderr)
+            print(
+                f'{path}: {finder.path} has no people for this picture; '
+                'skipped',
+                file=sys.stderr,
+            )
             continue
         result = decode.estimate(network, picture, people, network.settings)
         _add_keypoints(records[-1], result, network.settings.joints)
@@ -123,7 +126,7 @@ def _run_video(args, network, finder, video, source, output):
                 frame = _drawn(args, frame, people, result)
             write(frame)
         if not records:
-            raise UserError(f'{source}: there is no frame in this video')
+            raise UserError(f'{source}: this video has no frames')
     timed = len(records) - WARM_UP_FRAMES
     print(f'{source}: {len(records)} frames -> {output}')
     if args.fps and timed > 0:
@@ -133,40 +136,28 @@ def _run_video(args, network, finder, video, source, output):
             f'included ({timed} frames, {network.place})'
         )
     elif args.fps:
-        print(f'FPS: needs more than {WARM_UP_FRAMES} frames')
+        print(f'FPS: --fps needs more than {WARM_UP_FRAMES} frames')
     return records, 0
 
 
 class _Finder:
-    """Says where the people of a picture are, by the options given."""
+    """Returns the people of a picture, as the options say."""
 
     def __init__(self, args, image_size):
         self._image_size = image_size
         self._boxes = [boxes.parse_box(text) for text in args.bbox or ()]
-        self._file = self._detector = None
-        path = args.bbox_file
-        if args.img is None and not (path or self._boxes or args.detect):
-            # The picture that comes with the project, and its people.
-            path = str(DEMO_PEOPLE) if DEMO_PEOPLE.exists() else None
-        threshold = args.bbox_thr
-        if path:
-            self._file = boxes.BoxFile(
-                path, image_size, -1e9 if threshold is None else threshold
-            )
-            self.nobody = f'{path} has no people for this picture; left out'
-        elif args.detect:
-            options = {} if threshold is None else {'threshold': threshold}
-            self._detector = boxes.Detector(image_size, **options)
-            self.nobody = (
-                'no people detected; left out (give --bbox, or leave '
-                '--detect away to take the whole picture for one person)'
-            )
+        self._file = None
+        self.path = args.bbox_file
+        if args.img is None and not (self.path or self._boxes):
+            # The demo picture and its people.
+            self.path = str(DEMO_PEOPLE) if DEMO_PEOPLE.exists() else None
+        if self.path:
+            threshold = -1e9 if args.bbox_thr is None else args.bbox_thr
+            self._file = boxes.BoxFile(self.path, image_size, threshold)
 
     def __call__(self, picture, path):
         if self._file:
             people = self._file.of(path)
-        elif self._detector:
-            people = self._detector.of(picture)
         elif self._boxes:
             people = [
                 boxes.from_box(box, self._image_size) for box in self._boxes
@@ -178,21 +169,21 @@ class _Finder:
 
 
 def _check(args):
-    """Refuses options that contradict each other or make no sense."""
+    """Check options that exclude each other or have limits."""
     if args.onnx and (
         args.config or args.checkpoint or args.sample or args.trust_checkpoint
     ):
         raise UserError(
-            '--onnx brings its own model: leave --config, --checkpoint, '
-            '--trust-checkpoint and --sample away'
+            '--onnx includes the model: leave out --config, --checkpoint, '
+            '--trust-checkpoint and --sample'
         )
     check_speed_options(args)
     if not 0 <= args.kpt_thr <= 1:
         raise UserError(f'--kpt-thr {args.kpt_thr}: must be from 0 to 1')
-    if args.bbox_thr is not None and not (args.bbox_file or args.detect):
-        raise UserError('--bbox-thr goes with --bbox-file or --detect')
+    if args.bbox_thr is not None and not args.bbox_file:
+        raise UserError('--bbox-thr needs --bbox-file')
     if args.frames is not None and args.frames < 1:
-        raise UserError(f'--frames {args.frames}: must be 1 or more')
+        raise UserError(f'--frames {args.frames}: must be at least 1')
     for text in args.bbox or ():
         boxes.parse_box(text)
 
@@ -200,7 +191,7 @@ def _check(args):
 def _default_picture():
     if not DEMO_PICTURE.is_file():
         raise UserError(
-            f'{DEMO_PICTURE}: there is no such file; give --img, or make it '
+            f'{DEMO_PICTURE}: there is no such file; give --img, or draw it '
             'with `python3 mmpose-master/tools/make_sample_mpii.py --demo`'
         )
     return str(DEMO_PICTURE)
@@ -217,8 +208,8 @@ def _network(args):
         apply_speed(args, network.model)
     if args.heatmaps and network.decodes:
         raise UserError(
-            f'{args.onnx} was exported with --decode: it gives joints and no '
-            'heatmaps, so --heatmaps cannot be drawn'
+            f'--heatmaps: {args.onnx} was exported with --decode, so it '
+            'returns joints instead of heatmaps'
         )
     return network
 
@@ -227,7 +218,7 @@ def _drawn(args, picture, people, result):
     if args.heatmaps:
         height, width = result.heatmaps.shape[2:]
         transforms = [
-            decode.affine(p.center, p.scale, (width, height), inverse=True)
+            geometry.affine(p.center, p.scale, (width, height), inverse=True)
             for p in people
         ]
         picture = draw.draw_heatmaps(picture, result.heatmaps, transforms)
@@ -235,15 +226,15 @@ def _drawn(args, picture, people, result):
 
 
 def _outputs(paths, out):
-    """Where the result of each picture goes.
+    """Return the path of each picture's result.
 
     Returns:
-        dict[str, str]: From the path of a picture to that of its result.
+        dict[str, str]: Path of a picture to path of its result.
     """
     if out and out.lower().endswith(PICTURE_SUFFIXES):
         if len(paths) > 1:
             raise UserError(
-                f'--out {out} is one file, for {len(paths)} pictures: give a '
+                f'--out {out}: one file for {len(paths)} pictures; give a '
                 'folder'
             )
         outputs = {paths[0]: out}
@@ -273,7 +264,7 @@ def _outputs(paths, out):
 
 
 def _video_output(source, out):
-    """Where the result of a video goes."""
+    """Return the path of a video's result."""
     if out and os.path.splitext(out)[1]:
         output = out
     else:
@@ -291,7 +282,7 @@ def _video_output(source, out):
 
 
 def _json_path(option, outputs):
-    """Where the joints go; None if they are not asked for."""
+    """Return the path of the JSON file; None without --json."""
     if option is None or option:
         return option
     if len(outputs) > 1:
@@ -301,7 +292,7 @@ def _json_path(option, outputs):
 
 
 def _record(path, picture, people, frame=None):
-    """A picture's entry in the JSON file, without joints yet."""
+    """Make a picture's entry in the JSON file, without joints."""
     record = {'file': path}
     if frame is not None:
         record['frame'] = frame
@@ -333,7 +324,7 @@ def _write_json(path, joints, records):
 
 
 def _measure(network, picture, people):
-    """Prints the speed of estimating one picture, step by step."""
+    """Print the speed of estimating one picture, step by step."""
     spent = [0.0, 0.0, 0.0]
     for number in range(ROUNDS + 1):
         times = [time.perf_counter()]

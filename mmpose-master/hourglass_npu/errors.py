@@ -45,6 +45,18 @@ class UserError(ValueError):
     exit_status = 2
 
 
+class UserTypeError(UserError, TypeError):
+    """A mistake of the user, where the original raises a TypeError."""
+
+
+class UserKeyError(UserError, KeyError):
+    """A mistake of the user, where the original raises a KeyError."""
+
+
+class UserFileNotFoundError(FileNotFoundError, UserError):
+    """A file that the user named and that does not exist."""
+
+
 class Stopped(BaseException):
     """A signal has ended the run in good order.
 

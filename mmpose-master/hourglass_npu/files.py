@@ -5,7 +5,7 @@ import json
 import os
 import uuid
 
-from hourglass_npu.errors import UserError
+from hourglass_npu.errors import UserError, UserFileNotFoundError
 
 
 def make_folder(path):
@@ -21,6 +21,24 @@ def make_folder(path):
         os.makedirs(path, exist_ok=True)
     except OSError as error:
         raise UserError(f'cannot make the folder {path}: {error}') from error
+
+
+def read_bytes(path):
+    """Read a file that the user named.
+
+    Args:
+        path (str): The file.
+
+    Returns:
+        bytes: Its content.
+
+    Raises:
+        UserError: There is no such file. It is a FileNotFoundError as well.
+    """
+    if not os.path.isfile(path):
+        raise UserFileNotFoundError(f'{path}: there is no such file')
+    with open(path, 'rb') as file:
+        return file.read()
 
 
 def check_folder_of(path):

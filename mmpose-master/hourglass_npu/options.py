@@ -119,7 +119,7 @@ def apply_speed(args, model):
 
         fuse_conv_bn(model)
     if args.amp:
-        from mmcv.runner.hooks.optimizer import cast_for_inference
+        from hourglass_npu.o2.casting import cast_for_inference
 
         cast_for_inference(model)
 

@@ -4,6 +4,7 @@ import contextlib
 import os
 import sys
 
+from hourglass_npu.config import rules
 from hourglass_npu.errors import UserError
 from hourglass_npu.options import apply_trust
 
@@ -46,7 +47,9 @@ def start(args, cfg):
     Raises:
         UserError: If the device is not there, or the group cannot be.
     """
-    from mmcv.runner.dist_utils import init_dist, set_arithmetic, set_device
+    from mmcv.runner.dist_utils import init_dist, set_device
+
+    from hourglass_npu.devices import set_arithmetic
 
     apply_trust(args)
     if args.local_rank is not None:
@@ -55,18 +58,15 @@ def start(args, cfg):
     if launcher is None:
         launched = {'RANK', 'WORLD_SIZE', 'LOCAL_RANK'} <= set(os.environ)
         launcher = 'pytorch' if launched else 'none'
-    try:
-        device = set_device(args.device)
-        if launcher != 'none':
-            params = dict(cfg.dist_params)
-            timeout = params.get('timeout')
-            if isinstance(timeout, (int, float)) and timeout > 0:
-                # RankGuard speaks first: the libraries name no rank.
-                params['timeout'] = timeout + 60
-            init_dist(launcher, **params)
-    except (TypeError, ValueError) as error:
-        # TypeError: dist_params name what torch does not know.
-        raise UserError(str(error)) from error
+    device = set_device(args.device)
+    if launcher != 'none':
+        params = dict(cfg.dist_params)
+        check_group_options(params)
+        timeout = params.get('timeout')
+        if isinstance(timeout, (int, float)) and timeout > 0:
+            # RankGuard reports first: the libraries name no rank.
+            params['timeout'] = timeout + 60
+        init_dist(launcher, **params)
     idle = set_arithmetic(cfg.get('cudnn_benchmark'), cfg.get('allow_tf32'))
     if idle and os.environ.get('RANK', '0') == '0':
         print(
@@ -76,6 +76,26 @@ def start(args, cfg):
         )
     share_cores(device, args, cfg)
     return device, launcher != 'none'
+
+
+def check_group_options(params):
+    """Refuse options of the process group that torch does not have.
+
+    Args:
+        params (dict): ``dist_params`` of a config.
+
+    Raises:
+        UserError: One is unknown; names the nearest.
+    """
+    from torch.distributed import init_process_group
+
+    known = ['backend', 'port', *rules.parameters(init_process_group)]
+    for name in params:
+        if name not in known:
+            raise UserError(
+                f'dist_params.{name} is not known'
+                f'{rules.nearest(name, known, "dist_params")}'
+            )
 
 
 def share_cores(device, args, cfg):

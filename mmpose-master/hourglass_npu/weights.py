@@ -1,29 +1,29 @@
-"""Loads a checkpoint into a model that it must fit."""
+"""Load a checkpoint into a model that it must fit."""
 
-from hourglass_npu.errors import UserError
+from hourglass_npu.errors import UserError, is_user_error
 
 
 def load_weights(model, path):
-    """Loads a checkpoint that must fit the model to the last tensor.
+    """Load a checkpoint that must fit the model to the last tensor.
 
     Args:
         model (nn.Module): The bare model, on the CPU; changed in place.
         path (str): Checkpoint.
 
     Returns:
-        dict: ``meta`` of the checkpoint; empty where there is none.
+        dict: ``meta`` of the checkpoint; empty if it has none.
 
     Raises:
-        UserError: If it cannot be read, or is of another model.
+        UserError: The checkpoint cannot be read, or is of another model.
     """
     import torch
     from mmcv.runner import _load_checkpoint
 
     try:
         checkpoint = _load_checkpoint(path, 'cpu', logger='silent')
-    except ValueError:
-        raise
-    except Exception as error:
+    except Exception as error:  # pickle raises anything at broken files
+        if is_user_error(error):
+            raise
         reason = ' '.join(str(error).split())
         raise UserError(f'{path} cannot be read: {reason}') from error
     saved = checkpoint
@@ -33,7 +33,7 @@ def load_weights(model, path):
         isinstance(key, str) and isinstance(value, torch.Tensor)
         for key, value in saved.items()
     ):
-        raise UserError(f'{path} holds no weights: tensors by name are wanted')
+        raise UserError(f'{path} holds no weights (tensors by name)')
     weights = {
         key[7:] if key.startswith('module.') else key: value
         for key, value in saved.items()

@@ -1,27 +1,51 @@
-"""What belongs to each area of the benchmark, at full and at small size."""
+"""What belongs to each area of the benchmark, at full and at small size.
+
+An area is a function that adds to a :class:`Bench` what it measures; the
+first line of its docstring is its help. For a new one, write it here, and
+what it measures as cases, see :mod:`.case`.
+"""
 
 import os
-from pathlib import Path
 
-import torch
-
-from benchmark import measure
-from benchmark.measure import Subject, Worker
-
-ROOT = Path(__file__).resolve().parents[2]
-CONFIGS = ROOT / 'mmpose-master/configs/top_down/hourglass/mpii'
-LARGE = CONFIGS / 'hourglass52_mpii_384x384.py'
-SMALL = CONFIGS / 'hourglass_mpii_sample_96x96.py'
+from benchmark import bundle
+from benchmark.measure import Subject
+from benchmark.worker import start_group
 
 GFLOP_PER_IMAGE = 193
 """Of one training image of the large network at 384x384, both passes."""
 
+BOTH = dict(stock={}, ours={})
+FORMS = {'stock': {}, 'ours, stock config': dict(stock_form=True), 'ours': {}}
+
 # One thread in each process, for what is compared sample by sample.
 ONE_THREAD = dict(OMP_NUM_THREADS='1')
 
+AREAS = {}
+
+
+def area(name, rounds=7, default=False, warm_up=True, on_gpu=False):
+    """Register a function as an area.
+
+    Args:
+        name (str): Its name on the command line.
+        rounds (int): How many count.
+        default (bool): Whether it is measured where no area is named.
+        warm_up (bool): Whether a round goes before. What is long warms itself
+            up, and skips its first iterations.
+        on_gpu (bool): Whether it wants a GPU, and stock beside it.
+    """
+
+    def register(function):
+        function.rounds, function.default = rounds, default
+        function.warm_up, function.on_gpu = warm_up, on_gpu
+        AREAS[name] = function
+        return function
+
+    return register
+
 
 class Bench:
-    """What the areas share: sizes, data, the baseline and the workers.
+    """What the areas share: sizes, data, the baseline and the processes.
 
     Args:
         folder (Path): An empty one, for logs.
@@ -29,354 +53,240 @@ class Bench:
         small (bool): Small sizes, to see that everything runs.
         site (Path | None): What :func:`.stock.make` has made, if the
             baseline is measured, too.
-        device (str): ``cpu`` or ``cuda``.
         workers (int): Data workers of each training process.
-        config (Path): In place of the large network's.
+        environment (dict): Variables of the processes that measure.
+
+    Attributes:
+        config (Path): Of the network, which is the large one at full size.
+        subjects (list[Subject]): What is measured.
     """
 
-    def __init__(
-        self,
-        folder,
-        data,
-        small=False,
-        site=None,
-        device='cpu',
-        workers=1,
-        config=None,
-    ):
+    def __init__(self, folder, data, small, site, workers, environment):
         self.folder, self.data, self.small = folder, data, small
-        self.device, self.workers = device, workers
-        self.config = config or (SMALL if small else LARGE)
-        self.site = site
-        self._started = []
+        self.site, self.workers = site, workers
+        self.environment = environment
+        self.config = bundle.SMALL if small else bundle.LARGE
+        self.subjects, self._groups = [], {}
 
-    def variants(self, **ours):
-        """Return the options of what is compared, by name.
+    def pick(self, full, small):
+        """Return what fits the size of this run."""
+        return small if self.small else full
 
-        Stock gets the config in the form that mmpose 0.8.0 understands.
+    def add(self, what, case, forms, own=False, ranks=1, **options):
+        """Add a case in several forms.
 
         Args:
-            **ours (dict): Options of ours, by name; none: the config as it
-                is.
+            what (str): The quantity.
+            case (str): See :func:`.case.start`.
+            forms (dict[str, dict]): Options by variant. ``stock`` is left out
+                where it is not measured, and gets the config that mmpose 0.8.0
+                understands.
+            own (bool): Whether each has processes of its own; else one process
+                measures all of ours, and one all of stock.
+            ranks (int): Processes of each, which form a group.
+            **options: For all forms. ``override`` and ``stock_form`` are for
+                :func:`.case.load_config`, others for the case.
         """
-        stock = dict(stock=dict(stock_form=True)) if self.site else {}
-        return dict(stock, **(ours or dict(ours={})))
+        for variant, form in forms.items():
+            is_stock = variant == 'stock'
+            if is_stock and self.site is None:
+                continue
+            given = dict(options, **form)
+            source = dict(
+                config=str(self.config),
+                data=str(self.data),
+                override=given.pop('override', None),
+                stock_form=given.pop('stock_form', False) or is_stock,
+            )
+            name = (what, variant) if own else None
+            group = self._group(is_stock, name, ranks)
+            subject = Subject(what, variant, group, case, source, given)
+            self.subjects.append(subject)
 
-    def worker(self, variant, environment=None, **kwargs):
-        """Start a process that measures stock or ours."""
-        # What is measured on a CPU must not find a GPU.
-        hidden = dict(CUDA_VISIBLE_DEVICES='') if self.device == 'cpu' else {}
-        worker = Worker(
-            self.site if variant == 'stock' else None,
-            self.folder / f'worker{len(self._started)}.log',
-            dict(hidden, **(environment or {})),
-            **kwargs,
-        )
-        self._started.append(worker)
-        return worker
+    def _group(self, is_stock, name, ranks):
+        """Return the processes of that name; starts them the first time."""
+        site = self.site if is_stock else None
+        if (site, name) not in self._groups:
+            logs = self.folder / f'worker{len(self._groups)}'
+            self._groups[site, name] = start_group(
+                ranks, site, logs, self.environment
+            )
+        return self._groups[site, name]
 
     def stop(self):
         """End all processes."""
-        while self._started:
-            self._started.pop().stop()
-
-    def source(self, **more):
-        """Return the options that name config and data."""
-        return dict(config=str(self.config), data=str(self.data), **more)
+        while self._groups:
+            for worker in self._groups.popitem()[1]:
+                worker.shutdown()
 
 
-def has_bfloat16():
-    """Tell whether torch has batch norm in bfloat16 on a CPU (from 1.10)."""
-    return hasattr(torch, 'autocast')
+def low_precision(**form):
+    """Return a form as ``ours, bf16``, where torch has it (from 1.10)."""
+    import torch
+
+    # Before, there is no batch norm in bfloat16 on a CPU.
+    return {'ours, bf16': form} if hasattr(torch, 'autocast') else {}
 
 
+def quick_inference():
+    """Return the forms of ``--fuse-conv-bn`` and ``--amp``."""
+    forms = {'ours, folded': dict(fold=True)}
+    for name, form in low_precision(amp=True).items():
+        forms.update({name: form, f'{name}, folded': dict(form, fold=True)})
+    return forms
+
+
+@area('pipeline', default=True)
 def pipeline(bench):
-    """The input: samples in one process, their steps, whole loaders."""
-    count = 2 if bench.small else 32
-    batch = 2 if bench.small else 32
-    flips = {
-        'sample': None,
-        'sample, flipped': 1.0,
-        'sample, not flipped': 0.0,
+    """Input: samples, their steps, whole loaders, beside the floor."""
+    bench.environment.update(ONE_THREAD)
+    case, count = 'samples.sample', bench.pick(32, 2)
+    cached = {
+        f'{name}, cache': dict(form, cache='ram')
+        for name, form in FORMS.items()
+        if name != 'stock'
     }
-    variants = bench.variants(
-        **{'ours, stock config': dict(stock_form=True), 'ours': {}}
+    both = dict(FORMS, **cached)
+    bench.add(
+        'decode + one warp', 'samples.floor', dict(floor={}), count=count
     )
-    # The floor and all of ours are measured in one process.
-    ours = [bench.worker('ours', ONE_THREAD)]
-    stock = [bench.worker('stock', ONE_THREAD)] if bench.site else None
-    subjects = []
-
-    def add(what, variant, case, **options):
-        group = stock if variant == 'stock' else ours
-        subjects.append(
-            Subject(what, variant, group, case, **bench.source(**options))
-        )
-
-    floor = dict(case='floor', count=count)
-    add('decode + one warp', 'floor', **floor)
-    add('decode + one warp', 'floor, middle', middle=True, **floor)
-    add(measure.ACCOUNT, 'floor', account=True, **floor)
-    for variant, form in variants.items():
-        sample = dict(form, case='sample', count=count)
-        for what, flip in flips.items():
-            add(what, variant, flip=flip, **sample)
-        add(measure.ACCOUNT, variant, account=True, **sample)
-        if variant != 'stock':
-            sample['cache'] = 'ram'
-            add('sample', f'{variant}, cache', **sample)
-            add(measure.ACCOUNT, f'{variant}, cache', account=True, **sample)
-        add('steps together', variant, 'parts', count=count, **form)
-        add(
-            'whole loader',
-            variant,
-            'loader',
-            batches=2 if bench.small else 16,
-            batch=batch,
-            workers=bench.workers,
-            **form,
-        )
-    return subjects
+    bench.add('sample', case, both, count=count)
+    for name, flip in {'flipped': 1.0, 'not flipped': 0.0}.items():
+        bench.add(f'sample, {name}', case, FORMS, count=count, flip=flip)
+    bench.add(
+        'whole loader',
+        'samples.loader',
+        FORMS,
+        batches=bench.pick(16, 2),
+        batch=count,
+        workers=bench.workers,
+    )
+    bench.add('steps', 'samples.steps', both, count=count)
 
 
+@area('step', default=True)
 def step(bench):
-    """The training step without the network; the optimiser's step."""
-    sizes = dict(batch=32, joints=16, size=96, steps=4)
-    if bench.small:
-        sizes = dict(batch=2, joints=16, size=24, steps=1)
-    subjects = []
-    for variant, form in bench.variants().items():
-        workers = [bench.worker(variant)]
-        subjects.append(
-            Subject(
-                'loss, accuracy, log values',
-                variant,
-                workers,
-                'outside_network',
-                device=bench.device,
-                **sizes,
-            )
-        )
-        subjects.append(
-            Subject(
-                'optimiser',
-                variant,
-                workers,
-                'optimizer',
-                **bench.source(steps=1, **form),
-            )
-        )
-    return subjects
+    """Training step without the network."""
+    bench.add(
+        'loss, accuracy, log values',
+        'network.outside_network',
+        BOTH,
+        batch=bench.pick(32, 2),
+        steps=bench.pick(4, 1),
+    )
 
 
+@area('eval', default=True)
 def evaluation(bench):
-    """Testing with flip: what surrounds the network, and all of it."""
-    subjects = []
+    """Evaluation with flip test."""
+    case = 'network.evaluation'
     # A batch for each core, which takes it alone.
-    batch = 1 if bench.small else 2
+    batch = bench.pick(2, 1)
+    batches = {f'ours, batches of {batch}': dict(samples_per_gpu=batch)}
+    forms = dict(BOTH, **batches)
+    people = bench.pick(16, 2)
+    what = 'person, without the network'
+    bench.add(what, case, forms, people=people, network=False)
+    forms.update(quick_inference())
     people = batch * len(os.sched_getaffinity(0))
-    ours = {
-        'ours': {},
-        f'ours, batches of {batch}': dict(samples_per_gpu=batch),
-        'ours, folded': dict(fold=True),
-    }
-    if has_bfloat16():
-        ours['ours, bf16'] = dict(amp=True)
-        ours['ours, bf16, folded'] = dict(amp=True, fold=True)
-    for variant, form in bench.variants(**ours).items():
-        workers = [bench.worker(variant)]
-        for what, network, count in (
-            ('person, without the network', False, 2 if bench.small else 16),
-            ('person', True, people),
-        ):
-            if not network and ('fold' in form or 'amp' in form):
-                continue
-            subjects.append(
-                Subject(
-                    what,
-                    variant,
-                    workers,
-                    'evaluation',
-                    **bench.source(
-                        people=count,
-                        network=network,
-                        device=bench.device,
-                        **form,
-                    ),
-                )
-            )
-    return subjects
+    bench.add('person', case, forms, people=people, network=True)
 
 
+@area('train', rounds=3, default=True, warm_up=False)
 def train(bench):
     """Training end to end on one device, fp32 and low precision."""
-    sizes = dict(batch=2, workers=bench.workers, skip=1, iterations=3)
-    if bench.small:
-        sizes['iterations'] = 1
-    subjects = [
-        Subject(
-            'image, fp32',
-            variant,
-            # A process each: its peak of memory is its own.
-            [bench.worker(variant)],
-            'training',
-            **bench.source(**sizes, **form),
-        )
-        for variant, form in bench.variants().items()
-    ]
-    if has_bfloat16():
-        subjects.append(
-            Subject(
-                'image, fp32',
-                'ours, bf16',
-                [bench.worker('ours')],
-                'training',
-                **bench.source(amp=True, **sizes),
-            )
-        )
-    return subjects
-
-
-def ranks(bench):
-    """Training end to end in several processes of this machine."""
-    bench.config = SMALL
-    counts = (1, 2) if bench.small else (1, 2, 4, 8)
-    sizes = dict(batch=2, workers=bench.workers, skip=2, iterations=6)
-    if bench.small:
-        sizes.update(skip=1, iterations=1)
-    cores = len(os.sched_getaffinity(0))
-    subjects = []
-    for count in counts:
-        threads = dict(
-            OMP_NUM_THREADS=str(max(1, cores // count)),
-            OMP_WAIT_POLICY='PASSIVE',
-        )
-        for variant, form in bench.variants().items():
-            group = [bench.worker(variant, threads) for _ in range(count)]
-            if count > 1:
-                measure.form_group(group)
-            subjects.append(
-                Subject(
-                    f'image, {count} rank' + 's' * (count > 1),
-                    variant,
-                    group,
-                    'training',
-                    **bench.source(**sizes, **form),
-                )
-            )
-    return subjects
-
-
-def epochs(bench):
-    """The time between two epochs, by what becomes of the data workers."""
-    bench.config = SMALL
-    sizes = dict(batch=8, workers=max(bench.workers, 1), epochs=3)
-    if bench.small:
-        sizes.update(batch=2, epochs=2)
-    new = {'data.train_dataloader': dict(persistent_workers=False)}
-    variants = bench.variants(
-        **{'ours': {}, 'ours, new workers': dict(options=new)}
-    )
-    return [
-        Subject(
-            f'next epoch, {start}',
-            variant,
-            [bench.worker(variant, ONE_THREAD)],
-            'next_epoch',
-            **bench.source(spawned=start == 'spawned', **sizes, **form),
-        )
-        # It takes time to start the latter.
-        for start in ('forked', 'spawned')[: 1 if bench.small else 2]
-        for variant, form in variants.items()
-    ]
-
-
-def onnx(bench):
-    """Inference of one crop: torch, and what was exported from it."""
-    workers = [bench.worker('ours')]
-    engines = ['torch', 'torch, folded', 'onnxruntime']
-    if has_bfloat16():
-        engines[2:2] = ['torch, bf16', 'torch, bf16, folded']
-    return [
-        Subject(
-            'crop',
-            'ours, ' + engine,
-            workers,
-            'inference',
-            **bench.source(engine=engine),
-        )
-        for engine in engines
-    ]
-
-
-def cuda(bench):
-    """Training on a GPU in batches of 32, from files and from memory."""
-    sizes = dict(
-        batch=32,
+    bench.add(
+        'image, fp32',
+        'training.training',
+        dict(BOTH, **low_precision(override={'amp.enabled': True})),
+        own=True,  # for the peak of memory
+        batch=2,
         workers=bench.workers,
-        skip=10,
-        iterations=30,
-        device=bench.device,
+        skip=1,
+        iterations=bench.pick(3, 1),
     )
-    if bench.small:
-        sizes.update(batch=2, skip=1, iterations=1)
-    variants = bench.variants(
-        **{
-            'ours': {},
-            'ours, copies in turn': dict(options=dict(device_prefetch=False)),
-        }
-    )
-    subjects = []
-    for what, in_memory in (
-        ('image, from JPEGs', False),
-        ('image, from memory', True),
-    ):
-        for variant, form in variants.items():
-            precision = dict(form, amp=True)
-            if variant == 'stock':
-                precision = dict(form, fp16=dict(loss_scale=512.0))
-            subjects.append(
-                Subject(
-                    what,
-                    variant,
-                    [bench.worker(variant)],
-                    'training',
-                    **bench.source(in_memory=in_memory, **precision, **sizes),
-                )
-            )
-    sizes['iterations'] = min(sizes['iterations'], 5)
-    subjects.append(
-        Subject(
-            'image, profiled',
-            'ours',
-            [bench.worker('ours')],
-            'training',
-            **bench.source(in_memory=True, amp=True, profile=True, **sizes),
-        )
-    )
-    subjects.append(
-        Subject(
-            'arithmetic limit',
-            'half matrix product',
-            [bench.worker('ours')],
-            'arithmetic',
-            size=64 if bench.small else 8192,
-            gflop=GFLOP_PER_IMAGE,
-            device=bench.device,
-        )
-    )
-    return subjects
 
 
-AREAS = dict(
-    pipeline=pipeline,
-    step=step,
-    eval=evaluation,
-    train=train,
-    ranks=ranks,
-    epochs=epochs,
-    onnx=onnx,
-    cuda=cuda,
-)
-ROUNDS = dict(train=3, ranks=2, epochs=3, cuda=2)
-"""Rounds of the areas that are slow; others have seven."""
+@area('ranks', rounds=2, warm_up=False)
+def ranks(bench):
+    """Training end to end in 1, 2, 4 and 8 processes."""
+    bench.config = bundle.SMALL
+    cores = len(os.sched_getaffinity(0))
+    for count in bench.pick((1, 2, 4, 8), (1, 2)):
+        threads = str(max(1, cores // count))
+        bench.environment.update(
+            OMP_NUM_THREADS=threads, OMP_WAIT_POLICY='PASSIVE'
+        )
+        bench.add(
+            f'image, {count} rank' + 's' * (count > 1),
+            'training.training',
+            BOTH,
+            own=True,
+            ranks=count,
+            batch=2,
+            workers=bench.workers,
+            skip=bench.pick(2, 1),
+            iterations=bench.pick(6, 1),
+        )
+
+
+@area('epochs', rounds=3, warm_up=False)
+def epochs(bench):
+    """From the end of an epoch to the first batch of the next."""
+    bench.config = bundle.SMALL
+    bench.environment.update(ONE_THREAD)
+    new = {'data.train_dataloader': dict(persistent_workers=False)}
+    # It takes time to start what is spawned.
+    for start in bench.pick(('forked', 'spawned'), ('forked',)):
+        bench.add(
+            f'next epoch, {start}',
+            'training.next_epoch',
+            dict(BOTH, **{'ours, new workers': dict(override=new)}),
+            own=True,
+            spawned=start == 'spawned',
+            batch=bench.pick(8, 2),
+            workers=max(bench.workers, 1),
+            epochs=bench.pick(3, 2),
+        )
+
+
+@area('onnx', default=True)
+def onnx(bench):
+    """Inference in torch and in ONNX Runtime."""
+    onnx = {'ours, onnxruntime': dict(onnx=True)}
+    forms = dict({'ours': {}}, **quick_inference(), **onnx)
+    bench.add('crop', 'network.inference', forms)
+
+
+@area('cuda', rounds=2, warm_up=False, on_gpu=True)
+def cuda(bench):
+    """Training on a GPU, from JPEGs and from memory, with a profile."""
+    half = {'amp.enabled': True}
+    in_turn = dict(half, device_prefetch=False)
+    forms = {
+        'stock': dict(override=dict(fp16=dict(loss_scale=512.0))),
+        'ours': dict(override=half),
+        'ours, copies in turn': dict(override=in_turn),
+    }
+    sizes = dict(
+        own=True,
+        batch=bench.pick(32, 2),
+        workers=bench.workers,
+        skip=bench.pick(10, 1),
+        iterations=bench.pick(30, 1),
+    )
+    case = 'training.training'
+    for place, in_memory in {'JPEGs': False, 'memory': True}.items():
+        what = f'image, from {place}'
+        bench.add(what, case, forms, in_memory=in_memory, **sizes)
+    sizes.update(iterations=bench.pick(5, 1), in_memory=True, profile=True)
+    ours = dict(ours=forms['ours'])
+    bench.add('image, profiled', case, ours, **sizes)
+    bench.add(
+        'half matrix product',
+        'training.arithmetic',
+        {'arithmetic limit': {}},
+        own=True,
+        size=bench.pick(8192, 64),
+        gflop=GFLOP_PER_IMAGE,
+    )

@@ -4,6 +4,9 @@ A CPU hides the cost of launching many small operators and of waiting for
 the device; counted, they can be held by a test on any machine.
 """
 
+import contextlib
+from unittest import mock
+
 import torch
 from torch.autograd import profiler
 
@@ -21,14 +24,7 @@ class HostReads:
     """
 
     # Not numpy(): without cpu() before it, it does not exist off the CPU.
-    METHODS = (
-        '__bool__',
-        '__float__',
-        '__int__',
-        'cpu',
-        'item',
-        'tolist',
-    )
+    METHODS = '__bool__ __float__ __int__ cpu item tolist'.split()
 
     def __init__(self):
         self.names = []
@@ -55,22 +51,15 @@ class HostReads:
         return read
 
     def __enter__(self):
-        self._own = {
-            name: torch.Tensor.__dict__[name]
-            for name in self.METHODS
-            if name in torch.Tensor.__dict__
-        }
+        self._patches = contextlib.ExitStack()
         for name in self.METHODS:
-            method = getattr(torch.Tensor, name)
-            setattr(torch.Tensor, name, self._watched(name, method))
+            method = self._watched(name, getattr(torch.Tensor, name))
+            patch = mock.patch.object(torch.Tensor, name, method)
+            self._patches.enter_context(patch)
         return self
 
     def __exit__(self, *_):
-        for name in self.METHODS:
-            if name in self._own:
-                setattr(torch.Tensor, name, self._own[name])
-            else:
-                delattr(torch.Tensor, name)
+        self._patches.close()
         self._seen.clear()
 
 

@@ -3,64 +3,41 @@
 import os
 import platform
 import re
+from pathlib import Path
 
-from benchmark.measure import ACCOUNT
+from benchmark.measure import QUOTIENTS
 
-NOT_MEASURED = 'not measured'
-
-
-def processor():
-    """Return the name of the processor."""
-    try:
-        with open('/proc/cpuinfo') as stream:
-            names = re.findall(r'^model name\s*: (.*)$', stream.read(), re.M)
-    except OSError:
-        names = []
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def memory():
-    """Return the machine's memory in GiB, None where it cannot be had."""
-    try:
-        pages, size = os.sysconf('SC_PHYS_PAGES'), os.sysconf('SC_PAGE_SIZE')
-    except (ValueError, OSError):
-        return None
-    return round(pages * size / 2**30)
+NOTES = dict(
+    decoder='{}',
+    operators='{} operators',
+    host_reads='{} host reads',
+    host_bytes='{} bytes read',
+    memory='{:.0f} MiB',
+    same='same result as stock: {}',
+)
+"""Facts that a table shows, in words."""
 
 
 def describe_machine():
-    """Describe the machine in general terms.
-
-    Returns:
-        dict: ``processor``, ``cores`` that this process may use, ``memory``
-        in GiB, versions of Python and of what computes, ``accelerator``.
-    """
+    """Describe the machine in general terms, as text by name."""
     import cv2
     import numpy
     import torch
 
+    found = re.findall(
+        'model name\\s*: (.*)', Path('/proc/cpuinfo').read_text()
+    )
+    pages, size = os.sysconf('SC_PHYS_PAGES'), os.sysconf('SC_PAGE_SIZE')
+    on_gpu = torch.cuda.is_available()
     return dict(
-        processor=processor(),
-        cores=len(os.sched_getaffinity(0)),
-        memory=memory(),
-        python=platform.python_version(),
+        processor=found[0] if found else platform.machine(),
+        cores=f'{len(os.sched_getaffinity(0))}',
+        memory=f'{pages * size / 2**30:.0f} GiB',
+        accelerator=torch.cuda.get_device_name() if on_gpu else 'none',
+        Python=platform.python_version(),
         torch=str(torch.__version__),
         numpy=numpy.__version__,
-        opencv=cv2.__version__,
-        accelerator=(
-            torch.cuda.get_device_name() if torch.cuda.is_available() else None
-        ),
-    )
-
-
-def machine_line(machine):
-    """Put the description of a machine into one line."""
-    return (
-        f'{machine["processor"]}, {machine["cores"]} cores, '
-        f'{machine["memory"]} GiB, '
-        f'{machine["accelerator"] or "no accelerator"}; Python '
-        f'{machine["python"]}, torch {machine["torch"]}, numpy '
-        f'{machine["numpy"]}, OpenCV {machine["opencv"]}'
+        OpenCV=cv2.__version__,
     )
 
 
@@ -78,161 +55,83 @@ def _spread(summary, scale=1.0):
     return f'{median} ({low}-{high})'
 
 
-QUOTIENTS = dict(
-    to_floor='CPU / floor',
-    to_middle='CPU / floor, middle',
-    stock_wall='stock / this',
-    stock_cpu='CPU, stock / this',
-)
+def _table(heads, lines):
+    """Write a Markdown table."""
+    return '\n'.join(
+        '| ' + ' | '.join(cells) + ' |'
+        for cells in (heads, ['---'] * len(heads), *lines)
+    )
 
 
-def table(rows):
+def time_table(rows):
     """Write rows of :func:`.measure.rows_of` as a Markdown table.
 
-    Args:
-        rows (list[dict]): Rows; one without ``wall`` was not measured.
-
-    Returns:
-        str: Median and quartiles of the milliseconds of one unit; CPU time;
-        units per second; then quotients, round by round, as far as there
-        are any: this one's CPU time over a floor's, and stock's times over
-        this one's.
+    That is median and quartiles of the milliseconds of one unit; CPU time;
+    units per second; then quotients as far as there are any.
     """
-    shown = [name for name in QUOTIENTS if any(name in row for row in rows)]
-    heads = ['what', 'variant', 'ms', 'CPU ms', 'per second']
-    heads += [QUOTIENTS[name] for name in shown] + ['']
-    lines = [_line(heads), '|' + '---|' * len(heads)]
+    shown = [
+        name
+        for name in QUOTIENTS
+        if any(name in row['quotients'] for row in rows)
+    ]
+    lines = []
     for row in rows:
-        cells = [row['what'], row['variant']]
-        if 'wall' in row:
-            cells += [
+        found = row['quotients']
+        lines.append(
+            [
+                row['what'],
+                row['variant'],
                 _spread(row['wall'], 1000),
                 _number(row['cpu']['median'] * 1000),
                 _number(1 / max(row['wall']['median'], 1e-9)),
+                *(_spread(found[n]) if n in found else '' for n in shown),
+                ', '.join(
+                    text.format(row['facts'][name])
+                    for name, text in NOTES.items()
+                    if row['facts'].get(name) is not None
+                ),
             ]
-            for name in shown:
-                itself = row['variant'] == name.split('_')[0]
-                found = name in row and not itself
-                cells.append(_spread(row[name]) if found else '')
-            cells.append(_note(row['facts']))
-        else:
-            cells += [NOT_MEASURED] + [''] * (len(heads) - 4)
-            cells.append(row.get('why', ''))
-        lines.append(_line(cells))
-    return '\n'.join(lines)
-
-
-def _line(cells):
-    return '| ' + ' | '.join(cells) + ' |'
+        )
+    heads = ['what', 'variant', 'ms', 'CPU ms', 'per second', *shown, '']
+    return _table(heads, lines)
 
 
 def account_table(rows):
     """Write what the time of rows was spent on as a Markdown table.
 
-    Args:
-        rows (list[dict]): Rows of :func:`.measure.rows_of` with ``account``.
-
-    Returns:
-        str: Medians of the CPU milliseconds of one unit, by part.
+    Rows are those of :func:`.measure.rows_of` with ``account``; shown are
+    medians of the CPU milliseconds of one unit.
     """
-    heads = ['CPU ms', *rows[0]['account'], 'in all']
-    lines = [_line(heads), '|' + '---|' * len(heads)]
+    parts = [*dict.fromkeys(part for row in rows for part in row['account'])]
+    lines = []
     for row in rows:
-        times = [*row['account'].values(), row['cpu']]
-        times = [time['median'] * 1000 for time in times]
-        cells = [_number(time) if time else '' for time in times]
-        lines.append(_line([row['variant'], *cells]))
-    return '\n'.join(lines)
-
-
-def scaling_table(rows):
-    """Write rows of :func:`.scaling.check` as a Markdown table.
-
-    Args:
-        rows (list[dict]): Rows; a single one with ``why`` where the links
-            could not be throttled.
-
-    Returns:
-        str: Milliseconds of a step, on paper and by the clock.
-    """
-    lines = [
-        '| ranks | Mbit/s | reduced | on paper, ms | measured, ms | '
-        'measured / paper |',
-        '|---|---|---|---|---|---|',
-    ]
-    for row in rows:
-        if 'why' in row:
-            lines.append(f'| | | | | {NOT_MEASURED} | {row["why"]} |')
-            continue
-        quotient = row['measured']['median'] / row['predicted']
-        when = 'during backward' if row['overlap'] else 'after backward'
-        if row['compression'] is not None:
-            when += f', {row["compression"]}'
-        lines.append(
-            f'| {row["ranks"]} | {row["megabits"]} | {when} | '
-            f'{_number(row["predicted"] * 1000)} | '
-            f'{_spread(row["measured"], 1000)} | {quotient:.2f} |'
-        )
-    return '\n'.join(lines)
-
-
-NOTES = dict(
-    decoder='{}',
-    operators='{} operators',
-    host_reads='{} host reads',
-    host_bytes='{} bytes read',
-    memory='{:.0f} MiB',
-    same='same result as stock: {}',
-    share='{:.1%} of the arithmetic limit',
-)
-
-
-def _note(facts):
-    """Put the facts that a table shows into words."""
-    return ', '.join(
-        text.format(facts[name])
-        for name, text in NOTES.items()
-        if facts.get(name) is not None
-    )
+        times = [row['account'].get(part) for part in parts] + [row['cpu']]
+        medians = [time['median'] * 1000 if time else 0 for time in times]
+        cells = [_number(time) if time else '' for time in medians]
+        lines.append([row['variant'], *cells])
+    return _table(['CPU ms', *parts, 'in all'], lines)
 
 
 def render(result):
-    """Write a whole result as Markdown.
-
-    Args:
-        result (dict): What ``bench.py`` writes as JSON.
-
-    Returns:
-        str: The text.
-    """
-    parts = [machine_line(result['machine'])]
+    """Write a whole result, what ``bench.py`` writes as JSON, as Markdown."""
+    machine = result['machine'].items()
+    parts = [', '.join(f'{name} {value}' for name, value in machine)]
     for name, rows in result['areas'].items():
-        write = scaling_table if name == 'scaling' else table
+        parts.append(f'**{name}**')
+        if isinstance(rows, str):
+            parts.append(f'Not measured: {rows}')
+            continue
         accounts = [row for row in rows if 'account' in row]
-        rows = [row for row in rows if 'account' not in row]
-        parts.append(f'**{name}**\n\n{write(rows)}')
+        parts.append(time_table([row for row in rows if row not in accounts]))
         if accounts:
-            parts.append(f'**{ACCOUNT}**\n\n{account_table(accounts)}')
+            parts += [f'**{name}, by step**', account_table(accounts)]
         for row in rows:
-            if 'profile' in row.get('facts', {}):
-                parts.append(_profile(row))
+            if 'profile' in row['facts']:
+                parts.append('```\n' + row['facts']['profile'] + '```')
     if result['fixes']:
-        parts.append(
+        parts += [
             'Stock is mmcv 1.2.7 and mmpose 0.8.0 as released, with these '
-            'fixes, without which it does not run:\n\n'
-            + '\n'.join(f'- {fix}' for fix in result['fixes'])
-        )
+            'fixes, without which it does not run:',
+            '\n'.join(f'- {fix}' for fix in result['fixes']),
+        ]
     return '\n\n'.join(parts) + '\n'
-
-
-def _profile(row):
-    """Write where the time of a row goes."""
-    lines = [
-        f'Operators of {row["what"]}, {row["variant"]}, by their own time:',
-        '',
-        '| operator | calls | share |',
-        '|---|---|---|',
-    ]
-    for name, calls, share in row['facts']['profile']:
-        lines.append(f'| `{name}` | {calls} | {share:.1%} |')
-    return '\n'.join(lines)

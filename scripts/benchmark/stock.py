@@ -14,6 +14,14 @@ import patch_engine
 HERE = Path(__file__).parent
 MANIFEST = HERE / 'stock.json'
 OURS = HERE.parent / 'patches.json'
+SHARED = (
+    'mmcv/parallel/_functions.py',
+    'mmpose/__init__.py',
+    'mmpose/datasets/datasets/top_down/topdown_posetrack18_dataset.py',
+    'mmpose/models/detectors/mesh.py',
+)
+"""Files that the baseline has with the one-line edits of the bundle."""
+
 TORCHVISION = (
     'torchvision is not installed here: a stand-in of the two functions of '
     'it that mmpose uses, with the same operations.'
@@ -21,34 +29,26 @@ TORCHVISION = (
 
 
 def fixes(device):
-    """List the changes that the baseline carries.
-
-    Args:
-        device (str): Kind of the device, ``cpu`` or ``cuda``.
+    """List the changes that the baseline carries on ``cpu`` or ``cuda``.
 
     Returns:
-        list[dict]: ``package``, ``file``, ``edits`` and ``reason`` of each.
-        An entry of the manifest without edits stands for the one-line edit
-        that the bundle itself makes in this file.
+        dict[str, dict]: Entries of a manifest with ``edits`` and ``reason``,
+        by path of the file.
     """
-    edits = {
-        (entry['package'], entry['file']): entry.get('edits')
-        for entry in patch_engine.load_manifest(OURS)
-    }
-    return [
-        dict(dict(edits=edits[entry['package'], entry['file']]), **entry)
-        if 'edits' not in entry
-        else entry
-        for entry in patch_engine.load_manifest(MANIFEST)
-        if entry.get('device', device) == device
-    ]
+    entries = patch_engine.load_manifest(OURS)
+    found = {f'{one["package"]}/{one["file"]}': one for one in entries}
+    found = {name: found[name] for name in SHARED}
+    for one in patch_engine.load_manifest(MANIFEST):
+        if one.get('device', device) == device:
+            found[f'{one["package"]}/{one["file"]}'] = one
+    return found
 
 
 def make(site, device):
     """Make the packages of the baseline, for a process's PYTHONPATH.
 
     Args:
-        site (Path): An empty folder.
+        site (Path): The folder to be made.
         device (str): Kind of the device, ``cpu`` or ``cuda``.
 
     Returns:
@@ -59,10 +59,10 @@ def make(site, device):
         FileNotFoundError: mmcv or mmpose is not installed.
         patch_engine.PatchError: A file is not the released one.
     """
+    site.mkdir()
     originals.copy_released(site)
     said = []
-    for entry in fixes(device):
-        name = f'{entry["package"]}/{entry["file"]}'
+    for name, entry in fixes(device).items():
         path = site / name
         pairs = [
             (edit['old'].encode(), edit['new'].encode())
@@ -77,11 +77,13 @@ def make(site, device):
         importlib.import_module('torchvision')
     except Exception:  # one for another torch raises what it likes
         stand_in = site / 'torchvision'
-        (stand_in / 'transforms').mkdir(parents=True)
-        for part in ('models', 'transforms'):
-            (stand_in / part).mkdir(exist_ok=True)
-            (stand_in / part / '__init__.py').write_text('')
-        (stand_in / '__init__.py').write_text('from . import models\n')
+        for name, text in {
+            '': 'from . import models\n',
+            'models': '',
+            'transforms': '',
+        }.items():
+            (stand_in / name).mkdir()
+            (stand_in / name / '__init__.py').write_text(text)
         source = HERE / 'torchvision_functional.py'
         place = stand_in / 'transforms' / 'functional.py'
         place.write_bytes(source.read_bytes())

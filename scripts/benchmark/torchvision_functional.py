@@ -8,29 +8,13 @@ import torch
 
 
 def to_tensor(picture):
-    """Turn a picture into numbers from 0 to 1.
-
-    Args:
-        picture (np.ndarray[H, W, 3]): uint8.
-
-    Returns:
-        Tensor[3, H, W]: float32.
-    """
+    """Turn a picture [H, W, 3] of bytes into numbers [3, H, W] up to 1."""
     tensor = torch.from_numpy(picture.transpose((2, 0, 1))).contiguous()
     return tensor.to(dtype=torch.get_default_dtype()).div(255)
 
 
 def normalize(tensor, mean, std):
-    """Subtract the mean and divide by the deviation of each channel.
-
-    Args:
-        tensor (Tensor[3, H, W]): float32.
-        mean (list[float]): Of each channel.
-        std (list[float]): Of each channel.
-
-    Returns:
-        Tensor[3, H, W]: A new one.
-    """
+    """Subtract the mean and divide by the deviation of each channel."""
     tensor = tensor.clone()
     mean, std = (
         torch.as_tensor(value, dtype=tensor.dtype).view(-1, 1, 1)

@@ -1,82 +1,98 @@
-"""A process that measures on request.
+"""Processes that measure, and what they are asked to do."""
 
-Run as ``python -m benchmark.worker``. It reads requests from stdin and
-answers on stdout, a JSON text in a line each:
-
-- ``["make", KEY, CASE, OPTIONS]`` prepares a case of :mod:`.cases`;
-- ``["round", KEY, SEED]`` measures it once and answers what it found;
-- ``["end", KEY]`` lets go of it;
-- ``["join", RANK, RANKS, ADDRESS, PORT]`` joins other workers as a process
-  group.
-
-An answer is ``{"result": ...}`` or ``{"error": TRACEBACK}``. Which mmpose is
-measured is a matter of PYTHONPATH: everything is reached by public names.
-"""
-
-import json
+import multiprocessing
 import os
+import socket
 import sys
-import traceback
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from datetime import timedelta
+from pathlib import Path
+
+_cases = {}  # of a worker, by key
 
 
-def join(rank, ranks, address, port):
-    """Form a process group over gloo."""
-    import torch
-
-    variables = dict(
-        RANK=rank,
-        LOCAL_RANK=rank,
-        WORLD_SIZE=ranks,
-        MASTER_ADDR=address,
-        MASTER_PORT=port,
-    )
-    os.environ.update({key: str(value) for key, value in variables.items()})
-    torch.distributed.init_process_group(
-        'gloo', timeout=timedelta(seconds=300)
-    )
-
-
-def answer(request, running):
-    """Do what a request says.
+class Worker(ProcessPoolExecutor):
+    """A process that measures cases.
 
     Args:
-        request (list): See this module's docstring.
-        running (dict): Cases by key; changed in place.
+        site (Path | None): Folder whose packages go before the installed
+            ones; None measures what is installed.
+        log (Path): File for what the process prints.
+        environment (dict): Variables beside the present ones.
     """
-    word, *arguments = request
-    if word == 'join':
-        return join(*arguments)
-    if word == 'make':
-        from benchmark.cases import CASES
 
-        key, name, options = arguments
-        running[key] = CASES[name](**options)
-        return next(running[key])
-    if word == 'round':
-        key, seed = arguments
-        return running[key].send(seed)
-    key, *_ = arguments
-    return running.pop(key).close()
+    def __init__(self, site, log, environment=None):
+        self.log = Path(log).resolve()
+        spawn = multiprocessing.get_context('spawn')
+        given = site, self.log, dict(environment or {})
+        super().__init__(1, spawn, _set_up, given)
 
 
-def main():
-    """Answer until stdin ends."""
-    # What libraries print must not come between the answers.
-    answers = os.fdopen(os.dup(1), 'w', 1)
-    os.dup2(2, 1)
-    running = {}
-    for line in sys.stdin:
-        try:
-            reply = dict(result=answer(json.loads(line), running))
-        except Exception:
-            reply = dict(error=traceback.format_exc())
-        answers.write(json.dumps(reply) + '\n')
-        answers.flush()
-    # Threads of a process group can abort an orderly end.
-    sys.stderr.flush()
-    os._exit(0)
+def _set_up(site, log, environment):
+    """Prepare a worker's process, before torch is imported."""
+    os.environ.update(environment)
+    # Stock mmpose writes its log into the working directory.
+    os.chdir(str(log.parent))
+    with open(str(log), 'a') as stream:
+        os.dup2(stream.fileno(), 1)
+        os.dup2(stream.fileno(), 2)
+    sys.dont_write_bytecode = True
+    if site is not None:
+        sys.path.insert(0, str(site))
+    if 'RANK' in environment:
+        import torch
+
+        limit = timedelta(seconds=300)
+        torch.distributed.init_process_group('gloo', timeout=limit)
+    # Data workers are started as in any other process.
+    multiprocessing.set_start_method(None, force=True)
 
 
-if __name__ == '__main__':
-    main()
+def start_group(ranks, site, logs, environment):
+    """Return so many workers, which form a process group if they are several.
+
+    Their logs are ``logs`` with rank and ending; see :class:`Worker`.
+    """
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        port = probe.getsockname()[1]
+    group = []
+    for rank in range(ranks):
+        own = dict(
+            RANK=f'{rank}',
+            LOCAL_RANK=f'{rank}',
+            WORLD_SIZE=f'{ranks}',
+            MASTER_ADDR='127.0.0.1',
+            MASTER_PORT=f'{port}',
+        )
+        own = dict(environment, **(own if ranks > 1 else {}))
+        group.append(Worker(site, f'{logs}-{rank}.log', own))
+    return group
+
+
+def ask_all(workers, function, *arguments):
+    """Call a function in several workers at once; return what they return.
+
+    Raises:
+        RuntimeError: One has ended. What the function raises comes through.
+    """
+    futures = [worker.submit(function, *arguments) for worker in workers]
+    try:
+        return [future.result() for future in futures]
+    except BrokenProcessPool:
+        tails = [w.log.read_text(errors='replace')[-2000:] for w in workers]
+        raise RuntimeError('\n'.join(['a worker has ended', *tails])) from None
+
+
+def make(key, case, source, options):
+    """Prepare a case, see :mod:`.case`, and return its facts."""
+    from benchmark.case import start
+
+    _cases[key] = start(case, source, options)
+    return next(_cases[key])
+
+
+def play(key, seed):
+    """Measure a case once and return what it found."""
+    return _cases[key].send(seed)

@@ -14,7 +14,7 @@ ITERATIONS, LOG_INTERVAL = 6, 3
 # the table that tells which joints count as found goes to the device; then
 # the ranks agree upon the buckets of DistributedDataParallel.
 ONCE = {
-    1: ('hooks/optimizer.py', 'detectors/top_down.py'),
+    1: ('hooks/optimizer.py', 'pose/heatmaps.py'),
     2: ('parallel/distributed.py',),
 }
 

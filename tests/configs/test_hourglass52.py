@@ -26,6 +26,8 @@ MODEL = dict(
     ),
     loss_pose=dict(type='JointsMSELoss', use_target_weight=True),
 )
+# ImageNet's statistics.
+PREPROCESSOR = dict(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225])
 
 
 def read(size):
@@ -35,7 +37,7 @@ def read(size):
 @pytest.mark.parametrize('size, batch', [(384, 32), (256, 64)])
 def test_model_and_recipe_are_the_published_ones(size, batch):
     cfg = read(size)
-    assert cfg.model == MODEL
+    assert cfg.model == dict(MODEL, data_preprocessor=PREPROCESSOR)
     assert cfg.optimizer == dict(type='Adam', lr=5e-4)
     assert cfg.optimizer_config == dict(grad_clip=None)
     assert cfg.total_epochs == 210
@@ -55,7 +57,7 @@ def test_model_and_recipe_are_the_published_ones(size, batch):
     assert steps['TopDownRandomFlip'].flip_prob == 0.5
     assert steps['TopDownGetRandomScaleRotation'].rot_factor == 40
     assert steps['TopDownGetRandomScaleRotation'].scale_factor == 0.5
-    assert steps['TopDownGenerateTarget'].sigma == 2
+    assert steps['TopDownJointCells'].sigma == 2
     for split in ('train', 'val', 'test'):
         part = cfg.data[split]
         assert part.data_cfg.image_size == [size, size]

@@ -15,6 +15,8 @@ from mmcv.runner import dist_utils
 from torch import distributed as dist
 from torch import nn
 
+from hourglass_npu.training import ranks
+
 OPTIONS = [(True, -1), (True, 1), (False, -1)]
 
 
@@ -80,11 +82,11 @@ def main(out, launcher, stock):
     with patch.object(dist, 'get_backend', return_value='hccl'):
         dist_utils._Process.host_group = (None, None)
         gathered.append(dist_utils.gather_objects(rank))
-        shared = dist_utils.broadcast_object(objects(rank + 5))
-        group = dist_utils._get_host_group()
-        assert group is dist_utils._get_host_group(), 'made twice'
-        dist_utils.barrier()
-    dist_utils.barrier()
+        shared = ranks.broadcast_object(objects(rank + 5))
+        group = dist_utils.get_host_group()
+        assert group is dist_utils.get_host_group(), 'made twice'
+        ranks.barrier()
+    ranks.barrier()
     dist_utils.synchronize()
     results = {
         'place': (rank, world_size),

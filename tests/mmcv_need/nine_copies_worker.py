@@ -4,6 +4,7 @@ Run by test_nine_copies.py: ``nine_copies_worker.py SITE OUT``.
 """
 
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from mmcv.runner import (
     build_optimizer,
     load_checkpoint,
 )
+from mmcv.runner.dist_utils import UserError
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -90,6 +92,39 @@ def train(kind, cfg, work_dir, length, resume_from=None):
     return model.module, runner
 
 
+def refuses_mixed_precision(cfg, out):
+    """Expect one sentence that says what to call and what to install."""
+    cfg = Config(dict(cfg._cfg_dict))
+    cfg.optimizer_config = dict(type='AmpOptimizerHook')
+    try:
+        train(EpochBasedRunner, cfg, out, 1)
+    except UserError as error:
+        text = str(error)
+        assert 'hourglass_npu.o2.choice.initialize' in text, text
+        assert 'pip install' in text, text
+    else:
+        raise AssertionError('it trained without an engine')
+
+
+class Attack:
+    def __reduce__(self):
+        return os.mkdir, ('attacked',)
+
+
+def refuses_code(out):
+    """Expect that a checkpoint cannot run code."""
+    path = out / 'attack.pth'
+    torch.save(dict(state_dict=Attack()), str(path))
+    os.chdir(str(out))
+    try:
+        load_checkpoint(Net(), str(path))
+    except ValueError as error:
+        assert str(path) in str(error), error
+    else:
+        raise AssertionError('it loaded code')
+    assert not (out / 'attacked').exists()
+
+
 def same(one, other):
     one, other = one.state_dict(), other.state_dict()
     return all(torch.equal(one[name], other[name]) for name in one)
@@ -123,6 +158,11 @@ def main(site, out):
         loaded = Net()
         load_checkpoint(loaded, str(parts / 'latest.pth'))
         assert same(loaded, model)
+
+    refuses_mixed_precision(cfg, out / 'amp')
+    refuses_code(out)
+    # The package may be installed; nothing of mmcv needs it.
+    assert not [name for name in sys.modules if name == 'hourglass_npu']
 
 
 if __name__ == '__main__':

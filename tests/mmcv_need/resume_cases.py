@@ -21,11 +21,11 @@ from mmcv.runner import (
 )
 from mmcv.runner.dist_utils import get_dist_info, init_dist, set_device
 from mmcv.runner.hooks.optimizer import AmpOptimizerHook, engine_of
-from o2_cases import DYNAMIC, BatchNorm, Conv, NativeDriver, make_case
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 SAMPLES = 14
+TRAIN = [('train', 1)]
 
 
 class Net(nn.Module):
@@ -49,20 +49,6 @@ class Net(nn.Module):
         )
 
     val_step = train_step
-
-
-class LowNet(Net):
-    """The same for mixed precision O2, on any torch's CPU."""
-
-    def __init__(self):
-        nn.Module.__init__(self)
-        self.conv, self.bn = Conv(1, 3, 3), BatchNorm(3)
-        self.head = Conv(3, 1, 3)
-
-    def forward(self, x):
-        x = self.bn(self.conv(x))
-        x = nn.functional.dropout(x.double(), 0.3, self.training).to(x.dtype)
-        return self.head(x).mean((2, 3))
 
 
 class Noise(Dataset):
@@ -104,16 +90,18 @@ def scramble():
     np.random.seed(987)
 
 
-def make_runner(work_dir, epochs=3, model=None, amp=False, passes=1, **kwargs):
+def make_runner(
+    work_dir, epochs=3, model=None, passes=1, prepare=None, **kwargs
+):
     """Make a runner, with all generators in their first state.
 
     Args:
         work_dir (Path): Its folder.
         epochs (int): To train.
-        model (nn.Module | None): Default: a Net.
-        amp (bool): Train in mixed precision, with a scale that has to go
-            down at first.
+        model (nn.Module | type | None): Default: a Net.
         passes (int): Iterations that make one step.
+        prepare (callable | None): Gets model and optimizer, for mixed
+            precision.
         **kwargs: For the runner.
     """
     kwargs.setdefault('logger', logging.getLogger('resume'))
@@ -121,15 +109,15 @@ def make_runner(work_dir, epochs=3, model=None, amp=False, passes=1, **kwargs):
     random.seed(0)
     np.random.seed(0)
     hook = OptimizerHook(grad_clip=dict(max_norm=0.5))
-    if passes > 1 or amp:
-        hook = AmpOptimizerHook(dict(max_norm=0.5), passes)
-    model = model or (LowNet() if amp else Net())
+    model = model or Net
+    if isinstance(model, type):
+        model = model()
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-    if amp:
-        case = make_case('adam', scale=DYNAMIC)
-        NativeDriver(model, optimizer, case)
-        # As high as it gets: the first steps overflow.
-        engine_of(optimizer).scaler.loss_scale = 2.0**24
+    if passes > 1 or prepare:
+        hook = AmpOptimizerHook(dict(max_norm=0.5), passes)
+        optimizer.amp_engine = None  # fp32
+    if prepare:
+        prepare(model, optimizer)
     runner = EpochBasedRunner(
         model,
         optimizer=optimizer,
@@ -155,6 +143,24 @@ def outcome(runner):
         np.random.rand(),
         torch.rand(1),
     )
+
+
+def train_from(
+    folder, resume=None, workers=0, workflow=TRAIN, hooks=(), **kwargs
+):
+    """Train to the end, from a checkpoint if one is given; save often."""
+    loaders = [make_loader(workers) for _ in workflow]
+    runner = make_runner(folder, **kwargs)
+    runner.register_checkpoint_hook(dict(interval=1))
+    if resume is None:
+        runner.register_checkpoint_hook(dict(interval=1, by_epoch=False))
+    for hook in hooks:
+        runner.register_hook(hook)
+    if resume is not None:
+        scramble()
+        runner.resume(str(resume))
+    runner.run(loaders, workflow)
+    return outcome(runner)
 
 
 def assert_same(one, other, path=''):

@@ -52,7 +52,7 @@ REFUSALS = """
     try:
         build_optimizer(nn.Linear(1, 1), dict(type='NpuFusedAdam', lr=0.1))
     except KeyError as error:
-        print(error.args[0])
+        print(type(error).is_user_error, error.args[0])
     assert 'SGD' in OPTIMIZERS.module_dict
 """
 
@@ -87,6 +87,7 @@ def test_packages_that_cannot_serve_are_named_when_asked_for(run, tmp_path):
     said = run_beside(run, tmp_path, files, REFUSALS)
     assert 'NpuFusedAdam is not in the optimizer registry' in said
     assert 'libhccl.so is missing' in said
+    assert 'True NpuFusedAdam' in said
     assert "No module named 'apex.optimizers'" in said
 
 

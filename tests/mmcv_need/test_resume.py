@@ -11,35 +11,20 @@ import pytest
 import torch
 from mmcv.runner import Hook
 from mmcv.runner.checkpoint import _load_checkpoint
-from mmcv.runner.dist_utils import get_random_state, set_random_state
+from mmcv.runner.epoch_based_runner import get_random_state, set_random_state
 from processes import launch  # noqa: F401
 from resume_cases import (
+    TRAIN,
     Net,
     Noise,
     assert_same,
     make_loader,
     make_runner,
-    outcome,
     scramble,
 )
+from resume_cases import train_from as train
 
-TRAIN = [('train', 1)]
 PER_EPOCH = 7
-
-
-def train(folder, resume=None, workers=0, workflow=TRAIN, hooks=(), **kwargs):
-    loaders = [make_loader(workers) for _ in workflow]
-    runner = make_runner(folder, **kwargs)
-    runner.register_checkpoint_hook(dict(interval=1))
-    if resume is None:
-        runner.register_checkpoint_hook(dict(interval=1, by_epoch=False))
-    for hook in hooks:
-        runner.register_hook(hook)
-    if resume is not None:
-        scramble()
-        runner.resume(str(resume))
-    runner.run(loaders, workflow)
-    return outcome(runner)
 
 
 @pytest.mark.parametrize('workers', [0, 2])
@@ -65,50 +50,19 @@ def test_from_any_iteration_and_any_epoch(tmp_path, workers):
             assert_same(*[saved[part] for saved in last] or (0, 0))
 
 
-def test_mixed_precision(tmp_path):
-    whole = train(tmp_path / 'whole', amp=True)
-    scaler = whole[1]['loss_scaler0']
-    assert scaler['skipped_steps'] > 3 and scaler['unskipped'] > 3
-    assert any(
-        not torch.equal(value, value.half().float())
-        for value in whole[2].values()
-        if value.is_floating_point()
-    )
-    for name in ('iter_2', 'iter_10', 'epoch_2', 'iter_20'):
+def test_where_a_step_of_several_passes_is_complete(tmp_path):
+    whole = train(tmp_path / 'whole', passes=3)
+    # An epoch has 7 iterations: 3, 3 and 1 make its steps.
+    names = [f'iter_{i}' for i in (3, 6, 7, 10, 13, 14, 20)]
+    for name in ['epoch_1', 'epoch_2', *names]:
         path = tmp_path / 'whole' / f'{name}.pth'
-        assert_same(train(tmp_path / name, path, amp=True), whole, name)
+        assert_same(train(tmp_path / name, path, passes=3), whole, name)
 
 
-@pytest.mark.parametrize('amp', [False, True])
-def test_between_the_passes_of_one_step(tmp_path, amp):
-    whole = train(tmp_path / 'whole', amp=amp, passes=3)
-    assert not amp or whole[1]['loss_scaler0']['skipped_steps'] == 3
-    # An epoch has 7 iterations. With amp the steps of iterations 1 to 9 are
-    # skipped, because of one of their passes or of all.
-    names = {'epoch_1', 'epoch_2'} | {f'iter_{i}' for i in range(1, 21)}
-    for name in sorted(names):
-        path = tmp_path / 'whole' / f'{name}.pth'
-        again = train(tmp_path / name, path, amp=amp, passes=3)
-        assert_same(again, whole, name)
-
-
-def test_gradients_that_were_not_saved_are_missed(tmp_path, caplog):
-    train(tmp_path, passes=2)
-    saved = {
-        n: _load_checkpoint(str(tmp_path / f'iter_{n}.pth')) for n in (3, 4)
-    }
-    held = [saved[n]['resume']['hooks']['AmpOptimizerHook'] for n in (3, 4)]
-    assert len(held[0]['gradients']) == 6 and held[1] == {}
-    # Not the storage of a bucket, of which they may be a view.
-    assert {g.storage().size() - g.numel() for g in held[0]['gradients']} == {
-        0
-    }
-    text, _ = warnings_of(caplog, tmp_path / 'iter_3.pth', passes=2)
-    assert text == ''
-    text, _ = warnings_of(caplog, tmp_path / 'iter_3.pth', passes=4)
-    assert 'no gradients for iteration 4, which is not the first' in text
-    text, _ = warnings_of(caplog, tmp_path / 'iter_4.pth', passes=2)
-    assert text == ''
+def test_a_file_saved_amid_a_step_is_named(tmp_path, caplog):
+    train(tmp_path, passes=2, epochs=1)
+    # After iterations 1, 3 and 5 of 7.
+    assert caplog.text.count('lacks the gradients so far') == 3
 
 
 def test_a_resume_of_a_resume(tmp_path):
@@ -250,6 +204,17 @@ def test_hooks_that_remember(tmp_path):
     assert counter.count == 21
 
 
+def test_a_hook_may_resume_when_the_run_starts(tmp_path):
+    """As mmcv's EMAHook does."""
+
+    class Resume(Hook):
+        def before_run(self, runner):
+            runner.resume(str(tmp_path / 'epoch_1.pth'))
+
+    whole = train(tmp_path)
+    assert_same(train(tmp_path / 'b', hooks=[Resume()]), whole)
+
+
 # ------------------------------------------------- what is not exact is said
 
 
@@ -327,7 +292,7 @@ def test_other_ranks_are_allowed_and_told(tmp_path, caplog):
 
 def test_two_ranks(launch, tmp_path):  # noqa: F811
     worker = __file__.replace('test_resume', 'resume_cases')
-    names = ['iter_2', 'iter_4', 'epoch_1', 'iter_7']
+    names = ['iter_2', 'iter_4', 'epoch_1', 'iter_6']
     launch(2, worker, tmp_path, *names)
     for rank in range(2):
         failed = json.loads((tmp_path / f'rank{rank}.json').read_text())

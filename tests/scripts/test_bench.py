@@ -1,14 +1,18 @@
 """The benchmark compares what it says, and says what it did not measure."""
 
+import functools
 import json
+import os
 import sys
 from pathlib import Path
 
 import bench
 import pytest
+import torch
 from mpii_data import write_mpii
 
-from benchmark import areas, measure, report, stock
+from benchmark import measure, report, stock
+from benchmark import worker as processes
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -30,9 +34,6 @@ class Subject:
         wall = next(self.walls)
         return dict(self.more, wall=wall, cpu=wall / 2)
 
-    def end(self):
-        pass
-
 
 def measured(*subjects, rounds=3):
     measure.measure(subjects, rounds, warm_up=False)
@@ -48,9 +49,11 @@ def test_ratios_are_those_of_the_same_round():
         row['variant']: row for row in measured(floor, stocks, ours, rounds=3)
     }
     equal = dict(median=2, low=2, high=2)
-    assert rows['ours']['stock_wall'] == rows['ours']['stock_cpu'] == equal
-    assert rows['ours']['to_floor'] == equal
-    assert 'stock_wall' not in rows['floor']
+    quotients = dict.fromkeys(
+        ('CPU / floor', 'stock / this', 'CPU, stock / this'), equal
+    )
+    assert rows['ours']['quotients'] == quotients
+    assert not rows['floor']['quotients']
     assert rows['ours']['wall'] == dict(median=10, low=5.5, high=55)
     assert rows['ours']['cpu']['median'] == 5
 
@@ -59,7 +62,7 @@ def test_subjects_take_turns_and_get_the_same_work():
     said = []
     first = Subject('x', 'stock', range(1, 9))
     second = Subject('x', 'ours', range(1, 9))
-    measure.measure([first, second], 2, progress=said.append)
+    measure.measure([first, second], 2, tell=said.append)
     turns = [text.split(':')[0] for text in said if 'round' in text]
     # A round to warm up, then two that count; the order is turned round.
     assert turns == ['x/ours', 'x/stock', 'x/stock', 'x/ours'] + [
@@ -70,95 +73,78 @@ def test_subjects_take_turns_and_get_the_same_work():
     assert [one['wall'] for one in first.found] == [2, 3]
 
 
-def test_steps_become_rows_beside_their_counterparts():
-    stocks = Subject('all', 'stock', [4, 4], parts=dict(Load=3, Warp=1))
-    ours = Subject('all', 'ours', [2, 2], parts=dict(Load=1.5, Fuse=0.5))
-    rows = measured(stocks, ours, rounds=2)
-    assert [(row['what'], row['variant']) for row in rows] == [
-        ('all', 'stock'),
-        ('all', 'ours'),
-        ('Load', 'stock'),
-        ('Load', 'ours'),
-        ('Warp', 'stock'),
-        ('Fuse', 'ours'),
-    ]
-    by_name = {(row['what'], row['variant']): row for row in rows}
-    assert by_name['Load', 'ours']['stock_wall']['median'] == 2
-    assert 'stock_wall' not in by_name['Fuse', 'ours']
-
-
-def test_an_account_is_a_table_of_its_own():
-    account = dict(decode=0.003, flip=0.0, rest=0.001)
+def test_the_time_of_steps_is_a_table_of_its_own():
+    stocks = dict(Load=0.003, Warp=0.0)
+    ours = dict(Load=0.001, Fuse=0.002)
     rows = measured(
         Subject('x', 'floor', [1, 1]),
-        Subject(measure.ACCOUNT, 'ours', [0.008, 0.008], account=account),
+        Subject('steps', 'stock', [0.008, 0.008], account=stocks),
+        Subject('steps', 'ours', [0.008, 0.008], account=ours),
         rounds=2,
     )
     result = dict(machine=report.describe_machine(), fixes=[])
     text = report.render(dict(result, areas=dict(pipeline=rows)))
-    tables = text.split(f'**{measure.ACCOUNT}**')
+    tables = text.split('**pipeline, by step**')
     assert '| x | floor |' in tables[0] and 'ours' not in tables[0]
-    heads, _, line = tables[1].strip().splitlines()
-    assert heads == '| CPU ms | decode | flip | rest | in all |'
-    assert line == '| ours | 3.00 |  | 1.00 | 4.00 |'
+    heads, _, *lines = tables[1].strip().splitlines()
+    assert heads == '| CPU ms | Load | Warp | Fuse | in all |'
+    assert lines == [
+        '| stock | 3.00 |  |  | 4.00 |',
+        '| ours | 1.00 |  | 2.00 | 4.00 |',
+    ]
 
 
 def test_another_result_than_stocks_is_said():
     rows = measured(
-        Subject('x', 'stock', [1], dict(digest='a')),
-        Subject('x', 'ours', [1], dict(digest='a')),
-        Subject('x', 'other', [1], dict(digest='b')),
+        Subject('x', 'stock', [1], dict(result=1.0)),
+        Subject('x', 'ours', [1], dict(result=1.0)),
+        Subject('x', 'near', [1], dict(result=1.001)),
+        Subject('x', 'other', [1], dict(result='b')),
+        Subject('x', 'silent', [1]),
         rounds=1,
     )
-    bench.compare(rows)
-    assert [row['facts'].get('same') for row in rows] == [None, 'yes', 'NO']
-    assert 'same result as stock: NO' in report.table(rows)
+    same = [row['facts'].get('same') for row in rows]
+    assert same == [None, 'yes', 'to 1e-03', 'NO', None]
+    assert 'same result as stock: NO' in report.time_table(rows)
 
 
 def test_share_of_the_arithmetic_limit():
     rows = measured(
         Subject('image, from memory', 'ours', [4]),
-        Subject('arithmetic limit', 'half matrix product', [1]),
+        Subject('half matrix product', 'arithmetic limit', [1]),
         rounds=1,
     )
-    bench.say_share(rows)
-    assert rows[0]['facts']['share'] == 0.25
-    assert '25.0% of the arithmetic limit' in report.table(rows)
+    assert rows[0]['quotients']['limit / this']['median'] == 0.25
+    assert '| limit / this |' in report.time_table(rows)
 
 
 def test_without_a_gpu_nothing_is_claimed(monkeypatch, tmp_path):
-    class Bench:
-        def __init__(self, *args, small, device, **kwargs):
-            # Tried all the same, as far as a CPU goes.
-            assert small and device == 'cpu'
-            self.small = small
+    sizes = []
 
-        def stop(self):
-            pass
+    @functools.wraps(bench.AREAS['cuda'])
+    def area(of):
+        # Tried all the same, as far as a CPU goes.
+        sizes.append(of.small)
+        of.subjects += [Subject('image, from memory', 'ours', [1, 1])]
 
-    def area(_):
-        return [
-            Subject('image, from memory', 'ours', [1, 1]),
-            Subject('arithmetic limit', 'half matrix product', [1, 1]),
-        ]
-
-    monkeypatch.setattr(bench, 'has_cuda', lambda: False)
-    monkeypatch.setattr(bench, 'make_stock', lambda *_: (tmp_path, []))
-    monkeypatch.setattr(areas, 'Bench', Bench)
-    monkeypatch.setitem(areas.AREAS, 'cuda', area)
-    args = bench.parse(['--device', 'cuda', 'train'])
-    assert args.areas == ['cuda']
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    monkeypatch.setattr(stock, 'make', lambda *_: [])
+    monkeypatch.setitem(bench.AREAS, 'cuda', area)
+    args = bench.parse(['cuda'])
     rows, _ = bench.measure_area('cuda', args, tmp_path, tmp_path)
-    table = report.table(rows)
-    assert table.count(report.NOT_MEASURED) == 2
-    assert not any(character.isdigit() for character in table)
+    result = dict(machine={}, fixes=[], areas=dict(cuda=rows))
+    text = report.render(result)
+    assert sizes == [True]
+    assert 'Not measured: no GPU' in text
+    assert not any(character.isdigit() for character in text)
 
 
 def test_the_baseline_is_what_was_released_but_for_its_fixes(
     run, tmp_path, original
 ):
+    tmp_path = tmp_path / 'stock'
     said = stock.make(tmp_path, 'cpu')
-    fixed = {f'{one["package"]}/{one["file"]}' for one in stock.fixes('cpu')}
+    fixed = set(stock.fixes('cpu'))
     assert fixed <= {line.split(':')[0] for line in said}
     for package in ('mmcv', 'mmpose'):
         for path in (tmp_path / package).rglob('*.py'):
@@ -194,7 +180,7 @@ def test_all_cases_run_beside_stock(run, tmp_path):
         row['what']: row['facts']['same']
         for row in rows
         # Low precision may move a joint.
-        if 'same' in row['facts'] and 'bf16' not in row['variant']
+        if row['facts'].get('same') and 'bf16' not in row['variant']
     }
     # The loss is summed up in another order.
     loss = compared.pop('loss, accuracy, log values')
@@ -219,15 +205,28 @@ def test_wrong_requests_are_refused(words, said, capsys):
 
 
 def test_a_folder_without_data_is_refused(tmp_path, capsys):
-    assert bench.main(['step', '--data', str(tmp_path)]) == 2
+    with pytest.raises(SystemExit) as exit_:
+        bench.main(['step', '--data', str(tmp_path)])
+    assert exit_.value.code == 2
     assert 'annotations/mpii_train.json' in capsys.readouterr().err
 
 
-def test_a_failed_worker_is_an_error_with_its_reason(tmp_path):
-    worker = measure.Worker(None, tmp_path / 'log')
-    try:
-        worker.send('make', 'key', 'no such case', {})
-        with pytest.raises(measure.WorkerError, match='no such case'):
-            worker.receive()
-    finally:
-        worker.stop()
+@pytest.fixture
+def worker(tmp_path):
+    made = processes.Worker(None, tmp_path / 'log', dict(ASKED='yes'))
+    yield made
+    made.shutdown()
+
+
+def test_a_worker_passes_an_error_on_with_its_place(worker):
+    request = 'key', 'samples.none', {}, {}
+    with pytest.raises(AttributeError, match='none') as error:
+        processes.ask_all([worker], processes.make, *request)
+    assert 'benchmark/case.py' in str(error.value.__cause__)
+    # And goes on.
+    assert processes.ask_all([worker], os.getenv, 'ASKED') == ['yes']
+
+
+def test_a_worker_that_ends_leaves_its_last_words(worker):
+    with pytest.raises(RuntimeError, match='Aborted|has ended'):
+        processes.ask_all([worker], os.abort)

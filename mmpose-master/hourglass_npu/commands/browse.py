@@ -1,8 +1,7 @@
-"""Shows what a network is trained on: ``browse_dataset.py CONFIG``.
+"""Draw a sheet of training samples: ``hourglass browse CONFIG``.
 
-A *contact sheet* of training samples as they leave the config's pipeline,
-augmentation included: each crop with its joints, and beside it the heatmaps
-that the network shall give.
+It shows samples after the config's pipeline, augmentation included: each crop
+with its joints, and beside it the target heatmaps.
 """
 
 import argparse
@@ -18,7 +17,7 @@ COLUMNS = 3
 
 
 def parse_args(argv=None):
-    """Parses the command line.
+    """Parse the command line.
 
     Args:
         argv (list[str] | None): Arguments; None takes ``sys.argv``.
@@ -36,13 +35,14 @@ def parse_args(argv=None):
         type=int,
         default=12,
         metavar='N',
-        help='samples to show (default: 12)',
+        help='number of samples (default: 12)',
     )
     parser.add_argument(
         '--seed',
         type=int,
         default=0,
-        help='of the choice of samples and of their augmentation (default: 0)',
+        help='seed of the choice of samples and of their augmentation '
+        '(default: 0)',
     )
     parser.add_argument(
         '--out',
@@ -59,28 +59,28 @@ def parse_args(argv=None):
     )
     args = parse(parser, argv)
     if args.number < 1:
-        parser.error(f'--number {args.number}: at least 1')
+        parser.error(f'--number {args.number}: must be at least 1')
     if not 0 <= args.seed < 2**32:
-        parser.error(f'--seed {args.seed}: from 0 to 4294967295')
+        parser.error(f'--seed {args.seed}: must be from 0 to 4294967295')
     return args
 
 
 def take_samples(cfg, number, seed):
-    """Runs training samples through the pipeline.
+    """Run training samples through the pipeline.
 
     Args:
-        cfg (mmcv.Config): With a top-down data set to train on.
-        number (int): How many at most.
+        cfg (mmcv.Config): With a top-down data set for training.
+        number (int): Most samples.
         seed (int): Of choice and augmentation.
 
     Returns:
-        list[tuple]: For each sample its crop (np.ndarray[h, w, 3], 8-bit
-        BGR), joints (np.ndarray[K, 3]: x, y in pixels of the crop, 1 where
-        there is a joint and else 0), target heatmaps (np.ndarray[K, h/4,
-        w/4]) and a line of text.
+        list[tuple]: For each sample its crop, np.ndarray[h, w, 3], 8-bit BGR;
+        joints, np.ndarray[K, 3]: x, y in pixels of the crop, and 1 for a
+        visible joint or 0; target heatmaps, np.ndarray[K, h/4, w/4]; and a
+        line of text.
 
     Raises:
-        UserError: If the pipeline does not leave what is shown.
+        UserError: The pipeline does not return these.
     """
     import numpy as np
     from mmpose.datasets import build_dataset
@@ -95,11 +95,12 @@ def take_samples(cfg, number, seed):
     for index in sorted(chosen.tolist()):
         sample = dataset[index]
         meta = getattr(sample.get('img_metas'), 'data', {})
-        if 'target' not in sample or 'joints_3d' not in meta:
+        heatmaps = _heatmaps(sample)
+        if heatmaps is None or 'joints_3d' not in meta:
             raise UserError(
-                "data.train.pipeline must end in Collect with 'img' and "
-                "'target' in keys, 'joints_3d' and 'joints_3d_visible' in "
-                'meta_keys'
+                "data.train.pipeline must end in Collect with 'img', and "
+                "'joint_cells' and 'heatmap' (or 'target') in keys, "
+                "'joints_3d' and 'joints_3d_visible' in meta_keys"
             )
         joints = meta['joints_3d'].copy()
         joints[:, 2] = meta['joints_3d_visible'][:, 0] > 0
@@ -107,18 +108,34 @@ def take_samples(cfg, number, seed):
             (
                 _crop(sample['img'], cfg),
                 joints,
-                np.asarray(sample['target']),
+                heatmaps,
                 _text(meta, dataset.db[index]),
             )
         )
     return samples
 
 
+def _heatmaps(sample):
+    """Return the heatmaps that the network is to learn, or None."""
+    import numpy as np
+    import torch
+    from mmpose.models.detectors.top_down import render_heatmaps
+
+    if 'target' in sample:
+        return np.asarray(sample['target'])
+    if 'joint_cells' not in sample or 'heatmap' not in sample:
+        return None
+    cells = torch.from_numpy(sample['joint_cells'])[None]
+    return render_heatmaps(cells, **sample['heatmap'].data)[0].numpy()
+
+
 def _crop(img, cfg):
-    """The crop of normalised network input."""
+    """Turn normalised network input into a picture."""
     import numpy as np
 
     crop = np.asarray(img).transpose(1, 2, 0)
+    if crop.dtype == np.uint8:
+        return np.ascontiguousarray(crop[..., ::-1])
     for step in cfg.data.train.get('pipeline', ()):
         if step['type'] == 'NormalizeTensor':
             crop = crop * np.float32(step['std']) + np.float32(step['mean'])
@@ -126,16 +143,16 @@ def _crop(img, cfg):
 
 
 def _text(meta, person):
-    """Picture, and what augmentation has made of the person."""
+    """Describe a sample: the picture, and its augmentation."""
     words = [os.path.basename(meta['image_file'])]
     if 'center' in meta:
-        # A flip moves the centre sideways only.
+        # Only a flip moves the centre sideways and not down.
         moved = meta['center'] != person['center']
         if moved[0] and not moved[1]:
             words.append('flipped')
     rotation = round(meta.get('rotation', 0))
     if rotation:
-        words.append(f'turned by {rotation}')
+        words.append(f'rotated by {rotation}')
     if 'scale' in meta:
         zoom = person['scale'][0] / meta['scale'][0]
         words.append(f'x {zoom:.2f}')
@@ -143,13 +160,13 @@ def _text(meta, person):
 
 
 def contact_sheet(samples):
-    """Lays samples out, each as a pair of tiles.
+    """Draw samples on a sheet, each as a pair of tiles.
 
     Args:
-        samples (list[tuple]): From :func:`take_samples`.
+        samples (list[tuple]): See :func:`take_samples`.
 
     Returns:
-        np.ndarray: 8-bit BGR picture.
+        np.ndarray[H, W, 3]: 8-bit BGR picture.
     """
     import cv2
     import numpy as np
@@ -192,7 +209,7 @@ def contact_sheet(samples):
 
 
 def main():
-    """Shows samples as the command line says."""
+    """Draw the sheet as the command line says."""
     args = parse_args()
     cfg = load_config(args.config, args.cfg_options)
     check_data(cfg, ['train'])

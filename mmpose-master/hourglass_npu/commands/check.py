@@ -1,9 +1,8 @@
-"""Checks MPII's files before a training does: ``check_mpii.py [FOLDER]``.
+"""Check MPII's files before training: ``hourglass check [FOLDER]``.
 
-Looks at the folders, every person of the annotations, every picture to its
-last pixel, and at the ground truth beside the annotations that it belongs to.
-What would stop or spoil a training or an evaluation is a fault; what is odd,
-but has its place in MPII too, is a remark.
+Check the folders, every person of the annotations, every picture to its last
+pixel, and the ground truth against its annotations. A fault stops or spoils a
+training or an evaluation. A remark is unusual, but occurs in MPII too.
 """
 
 import argparse
@@ -11,25 +10,29 @@ import concurrent.futures
 import multiprocessing
 import os
 import sys
-import time
 
 from hourglass_npu.bootstrap import ensure_packages
 from hourglass_npu.errors import UserError
-from hourglass_npu.files import check_folder_of, write_json
+from hourglass_npu.files import check_folder_of, read_bytes, write_json
+from hourglass_npu.mpii.people import (
+    person_faults,
+    person_label,
+    read_people,
+)
 from hourglass_npu.options import count, parse
 from hourglass_npu.paths import MMPOSE_ROOT
 
 PEOPLE = dict(train=22246, val=2958)
-"""People of MPII's two splits, as the reference results are made with."""
+"""People of MPII's two splits, on which the reference results are based."""
 
 SPLITS = ('train', 'val', 'trainval', 'test')
 NEEDED = ('train', 'val')
 SHOWN = 20
-"""Messages of a kind that are printed; --json has them all."""
+"""Most messages of one kind to print; --json has all."""
 
 
 def parse_args(argv=None):
-    """Parses the command line.
+    """Parse the command line.
 
     Args:
         argv (list[str] | None): Arguments; None takes ``sys.argv``.
@@ -43,19 +46,19 @@ def parse_args(argv=None):
     parser.add_argument(
         'folder',
         nargs='?',
-        help='the folder that holds images/ and annotations/ (default: '
+        help='folder with images/ and annotations/ (default: '
         'MPII_ROOT, else mmpose-master/data/mpii)',
     )
     parser.add_argument(
         '--no-pictures',
         action='store_true',
-        help='leave out decoding the pictures, which takes the longest',
+        help='do not decode the pictures, which takes the longest',
     )
     parser.add_argument(
         '--workers',
         type=count,
         metavar='N',
-        help='processes that decode pictures (default: one for each core)',
+        help='processes that decode pictures (default: one per core)',
     )
     parser.add_argument(
         '--json', metavar='FILE', help='write the whole report to FILE as JSON'
@@ -64,12 +67,12 @@ def parse_args(argv=None):
 
 
 class Report:
-    """Collects what is found.
+    """The results of the check.
 
     Attributes:
         files (dict[str, dict]): Numbers of people and pictures by file.
-        faults (list[str]): In the words in which they are printed.
-        remarks (list[str]): Likewise.
+        faults (list[str]): Messages.
+        remarks (list[str]): Messages.
     """
 
     def __init__(self):
@@ -78,7 +81,7 @@ class Report:
         self.remarks = []
 
     def print(self):
-        """Prints the report; of many messages the first ones."""
+        """Print the report, with the first messages of each kind."""
         for name, facts in self.files.items():
             numbers = ', '.join(f'{n} {what}' for what, n in facts.items())
             print(f'{name}: {numbers}')
@@ -95,18 +98,16 @@ class Report:
 
 
 def check_annotations(folder, report):
-    """Checks the people of all annotation files.
+    """Check the people of all annotation files.
 
     Args:
         folder (str): Of MPII.
-        report (Report): Gets what is found.
+        report (Report): Gets the results.
 
     Returns:
-        dict[str, list]: Sound people by split, with their places: tuples of
-        index and person.
+        dict[str, list[tuple[int, dict]]]: Index and person of all sound
+        people, by split.
     """
-    from mmpose.datasets.datasets.top_down import topdown_mpii_dataset as mpii
-
     sound = {}
     for split in SPLITS:
         path = os.path.join(folder, 'annotations', f'mpii_{split}.json')
@@ -115,15 +116,15 @@ def check_annotations(folder, report):
             found.append(f'{path} is missing')
             continue
         try:
-            people = mpii.read_people(path)
-        except (OSError, ValueError) as error:
+            people = read_people(path)
+        except (OSError, UserError) as error:
             report.faults.append(str(error))
             continue
         sound[split] = []
         for index, person in enumerate(people):
-            # Where the joints of test people are is not public.
-            faults = mpii.person_faults(person, joints=split != 'test')
-            label = mpii.person_label(path, index, person)
+            # The joints of test people are not public.
+            faults = person_faults(person, joints=split != 'test')
+            label = person_label(path, index, person)
             report.faults += [f'{label}: {fault}' for fault in faults]
             if not faults:
                 sound[split].append((index, person))
@@ -139,35 +140,35 @@ def check_annotations(folder, report):
 
 
 def check_truth(folder, people, report):
-    """Compares the ground truth with the annotations of the same people.
+    """Compare the ground truth with the annotations of the same people.
 
     Args:
         folder (str): Of MPII.
-        people (list | None): Sound people of mpii_val.json with their places.
-        report (Report): Gets what is found.
+        people (list[tuple[int, dict]] | None): Index and person of the sound
+            people of mpii_val.json.
+        report (Report): Gets the results.
     """
     import numpy as np
-    from mmpose.datasets.datasets.top_down import topdown_mpii_dataset as mpii
+
+    from hourglass_npu.mpii.truth import load_truth_of, truth_path
 
     annotations = os.path.join(folder, 'annotations', 'mpii_val.json')
     if people is None:
         return
-    if not os.path.isfile(mpii.truth_path(annotations)):
-        report.faults.append(f'{mpii.truth_path(annotations)} is missing')
+    path = truth_path(annotations)
+    if not os.path.isfile(path):
+        report.faults.append(f'{path} is missing')
         return
     try:
-        truth = mpii.load_truth_of(
-            annotations, report.files[annotations]['people']
-        )
-    except (OSError, ValueError) as error:
+        truth = load_truth_of(annotations, report.files[annotations]['people'])
+    except (OSError, UserError) as error:
         report.faults.append(str(error))
         return
-    path = mpii.truth_path(annotations)
     report.files[path] = dict(people=len(truth['joints']))
     headless = int((truth['head_sizes'] == 0).sum())
     if headless:
         report.remarks.append(
-            f'{path}: {headless} people have no head box and are not counted'
+            f'{path}: {headless} people have no head box and do not count'
         )
     if not people:
         return
@@ -178,13 +179,13 @@ def check_truth(folder, people, report):
     apart = np.linalg.norm(joints - truth['joints'][places], axis=-1) > 1
     wrong = int((apart & both).sum())
     if wrong:
-        # One wrong joint may be a slip; many are other people, or another
-        # order of them.
+        # One wrong joint can be a slip; many mean other people, or another
+        # order.
         found = report.faults if wrong > both.sum() / 100 else report.remarks
         first = places[int((apart & both).any(1).argmax())]
         found.append(
-            f'{path}: {wrong} of {int(both.sum())} joints lie elsewhere than '
-            f'in {annotations}, first those of person {first}'
+            f'{path}: {wrong} of {int(both.sum())} joints differ from those '
+            f'in {annotations}, first at person {first}'
         )
     unlike = int((visible != truth['visible'][places]).sum())
     if unlike:
@@ -195,30 +196,31 @@ def check_truth(folder, people, report):
 
 
 def look_at_picture(path):
-    """Decodes a picture to its end.
+    """Decode a picture to its end.
 
     Args:
         path (str): The file.
 
     Returns:
-        tuple: What is wrong or None, and width and height or None.
+        tuple[str | None, tuple[int, int] | None]: What is wrong, with the
+        path, or None; width and height, or None.
     """
-    from mmpose.datasets.pipelines.loading import fault_and_size
+    from hourglass_npu.pose.images import fault_and_size
 
     try:
-        with open(path, 'rb') as file:
-            return fault_and_size(file.read())
-    except OSError as error:
-        return error.strerror, None
+        fault, size = fault_and_size(read_bytes(path), path)
+    except (OSError, UserError) as error:
+        return str(error), None
+    return fault and f'{path}: {fault}', size
 
 
 def check_pictures(folder, people, report, workers):
-    """Decodes every picture, and looks where people are in it.
+    """Decode every picture, and compare its size with its people.
 
     Args:
         folder (str): Of MPII.
-        people (dict[str, list]): From :func:`check_annotations`.
-        report (Report): Gets what is found.
+        people (dict[str, list]): See :func:`check_annotations`.
+        report (Report): Gets the results.
         workers (int): Processes.
     """
     root = os.path.join(folder, 'images')
@@ -229,11 +231,9 @@ def check_pictures(folder, people, report, workers):
     names = sorted(names)
     paths = [os.path.join(root, name) for name in names]
     sizes = {}
-    for name, path, (fault, size) in zip(
-        names, paths, _mapped(paths, workers)
-    ):
+    for name, (fault, size) in zip(names, _mapped(paths, workers)):
         if fault:
-            report.faults.append(f'{path}: {fault}')
+            report.faults.append(fault)
         elif size:
             sizes[name] = size
     report.files[root] = dict(pictures=len(sizes))
@@ -244,14 +244,12 @@ def check_pictures(folder, people, report, workers):
                 _check_place(path, index, person, sizes, report)
     unused = len(set(os.listdir(root)) - set(names))
     if unused:
-        report.remarks.append(f'{root}: nobody is in {unused} of the files')
+        report.remarks.append(f'{root}: {unused} files show no person')
 
 
 def _check_place(path, index, person, sizes, report):
-    """Checks whether a person is in the picture."""
-    from mmpose.datasets.datasets.top_down import topdown_mpii_dataset as mpii
-
-    label = mpii.person_label(path, index, person)
+    """Check that a person is in the picture."""
+    label = person_label(path, index, person)
     width, height = sizes[person['image']]
     x, y = person['center']
     reach = 100 * person['scale']
@@ -275,41 +273,27 @@ def _check_place(path, index, person, sizes, report):
 
 
 def _mapped(paths, workers):
-    """Results of look_at_picture in order, with a bar of their progress."""
+    """Yield the results of look_at_picture, in order, with a progress bar."""
+    from tqdm import tqdm
+
+    # None: only on a terminal.
+    bar = dict(total=len(paths), unit=' pictures', disable=None)
     if workers == 1:
-        yield from _with_progress(map(look_at_picture, paths), len(paths))
+        yield from tqdm(map(look_at_picture, paths), **bar)
         return
     # An executor notices a worker that dies; a Pool waits for ever.
     with concurrent.futures.ProcessPoolExecutor(
         workers, mp_context=multiprocessing.get_context('spawn')
     ) as executor:
-        results = executor.map(look_at_picture, paths, chunksize=16)
-        yield from _with_progress(results, len(paths))
-
-
-def _with_progress(results, total):
-    """Passes results on; on a terminal a line says how far it is."""
-    shows = sys.stderr.isatty()
-    begun = said = time.monotonic()
-    for done, result in enumerate(results, 1):
-        yield result
-        now = time.monotonic()
-        if shows and (now - said > 0.2 or done == total):
-            said = now
-            bar = '#' * (30 * done // total)
-            left = (now - begun) / done * (total - done)
-            print(
-                f'\r[{bar:30}] {done} of {total} pictures, {left:.0f} s left ',
-                end='\n' if done == total else '',
-                file=sys.stderr,
-                flush=True,
-            )
+        yield from tqdm(
+            executor.map(look_at_picture, paths, chunksize=16), **bar
+        )
 
 
 def main():
-    """Checks as the command line says."""
+    """Check as the command line says."""
     args = parse_args()
-    ensure_packages()
+    ensure_packages('numpy', 'cv2', 'PIL', 'scipy', 'tqdm')
     folder = args.folder or os.environ.get('MPII_ROOT')
     folder = os.path.expanduser(folder or str(MMPOSE_ROOT / 'data/mpii'))
     if not os.path.isdir(folder):

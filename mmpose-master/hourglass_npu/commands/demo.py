@@ -1,8 +1,8 @@
 """Find the joints of people in pictures or a video: ``hourglass demo``.
 
-Without arguments it takes the picture that comes with the project. The joints
-come from a trained checkpoint, or with --onnx from an exported file, for
-which neither torch nor mmpose is needed.
+Without arguments it takes the demo picture. The joints come from a trained
+checkpoint, or with --onnx from an exported file, which needs neither torch
+nor mmpose.
 """
 
 import argparse
@@ -12,7 +12,7 @@ from hourglass_npu.options import add_model_options, add_speed_options, parse
 
 
 def parse_args(argv=None):
-    """Parses the command line.
+    """Parse the command line.
 
     Args:
         argv (list[str]): Arguments; those of the process by default.
@@ -25,7 +25,8 @@ def parse_args(argv=None):
         epilog='examples:\n'
         '  python3 demo.py --sample\n'
         '  python3 demo.py --img a.jpg --bbox 120,40,200,460 --json\n'
-        '  python3 demo.py --img holiday/ --detect --out poses/\n'
+        '  python3 demo.py --img holiday/ --bbox-file boxes.json --out poses/'
+        '\n'
         '  python3 demo.py --img clip.mp4 --onnx hourglass.onnx --fps',
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -35,12 +36,12 @@ def parse_args(argv=None):
     model.add_argument(
         '--onnx',
         metavar='FILE',
-        help='a file of pytorch2onnx.py in place of config and checkpoint',
+        help='a file of pytorch2onnx.py, instead of config and checkpoint',
     )
     model.add_argument(
         '--device',
         help='npu, cuda or cpu, npu:1 for the second (default: the first of '
-        'these that is there)',
+        'these that exists)',
     )
     add_speed_options(model)
     source = parser.add_argument_group('pictures and people')
@@ -56,25 +57,20 @@ def parse_args(argv=None):
         '--bbox',
         action='append',
         metavar='X,Y,W,H',
-        help='a person in pixels; may be repeated (default: the whole picture '
-        'is one person)',
+        help='a person, in pixels; repeat it for more (default: the whole '
+        'picture is one person)',
     )
     who.add_argument(
         '--bbox-file',
         metavar='JSON',
-        help='people by the names of their pictures: MPII or COCO',
-    )
-    who.add_argument(
-        '--detect',
-        action='store_true',
-        help="find people with OpenCV's HOG detector (upright people only)",
+        help='people of each picture, in the form of MPII or COCO',
     )
     source.add_argument(
         '--bbox-thr',
         type=float,
         default=None,
         metavar='S',
-        help='lowest score of a box of --bbox-file or --detect',
+        help='lowest score of a box of --bbox-file',
     )
     source.add_argument(
         '--frames',
@@ -93,7 +89,7 @@ def parse_args(argv=None):
         type=float,
         default=0.3,
         metavar='S',
-        help='joints with a lower score are not drawn (default: 0.3)',
+        help='lowest score of a joint that is drawn (default: 0.3)',
     )
     result.add_argument(
         '--heatmaps', action='store_true', help='draw the heatmaps as well'
@@ -104,7 +100,7 @@ def parse_args(argv=None):
         const='',
         metavar='FILE',
         help='write all joints: name, pixel, score (default: beside the '
-        'picture that is written)',
+        'drawn picture)',
     )
     result.add_argument(
         '--fps',
@@ -118,7 +114,7 @@ def main():
     """Run the demo as the command line says.
 
     Returns:
-        int: Status 0, or 1 if there was nobody or a picture was left out.
+        int: Status 0, or 1 without people or if a picture was skipped.
     """
     args = parse_args()
     if args.onnx:

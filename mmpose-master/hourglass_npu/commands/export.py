@@ -1,7 +1,7 @@
 """Write a checkpoint as a verified ONNX file: ``hourglass export``.
 
-The file is compared with PyTorch on real and random pictures before it gets
-its name; one that differs is not kept.
+The file is compared with PyTorch on real and random pictures; a file that
+differs is not kept.
 """
 
 import argparse
@@ -10,13 +10,13 @@ from hourglass_npu.bootstrap import ensure_packages
 from hourglass_npu.options import add_model_options, parse
 from hourglass_npu.paths import ROOT
 
-# Largest difference that is let pass, as a part of the highest peak: some
-# roundings of single precision, of half precision.
 TOLERANCE = {'fp32': 1e-4, 'fp16': 2e-2}
+"""Largest difference allowed, as a part of the highest peak: some rounding
+errors of single or half precision."""
 
 
 def parse_args(argv=None):
-    """Parses the command line.
+    """Parse the command line.
 
     Args:
         argv (list[str]): Arguments; those of the process by default.
@@ -47,7 +47,7 @@ def parse_args(argv=None):
         '--int8',
         action='store_true',
         help='8-bit integers inside, calibrated on training people; kept if '
-        'it loses no more than a point of PCKh',
+        'it loses at most one point of PCKh',
     )
     result.add_argument(
         '--shape',
@@ -59,18 +59,18 @@ def parse_args(argv=None):
     result.add_argument(
         '--static',
         action='store_true',
-        help='fix the batch to that of --shape (for ATC); free by default',
+        help='fix the batch to that of --shape, for ATC (default: free)',
     )
-    graph = parser.add_argument_group('folded into the graph')
+    graph = parser.add_argument_group('steps in the graph')
     graph.add_argument(
         '--preprocess',
         action='store_true',
-        help='input is 8-bit RGB, N H W 3; the normalisation is inside',
+        help='input is 8-bit RGB, N H W 3, normalised in the graph',
     )
     graph.add_argument(
         '--flip-test',
         action='store_true',
-        help='average with the mirrored crop inside',
+        help='average with the mirrored crop in the graph',
     )
     graph.add_argument(
         '--decode',

@@ -1,4 +1,4 @@
-"""Plots trainings: ``hourglass plot WORK_DIR [WORK_DIR ...]``."""
+"""Plot trainings: ``hourglass plot WORK_DIR [WORK_DIR ...]``."""
 
 import argparse
 
@@ -8,7 +8,7 @@ from hourglass_npu.reports.curves import plot
 
 
 def parse_args(argv=None):
-    """Parses the command line.
+    """Parse the command line.
 
     Args:
         argv (list[str] | None): Arguments; None takes ``sys.argv``.
@@ -23,7 +23,7 @@ def parse_args(argv=None):
         'work_dirs',
         nargs='+',
         metavar='WORK_DIR',
-        help='folder of a training; several are drawn over each other',
+        help='folder of a training; several share one figure',
     )
     parser.add_argument(
         '--out',
@@ -40,7 +40,7 @@ def parse_args(argv=None):
 
 
 def main():
-    """Plots as the command line says."""
+    """Plot as the command line says."""
     args = parse_args()
     ensure_packages('matplotlib', 'cv2')
     print(f'Wrote {plot(args.work_dirs, args.out)}')

@@ -2,7 +2,7 @@
 
 hourglass sample                 # data/mpii_sample
 hourglass sample --out /tmp/s --train 40 --val 10 --seed 7
-hourglass sample --demo          # the picture of demo.py
+hourglass sample --demo          # the demo picture
 """
 
 import argparse
@@ -15,14 +15,8 @@ from hourglass_npu.options import parse
 from hourglass_npu.paths import DEMO_PICTURE, MMPOSE_ROOT
 
 
-def _tell_progress(done, total):
-    """Says about every tenth of the work that it is done."""
-    if done == total or done * 10 // total > (done - 1) * 10 // total:
-        print(f'  {done} of {total} pictures', flush=True)
-
-
 def parse_args(argv=None):
-    """Parses the command line.
+    """Parse the command line.
 
     Args:
         argv (list[str] | None): Arguments; None for the process's own.
@@ -38,14 +32,14 @@ def parse_args(argv=None):
         '--out',
         type=Path,
         default=MMPOSE_ROOT / 'data/mpii_sample',
-        help='folder to be made (default: %(default)s)',
+        help='folder to make (default: %(default)s)',
     )
     parser.add_argument(
         '--train',
         type=int,
         default=400,
         metavar='N',
-        help='pictures to train on, of one to four people each '
+        help='training pictures, of one to four people each '
         '(default: %(default)s)',
     )
     parser.add_argument(
@@ -53,37 +47,37 @@ def parse_args(argv=None):
         type=int,
         default=60,
         metavar='N',
-        help='pictures held out (default: %(default)s)',
+        help='validation pictures (default: %(default)s)',
     )
     parser.add_argument(
         '--seed',
         type=int,
         default=0,
-        help='another number draws other people (default: %(default)s)',
+        help='seed of the drawing (default: %(default)s)',
     )
     parser.add_argument(
         '--workers',
         type=int,
         default=min(os.cpu_count() or 1, 16),
         metavar='N',
-        help='processes; they change nothing but the time '
+        help='processes; the result does not depend on them '
         '(default: %(default)s)',
     )
     parser.add_argument(
-        '--force', action='store_true', help='make anew what is there'
+        '--force', action='store_true', help='replace an existing data set'
     )
     parser.add_argument(
         '--demo',
         action='store_true',
-        help=f'make {DEMO_PICTURE.name} and its .json instead',
+        help=f'draw {DEMO_PICTURE.name} and its .json instead',
     )
     args = parse(parser, argv)
     for name in ('train', 'val', 'workers'):
         value = getattr(args, name)
         if value < 1:
-            parser.error(f'--{name} must be at least 1, not {value}')
+            parser.error(f'--{name} {value}: must be at least 1')
     if not 0 <= args.seed < 2**32:
-        parser.error(f'--seed must be from 0 to {2**32 - 1}, not {args.seed}')
+        parser.error(f'--seed {args.seed}: must be from 0 to {2**32 - 1}')
     return args
 
 
@@ -91,7 +85,7 @@ def main():
     """Draw as the command line says."""
     args = parse_args()
     start = time.time()
-    ensure_packages('numpy', 'cv2', 'scipy')
+    ensure_packages('numpy', 'cv2', 'scipy', 'tqdm')
     from hourglass_npu.sample.dataset import (
         SPLITS,
         make_demo,
@@ -105,12 +99,12 @@ def main():
     recipe = dict(seed=args.seed, train=args.train, val=args.val)
     out = args.out.absolute()
     print(f'Sample data: {out}', flush=True)
-    people = make_sample(out, recipe, args.force, args.workers, _tell_progress)
+    people = make_sample(out, recipe, args.force, args.workers)
     if people is None:
         known = recipe_text(recipe)
-        print(f'  there already ({known}); --force makes it anew')
+        print(f'  it exists ({known}); replace it with --force')
     else:
         for split in SPLITS:
             count = len(people[split])
             print(f'  {split}: {count} people in {recipe[split]} pictures')
-        print(f'  made in {time.time() - start:.0f} s')
+        print(f'  drawn in {time.time() - start:.0f} s')

@@ -7,7 +7,7 @@ from hourglass_npu.options import parse
 
 
 def parse_args(argv=None):
-    """Parses the command line.
+    """Parse the command line.
 
     Args:
         argv (list[str] | None): Arguments; None takes ``sys.argv``.
@@ -23,8 +23,8 @@ def parse_args(argv=None):
     parser.add_argument(
         'batch',
         type=int,
-        help='batch where the file leaves it free; 0 means the batch of the '
-        'file, or 1',
+        help='batch to use where the file leaves it free; 0 means the batch '
+        'of the file, or 1',
     )
     return parse(parser, argv)
 

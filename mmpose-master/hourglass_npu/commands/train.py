@@ -157,8 +157,10 @@ def find_resume(args, cfg, logger):
     """
     if args.resume_from != 'auto':
         return args.resume_from or cfg.resume_from
-    from mmcv.runner.checkpoint import find_whole_checkpoint
-    from mmcv.runner.dist_utils import broadcast_object, get_dist_info
+    from mmcv.runner.dist_utils import get_dist_info
+
+    from hourglass_npu.training.checkpoints import find_whole_checkpoint
+    from hourglass_npu.training.ranks import broadcast_object
 
     path = problem = None
     # One looks for all: they must not go different ways.
@@ -166,7 +168,7 @@ def find_resume(args, cfg, logger):
         template = (cfg.checkpoint_config or {}).get('filename_tmpl')
         try:
             path = find_whole_checkpoint(cfg.work_dir, template, logger)
-        except ValueError as error:
+        except UserError as error:
             problem = str(error)
     path, problem = broadcast_object((path, problem))
     if problem:
@@ -286,7 +288,7 @@ def main():
     from mmpose.models import build_posenet
     from mmpose.utils import get_root_logger
 
-    from hourglass_npu.training import guards, log
+    from hourglass_npu.training import guards
 
     device, distributed = start(args, cfg)
     rank, world_size = get_dist_info()
@@ -345,7 +347,6 @@ def main():
         cfg.checkpoint_config.meta = dict(
             mmpose_version=mmpose.__version__, config=cfg.pretty_text
         )
-    log.make_readable(cfg.log_config)
     loss_guard, signal_guard, rank_guard = guards.make(cfg)
     try:
         train_model(

@@ -36,7 +36,6 @@ OPTIONAL_KEYS = tuple(DEFAULTS) + (
     'find_unused_parameters',
     'fp16',
     'frozen_parameters',
-    'lean_input',
     'momentum_config',
     'use_adversarial_train',
 )

@@ -119,6 +119,8 @@ def _parts(cfg, training):
     from mmcv.runner import HOOKS
     from mmcv.runner.optimizer.builder import OPTIMIZERS
 
+    import hourglass_npu.training.log  # noqa: F401  (registers its hook)
+
     yield from _model_parts(cfg['model'])
     splits = ['train', 'val'] if training else ['test']
     for split in splits:

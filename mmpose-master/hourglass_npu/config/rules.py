@@ -176,7 +176,6 @@ RULES = {
         "'fp16', 'bf16' or None", lambda v: v in ('fp16', 'bf16', None)
     ),
     'optimizer.fused': _either(FLAG, None),
-    'lean_input': FLAG,
 }
 """Rule by dotted key; a key that is not there breaks none."""
 
@@ -263,8 +262,9 @@ def known_keys():
         dict[str, list[str]]: What is read there.
     """
     from mmcv.runner import EpochBasedRunner
-    from mmpose.apis.train import ResumableCheckpointHook
     from torch.utils.data import DataLoader
+
+    from hourglass_npu.training.checkpoints import ResumableCheckpointHook
 
     # Of mmpose's build_dataloader, which itself decides on some of torch's.
     loader = ['samples_per_gpu', 'workers_per_gpu', 'seed']

@@ -1,4 +1,4 @@
-"""The work of pytorch2onnx.py: from the options to a verified file."""
+"""Export a checkpoint: from the options to a verified file."""
 
 import os
 
@@ -6,23 +6,25 @@ import numpy as np
 
 from hourglass_npu.errors import UserError
 from hourglass_npu.export import graph
+from hourglass_npu.files import replaced
 from hourglass_npu.options import apply_trust
 from hourglass_npu.paths import DEMO_PEOPLE, DEMO_PICTURE
 from hourglass_npu.pose import boxes, decode
 from hourglass_npu.pose.backends import TorchNetwork, choose_model
-from hourglass_npu.pose.images import find_pictures, read_picture, replaced
+from hourglass_npu.pose.images import find_pictures, read_picture
 
 
 def convert(args, tolerance):
-    """Does what the options of pytorch2onnx.py ask for.
+    """Export as the options say.
 
     Args:
         args (argparse.Namespace): Options of pytorch2onnx.py.
-        tolerance (float): Largest difference, as a part of the highest peak.
+        tolerance (float): Largest difference allowed, as a part of the
+            highest peak.
 
     Raises:
-        ValueError: The request cannot be fulfilled; the message says why.
-        WrongFile: The file is wrong; it was not kept.
+        UserError: An option cannot be obeyed.
+        WrongFile: The file is wrong; it is not kept.
     """
     if not args.out.lower().endswith('.onnx'):
         raise UserError(f'--out {args.out}: the name must end in .onnx')
@@ -30,7 +32,7 @@ def convert(args, tolerance):
     if args.int8 and args.fp16:
         raise UserError('--int8 and --fp16 exclude each other: give one')
     if args.int8 and args.opset < 10:
-        raise UserError(f'--int8 needs opset 10 or later, not {args.opset}')
+        raise UserError(f'--opset {args.opset}: --int8 needs 10 or later')
     pictures = [read_picture(p) for p in find_pictures(args.img or ())]
     config, checkpoint = choose_model(
         args.config, args.checkpoint, args.sample
@@ -40,15 +42,14 @@ def convert(args, tolerance):
     batch, height, width = _shape(args.shape, settings, trained.cfg)
     settings = settings._replace(image_size=(width, height))
     if args.decode and not args.flip_test:
-        # Joints, unlike heatmaps, cannot be averaged afterwards.
+        # Joints cannot be averaged afterwards; heatmaps can.
         settings = settings._replace(flip_test=False)
-    # A flip test outside of the file is the same for both, and would only
-    # make the comparison slower and half as sharp.
+    # A flip test outside the file is the same for both; it would only make
+    # the comparison slower and half as sharp.
     trained.settings = settings._replace(flip_test=args.flip_test)
     if batch > 1 and not args.static:
         raise UserError(
-            f'--shape with a batch of {batch} fixes nothing unless --static '
-            'is given'
+            f'--shape with a batch of {batch} has no effect without --static'
         )
     if args.int8:
         from hourglass_npu.export import int8
@@ -91,7 +92,7 @@ def convert(args, tolerance):
 
 
 def _shape(shape, settings, cfg):
-    """Batch, height and width of the input."""
+    """Return batch, height and width of the input."""
     width, height = settings.image_size
     batch = 1
     if shape:
@@ -101,14 +102,14 @@ def _shape(shape, settings, cfg):
             batch, _, height, width = shape
         else:
             raise UserError(
-                f'--shape {" ".join(map(str, shape))}: give H W or N 3 H W'
+                f'--shape {" ".join(map(str, shape))}: must be H W or N 3 H W'
             )
     if batch < 1:
-        raise UserError(f'--shape: a batch of {batch}')
+        raise UserError(f'--shape: a batch of {batch}: must be at least 1')
     backbone = cfg.model.backbone
     if backbone.type == 'HourglassNet':
-        # The stem reduces by 4; each of the stages by 2, and what comes back
-        # up has to meet what went down.
+        # The stem reduces by 4, each stage by 2, and both ways through a
+        # stage must end at the same size.
         unit = 4 * 2 ** backbone.get('downsample_times', 5)
         if height < 1 or width < 1 or height % unit or width % unit:
             raise UserError(
@@ -119,10 +120,10 @@ def _shape(shape, settings, cfg):
 
 
 def _batches(settings, pictures, batch, static):
-    """Crops to compare on: several sizes, real people and random numbers."""
+    """Make crops to compare on: real people and random numbers."""
     crops = _real_crops(settings, pictures)
     if crops is None:
-        print('no demo picture: compared on random numbers only')
+        print('no demo picture: comparing on random numbers only')
     random = np.random.RandomState(0)
     width, height = settings.image_size
     batches = {}
@@ -137,7 +138,7 @@ def _batches(settings, pictures, batch, static):
 
 
 def _real_crops(settings, pictures):
-    """Crops of people of real pictures; None if there are none."""
+    """Cut people out of real pictures; return None without pictures."""
     size = settings.image_size
     crops = [
         decode.cut(p, [boxes.whole_picture(p.shape, size)], settings)
@@ -162,9 +163,9 @@ def _compare(path, trained, batches, static, tolerance):
     limit = tolerance * peak
     if not worst <= limit:
         raise graph.WrongFile(
-            f'ONNX Runtime and torch differ by {worst:.2e}; {limit:.2e} is '
-            f'the tolerance ({tolerance:g} of the highest peak, {peak:.2e}); '
-            'no file was written'
+            f'ONNX Runtime and PyTorch differ by {worst:.2e}; the tolerance '
+            f'is {limit:.2e} ({tolerance:g} of the highest peak, {peak:.2e});'
+            ' no file was written'
         )
     print(
         f'verified: largest difference {worst:.2e} at a highest peak of '

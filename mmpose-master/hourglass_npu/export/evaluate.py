@@ -1,6 +1,6 @@
-"""A file of pytorch2onnx.py in the place of mmpose's model, for evaluation.
+"""Evaluate a file of pytorch2onnx.py in place of mmpose's model.
 
-So that all else is the same: data pipeline, processes, scores.
+Data pipeline, processes and scores are the same for both.
 """
 
 from types import SimpleNamespace
@@ -11,25 +11,25 @@ from torch import nn
 from hourglass_npu.errors import UserError
 from hourglass_npu.pose import decode
 from hourglass_npu.pose.backends import OnnxNetwork, settings_from_config
+from hourglass_npu.pose.geometry import PIXELS_PER_SCALE
 
 
 class OnnxPose(nn.Module):
-    """Gives what ``TopDown`` gives in a test, by ONNX Runtime.
+    """Return the predictions of ``TopDown``, computed by ONNX Runtime.
 
-    Whether there is a flip test, and how heatmaps are read, was decided when
-    the file was made.
+    The file contains the settings: flip test, and how to read heatmaps.
 
     Args:
         path (str): The file.
-        cfg (mmcv.Config): Config that the samples are made by.
-        device (str): As for :class:`networks.OnnxNetwork`.
+        cfg (mmcv.Config): Config of the samples.
+        device (str): As for :class:`OnnxNetwork`.
 
     Attributes:
-        network (OnnxNetwork): What runs.
+        network (OnnxNetwork): The network.
 
     Raises:
-        ValueError: The file cannot be used, or takes other crops than the
-            config makes.
+        UserError: The file cannot be used, or takes other crops than those of
+            the config.
     """
 
     def __init__(self, path, cfg, device):
@@ -37,28 +37,28 @@ class OnnxPose(nn.Module):
         self.network = OnnxNetwork(path, device)
         theirs = settings_from_config(cfg)
         for name in ('image_size', 'mean', 'std'):
-            its, config = getattr(self.network.settings, name), theirs
-            config = getattr(config, name)
+            its = getattr(self.network.settings, name)
+            config = getattr(theirs, name)
             if its != config:
                 raise UserError(
                     f'{path} was made for {name} {its}, but the config '
-                    f'{cfg.filename} has {config}: take the config that the '
+                    f'{cfg.filename} has {config}: give the config that the '
                     'file was made with'
                 )
 
     def forward(self, img, img_metas, return_loss=False):
-        """Finds the joints of a batch.
+        """Find the joints of a batch.
 
         Args:
             img (Tensor[N, 3, h, w]): Normalised crops.
             img_metas (list[dict]): With ``center``, ``scale`` and
                 ``image_file`` of each.
-            return_loss (bool): False; this cannot be trained.
+            return_loss (bool): False; an ONNX file cannot be trained.
 
         Returns:
-            tuple: As of ``TopDown``: joints (np.ndarray[N, 16, 3]: x, y in
-            pixels of the picture, score), boxes (np.ndarray[N, 6]: centre,
-            scale, area, score), names of the pictures, None.
+            tuple: As from ``TopDown``: joints, np.ndarray[N, 16, 3]: x, y in
+            pixels of the picture, and score; boxes, np.ndarray[N, 6]:
+            centre, scale, area and score; names of the pictures; None.
         """
         people = [
             SimpleNamespace(center=meta['center'], scale=meta['scale'])
@@ -70,7 +70,7 @@ class OnnxPose(nn.Module):
         boxes = [
             (
                 *(*one.center, *one.scale),
-                np.prod(one.scale * decode.PIXELS_PER_SCALE),
+                np.prod(one.scale * PIXELS_PER_SCALE),
                 float(np.squeeze(meta.get('bbox_score', 1))),
             )
             for one, meta in zip(people, img_metas)
@@ -79,13 +79,13 @@ class OnnxPose(nn.Module):
         return joints, np.float32(boxes), names, None
 
     def restore(self, batch):
-        """Undoes the normalisation, which the network brings itself.
+        """Undo the normalisation, which the network does itself.
 
         Args:
             batch (np.ndarray[N, 3, h, w]): Normalised crops.
 
         Returns:
-            np.ndarray[N, h, w, 3]: 8-bit RGB, the very crops.
+            np.ndarray[N, h, w, 3]: 8-bit RGB, the original crops.
         """
         settings = self.network.settings
         crops = batch.transpose(0, 2, 3, 1) * np.float32(settings.std)

@@ -1,7 +1,8 @@
-"""Writes a pose network as ONNX, and proves that the file does the same."""
+"""Write a pose network as ONNX, and prove that the file does the same."""
 
 import contextlib
 import copy
+import importlib.util
 import inspect
 import json
 import os
@@ -9,9 +10,10 @@ import warnings
 
 import numpy as np
 import onnx
+import onnxruntime
 import torch
 from mmcv.cnn import fuse_conv_bn
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper
 from torch import nn
 
 from hourglass_npu.errors import UserError
@@ -20,44 +22,46 @@ from hourglass_npu.pose.backends import (
     last_heatmaps,
     settings_to_properties,
 )
-from hourglass_npu.pose.decode import flip_order
+from hourglass_npu.pose.heatmaps import decode_heatmaps, merge_flipped, mirror
 from hourglass_npu.process import silence
 
 
 class WrongFile(UserError):
-    """A file of ONNX that must not be kept; the message says why."""
+    """An ONNX file that must not be kept; the message says why."""
 
     exit_status = 1
 
 
 class DeployedNetwork(nn.Module):
-    """What is exported: the network, and what is folded into the graph.
+    """The network to export, and the steps that the graph contains.
 
     Args:
         model (nn.Module): mmpose's top-down model.
         settings (Settings): Of the model.
-        preprocess (bool): Take 8-bit RGB crops [N, h, w, 3] in place of
-            normalised ones [N, 3, h, w].
+        preprocess (bool): Take 8-bit RGB crops, Tensor[N, h, w, 3], instead
+            of normalised ones, Tensor[N, 3, h, w].
         flip_test (bool): Average with the mirrored crop.
-        decode (bool): Give joints [N, K, 3] (x, y in pixels of the crop,
-            score) in place of heatmaps [N, K, h/4, w/4].
+        decode (bool): Return joints, Tensor[N, K, 3] (x, y in pixels of the
+            crop, score), instead of heatmaps, Tensor[N, K, h/4, w/4].
+
+    Raises:
+        UserError: The graph cannot contain this decoding.
     """
 
     def __init__(
         self, model, settings, preprocess=False, flip_test=False, decode=False
     ):
         super().__init__()
-        # Folding changes the weights: the caller keeps his model.
+        # A copy, because folding changes the weights.
         model = copy.deepcopy(model).float().cpu().eval()
         self.model = fuse_conv_bn(model)
         self.preprocess = preprocess
         self.flip_test = flip_test
         self.decode = decode
-        self.shift = settings.shift_heatmap
-        self.refine = settings.post_process
-        if decode and settings.unbiased_decoding and self.refine:
+        self.settings = settings
+        if decode and settings.unbiased_decoding and settings.post_process:
             raise UserError(
-                '--decode knows the shift by a quarter of a cell; this '
+                '--decode can only shift a peak by a quarter of a cell; this '
                 'config asks for unbiased_decoding'
             )
         # (x / 255 - mean) / std as one product and one sum.
@@ -65,11 +69,9 @@ class DeployedNetwork(nn.Module):
         mean = torch.tensor(settings.mean).view(1, 3, 1, 1)
         self.register_buffer('gain', 1 / (255 * std))
         self.register_buffer('offset', -mean / std)
-        order = flip_order(settings.flip_pairs, len(settings.joints))
-        self.register_buffer('order', torch.tensor(order))
 
     def forward(self, img):
-        """Runs the network.
+        """Run the network.
 
         Args:
             img (Tensor): Crops, see the class.
@@ -79,62 +81,39 @@ class DeployedNetwork(nn.Module):
         """
         if self.preprocess:
             img = img.permute(0, 3, 1, 2).float() * self.gain + self.offset
-        heatmaps = self._with_flip_test(img)
-        return self._joints(heatmaps, img) if self.decode else heatmaps
+        heatmaps = self._heatmaps(img)
+        if not self.decode:
+            return heatmaps
+        joints = decode_heatmaps(heatmaps, self.settings.post_process)
+        stride = int(img.shape[3]) / int(heatmaps.shape[3])
+        return joints * torch.tensor([stride, stride, 1.0])
 
-    def _with_flip_test(self, img):
+    def _heatmaps(self, img):
         if not self.flip_test:
             return last_heatmaps(self.model, img)
-        # Both in one batch. Reversing by an index, and parting by a
-        # reshape of fixed size, leaves no arithmetic on shapes in the
-        # graph, which compilers for fixed shapes do not like.
-        both = torch.cat([img, _mirrored(img)])
-        both = last_heatmaps(self.model, both)
+        # Run both in one batch, and split it by a reshape of fixed size:
+        # compilers for fixed shapes do not like arithmetic on shapes.
+        both = last_heatmaps(self.model, torch.cat([img, mirror(img)]))
         both = both.reshape((2, -1) + tuple(int(n) for n in both.shape[1:]))
-        back = _mirrored(both[1].index_select(1, self.order))
-        if self.shift:
-            back = torch.cat([back[..., :1], back[..., :-1]], dim=3)
-        return (both[0] + back) * 0.5
-
-    def _joints(self, heatmaps, img):
-        """Peaks with the shift by a quarter, as topdown.decode has them."""
-        _, joints, height, width = (int(n) for n in heatmaps.shape)
-        flat = heatmaps.reshape(-1, joints, height * width)
-        score, index = flat.max(dim=2, keepdim=True)
-        y = torch.floor(index.float() / width)
-        x = index.float() - y * width
-        inner = (x > 1) & (x < width - 1) & (y > 1) & (y < height - 1)
-        shift = [torch.zeros_like(x), torch.zeros_like(y)]
-        if self.refine:
-            # Where a peak is not inner, the neighbours are not used, and
-            # only have to exist.
-            # As numbers with a point: ONNX cannot limit whole numbers
-            # before opset 12.
-            last = (height - 1) * width - 1
-            middle = torch.clamp(index.float(), width, last).long()
-            for axis, step in enumerate((1, width)):
-                after = flat.gather(2, middle + step)
-                before = flat.gather(2, middle - step)
-                quarter = torch.sign(after - before) * 0.25
-                shift[axis] = quarter * inner.float()
-        place = torch.cat([x + shift[0], y + shift[1]], dim=2)
-        there = (score > 0).float()
-        place = place * there - (1 - there)
-        return torch.cat([place * (int(img.shape[3]) / width), score], dim=2)
+        return merge_flipped(
+            *(both[0], both[1]),
+            self.settings.flip_pairs,
+            self.settings.shift_heatmap,
+        )
 
 
 def export(network, path, shape, opset=11, static=False):
-    """Traces a network into a file of ONNX.
+    """Trace a network into an ONNX file.
 
     Args:
-        network (DeployedNetwork): What to export.
+        network (DeployedNetwork): The network.
         path (str): File to write.
         shape (Sequence[int]): Batch, height and width of the input.
         opset (int): Version of ONNX' operators.
         static (bool): Fix the batch; otherwise it is free.
 
     Raises:
-        ValueError: This torch cannot export, or not with this opset.
+        UserError: This torch cannot export with this opset.
     """
     output = 'joints' if network.decode else 'heatmap'
     options = dict(
@@ -147,37 +126,39 @@ def export(network, path, shape, opset=11, static=False):
         options['dynamic_axes'] = {'img': {0: 'batch'}, output: {0: 'batch'}}
     known = inspect.signature(torch.onnx.export).parameters
     if 'dynamo' in known:
-        # The exporter that follows the opset asked for and needs nothing
-        # else installed. Where the argument is missing, torch has only one.
+        # The exporter that obeys the opset and needs no other package. Where
+        # the argument is missing, torch has only this one.
         options['dynamo'] = False
     example = _example_input(network, shape)
-    try:
-        with warnings.catch_warnings(), torch.no_grad(), silence(1):
-            # Of the tracer, about sizes that are meant to be constants, and
-            # about its own age.
-            warnings.simplefilter('ignore')
+    with torch.no_grad(), warnings.catch_warnings(), silence(1):
+        # Run it alone first: what fails here is no matter of the opset.
+        network(example)
+        # The tracer warns of sizes that are constants on purpose, and that
+        # it is outdated.
+        warnings.simplefilter('ignore')
+        try:
             torch.onnx.export(network, (example,), path, **options)
-    except Exception as error:
-        raise UserError(
-            f'torch {torch.__version__} cannot export with opset {opset}: '
-            f'{str(error).strip().splitlines()[0]}'
-        ) from error
+        except Exception as error:  # depends on the version of torch
+            reason = str(error).strip() or type(error).__name__
+            raise UserError(
+                f'torch {torch.__version__} cannot export with opset {opset}:'
+                f' {reason.splitlines()[0]}'
+            ) from error
 
 
 def finish(path, opset, properties):
-    """Checks the file as such, and writes properties into it.
+    """Check an exported file, and write properties into it.
 
     Args:
         path (str): File of :func:`export`; it is rewritten.
         opset (int): Version that it must have.
-        properties (dict[str, str]): Kept in the file.
+        properties (dict[str, str]): To be kept in the file.
 
     Raises:
         WrongFile: The file has another opset, or batch normalisation is
             left in it.
     """
-    model = onnx.load(path)
-    model = _with_opset(model, opset)
+    model = _with_opset(onnx.load(path), opset)
     left = [n for n in model.graph.node if n.op_type == 'BatchNormalization']
     if left:
         raise WrongFile(
@@ -189,12 +170,10 @@ def finish(path, opset, properties):
 
 
 def to_half(path):
-    """Turns weights and arithmetic of a file into half precision.
+    """Convert weights and arithmetic of a file to half precision.
 
-    Input and output keep their types, so that whoever runs the file need
-    not know of it. Scores are compared and joints are read in single
-    precision only if the graph does so after its last convolution, which
-    :func:`verify` finds out.
+    Only the network itself is converted: input, output, and the steps before
+    the first and after the last convolution stay in single precision.
 
     Args:
         path (str): File of :func:`finish`; it is rewritten.
@@ -203,65 +182,98 @@ def to_half(path):
     graph = model.graph
     nodes = list(graph.node)
     start, end = arithmetic(nodes)
-    body = nodes[start : end + 1]
-    used = {name for node in body for name in node.input}
+    body, outside = nodes[start : end + 1], nodes[:start] + nodes[end + 1 :]
     made = {name for node in body for name in node.output}
-    outside = nodes[:start] + nodes[end + 1 :]
-    shared = {name for node in outside for name in node.input}
-    # Resize demands single precision for its factors.
-    factors = {
-        name
-        for node in body
-        if node.op_type in ('Resize', 'Upsample')
-        for name in node.input[1:]
-    }
-    for weights in graph.initializer:
-        name = weights.name
-        if name not in used - shared - factors:
-            continue
-        if weights.data_type == TensorProto.FLOAT:
-            half = numpy_helper.to_array(weights).astype(np.float16)
-            weights.CopyFrom(numpy_helper.from_array(half, name))
-    inputs = {graph.input[0].name} | {
-        o for n in nodes[:start] for o in n.output
-    }
-    casts_in = _cast(body, inputs & used, 'input', TensorProto.FLOAT16)
-    results = shared | {o.name for o in graph.output}
-    casts_out = _cast(body, made & results, 'output', TensorProto.FLOAT)
-    del graph.node[:]
-    del graph.value_info[:]
-    graph.node.extend(
-        nodes[:start] + casts_in + body + casts_out + nodes[end + 1 :]
+    used = {name for node in body for name in node.input}
+    needed = {name for node in outside for name in node.input}
+    given = {name for node in nodes[:start] for name in node.output}
+    given |= {value.name for value in graph.input}
+    needed |= {value.name for value in graph.output}
+    # The converter would send the rest through half precision as well, so it
+    # gets the network alone, as a model of its own.
+    inferred = onnx.shape_inference.infer_shapes(model).graph
+    types = [*inferred.input, *inferred.value_info, *inferred.output]
+    part = helper.make_model(
+        helper.make_graph(
+            body,
+            'network',
+            [value for value in types if value.name in given & used],
+            [value for value in types if value.name in made & needed],
+            [w for w in graph.initializer if w.name in used],
+        ),
+        opset_imports=model.opset_import,
     )
+    part = _converter().convert_float_to_float16(part, keep_io_types=True)
+    weights = [w for w in graph.initializer if w.name in needed - used]
+    del graph.node[:], graph.initializer[:], graph.value_info[:]
+    network = _in_order(part.graph.node)
+    graph.node.extend([*nodes[:start], *network, *nodes[end + 1 :]])
+    graph.initializer.extend([*weights, *part.graph.initializer])
     onnx.save(model, path)
 
 
-def verify(path, reference, batches, static=False):
-    """Compares a file with the checkpoint it was made of.
+def _in_order(nodes):
+    """Return nodes so that each follows those that it depends on.
 
-    Both run as demo.py runs them, so that what is folded into the graph is
-    held against its counterpart in topdown.py, and the folded weights
-    against those that were trained.
+    The converter appends its casts at the end.
+    """
+    order, waiting = [], list(nodes)
+    late = {name for node in waiting for name in node.output}
+    while waiting:
+        rest = []
+        for node in waiting:
+            if late.isdisjoint(node.input):
+                late.difference_update(node.output)
+                order.append(node)
+            else:
+                rest.append(node)
+        if len(rest) == len(waiting):
+            raise RuntimeError('the graph has a cycle')
+        waiting = rest
+    return order
+
+
+def _converter():
+    """Load onnxruntime/transformers/float16.py, which needs only onnx.
+
+    By its path: in ONNX Runtime 1.12 importing its package needs Hugging
+    Face's transformers.
+    """
+    path = os.path.join(
+        os.path.dirname(onnxruntime.__file__), 'transformers', 'float16.py'
+    )
+    spec = importlib.util.spec_from_file_location('onnxruntime_float16', path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def verify(path, reference, batches, static=False):
+    """Compare a file with its checkpoint.
+
+    Both run as demo.py runs them, so that steps in the graph are compared
+    with their counterparts in decode.py, and folded weights with the trained
+    ones.
 
     Args:
-        path (str): File of ONNX.
+        path (str): ONNX file.
         reference (TorchNetwork): The checkpoint.
         batches (dict[str, np.ndarray[N, h, w, 3]]): 8-bit RGB crops to
             compare on, by a name.
-        static (bool): The batch should be fixed.
+        static (bool): The batch must be fixed.
 
     Returns:
         tuple[dict[str, float], float]: For each of ``batches`` the largest
-        difference, in units of the heatmaps; the highest peak of them all.
+        difference, in units of the heatmaps; the highest peak of all.
 
     Raises:
-        WrongFile: The file breaks ONNX' rules, shapes cannot be inferred,
+        WrongFile: The file breaks ONNX's rules, shapes cannot be inferred,
             or the output has another shape or is not finite.
     """
     check_form(path, None, static)
     try:
         network = OnnxNetwork(path, 'cpu')
-    except ValueError as error:
+    except UserError as error:
         raise WrongFile(str(error)) from error
     network.settings = reference.settings
     differences = {}
@@ -274,8 +286,8 @@ def verify(path, reference, batches, static=False):
             shape = shape[:2] + (3,)
         if there.shape != shape or not np.isfinite(there).all():
             raise WrongFile(
-                f'{name}: the output of the file is {there.shape} where '
-                f'{shape} was expected, or has numbers that are not finite'
+                f'{name}: the output of the file has shape {there.shape}, not '
+                f'{shape}, or has numbers that are not finite'
             )
         peak = max(peak, float(np.abs(heatmaps).max()))
         if network.decodes:
@@ -291,17 +303,16 @@ def verify(path, reference, batches, static=False):
 
 
 def joint_difference(heatmaps, joints, stride, refine=True):
-    """Smallest error of heatmaps that would explain decoded joints.
+    """Return the smallest error of heatmaps that explains decoded joints.
 
-    Two cells that differ by less than rounding may change places, which
-    moves a joint far without anything being wrong; so it is the heights that
-    are compared.
+    Rounding can make another cell the highest one, which moves a joint far
+    though nothing is wrong. So heights are compared, not places.
 
     Args:
-        heatmaps (np.ndarray[N, K, h, w]): As they should be.
-        joints (np.ndarray[N, K, 3]): x, y (crop) and score, as they are.
+        heatmaps (np.ndarray[N, K, h, w]): Right heatmaps.
+        joints (np.ndarray[N, K, 3]): Joints to check: x, y (crop) and score.
         stride (float): Pixels of the crop per cell.
-        refine (bool): Whether they have the shift by a quarter.
+        refine (bool): The joints have the shift by a quarter.
 
     Returns:
         float: In units of the heatmaps; infinite for joints that are not on
@@ -338,15 +349,15 @@ def joint_difference(heatmaps, joints, stride, refine=True):
 
 
 def make_properties(settings, network, **more):
-    """What is written into a file about itself.
+    """Collect the properties of a file.
 
     Args:
         settings (Settings): Of the model.
-        network (DeployedNetwork): What is exported.
+        network (DeployedNetwork): The exported network.
         more: Further names and values.
 
     Returns:
-        dict[str, str]: Names and values; those that networks.py reads are in
+        dict[str, str]: Names and values; those that backends.py reads are in
         JSON.
     """
     properties = settings_to_properties(settings)
@@ -362,10 +373,10 @@ def make_properties(settings, network, **more):
 
 
 def training_result(checkpoint, meta):
-    """Epoch and PCKh of a checkpoint, as far as they are known.
+    """Return epoch and PCKh of a checkpoint, as far as they are known.
 
     Args:
-        checkpoint (str): Its file; logs are looked for beside it.
+        checkpoint (str): Its file; the logs are in the same folder.
         meta (dict): Its ``meta``.
 
     Returns:
@@ -391,15 +402,15 @@ def training_result(checkpoint, meta):
 
 
 def check_form(path, opset, static):
-    """Checks a file by ONNX' own rules, its opset and the batch of its output.
+    """Check a file by ONNX's own rules, its opset and its output's batch.
 
     Args:
-        path (str): File of ONNX.
+        path (str): ONNX file.
         opset (int | None): Version that it must have; None for any.
-        static (bool): Whether the batch should be fixed.
+        static (bool): The batch must be fixed; otherwise it must be free.
 
     Raises:
-        WrongFile: If something is wrong.
+        WrongFile: A check fails.
     """
     model = onnx.load(path)
     found = [o.version for o in model.opset_import if not o.domain]
@@ -408,7 +419,10 @@ def check_form(path, opset, static):
     try:
         onnx.checker.check_model(model)
         model = onnx.shape_inference.infer_shapes(model, strict_mode=True)
-    except Exception as error:
+    except (
+        onnx.checker.ValidationError,
+        onnx.shape_inference.InferenceError,
+    ) as error:
         raise WrongFile(f'the file is not valid ONNX: {error}') from error
     (output,) = model.graph.output
     dims = output.type.tensor_type.shape.dim
@@ -416,16 +430,16 @@ def check_form(path, opset, static):
     fixed = [isinstance(n, int) for n in shape]
     if fixed != [static] + [True] * (len(shape) - 1):
         raise WrongFile(
-            f'the batch should be {"fixed" if static else "free"} and all '
-            f'else fixed, but the inferred shape of the output is {shape}'
+            f'the batch must be {"fixed" if static else "free"} and all other '
+            f'sizes fixed, but the inferred shape of the output is {shape}'
         )
 
 
 def arithmetic(nodes):
-    """Finds what makes up the network itself.
+    """Find the network itself: all between two convolutions.
 
     Args:
-        nodes (list[NodeProto]): Of a graph, in their order.
+        nodes (list[NodeProto]): Of a graph, in order.
 
     Returns:
         tuple[int, int]: Places of the first and the last convolution.
@@ -435,14 +449,14 @@ def arithmetic(nodes):
 
 
 def _example_input(network, shape):
-    """Random input of the right kind.
+    """Make random input for a network.
 
     Args:
-        network (DeployedNetwork): For which.
+        network (DeployedNetwork): The network.
         shape (Sequence[int]): Batch, height and width.
 
     Returns:
-        Tensor: 8-bit [N, h, w, 3] or normalised [N, 3, h, w].
+        Tensor: 8-bit, Tensor[N, h, w, 3], or floats, Tensor[N, 3, h, w].
     """
     generator = torch.Generator().manual_seed(0)
     batch, height, width = shape
@@ -454,14 +468,8 @@ def _example_input(network, shape):
     return torch.randn(batch, 3, height, width, generator=generator)
 
 
-def _mirrored(batch):
-    """Reverses the last axis."""
-    index = torch.arange(int(batch.shape[3]) - 1, -1, -1)
-    return batch.index_select(3, index)
-
-
 def _with_opset(model, opset):
-    """The model with this opset; converted if the exporter wrote another."""
+    """Return the model with this opset, converted if need be."""
     found = [
         o.version for o in model.opset_import if o.domain in ('', 'ai.onnx')
     ]
@@ -469,30 +477,8 @@ def _with_opset(model, opset):
         return model
     try:
         return onnx.version_converter.convert_version(model, opset)
-    except Exception as error:
+    except Exception as error:  # RuntimeError, or whatever C++ throws
         raise WrongFile(
             f'this torch writes opset {found}, and ONNX cannot convert it '
             f'to {opset}: {error}'
         ) from error
-
-
-def _cast(body, names, mark, kind):
-    """Makes casts for tensors that pass into or out of half precision.
-
-    The nodes of ``body`` are changed to use the half-precision names.
-    """
-    casts = []
-    for name in sorted(names):
-        half = f'{name}_half'
-        for node in body:
-            for side in (node.input, node.output):
-                for i, used in enumerate(side):
-                    if used == name:
-                        side[i] = half
-        ends = (name, half) if mark == 'input' else (half, name)
-        casts.append(
-            helper.make_node(
-                'Cast', [ends[0]], [ends[1]], f'cast_{half}', to=kind
-            )
-        )
-    return casts

@@ -1,4 +1,4 @@
-"""Static quantisation of a file of pytorch2onnx.py, and what it costs."""
+"""Quantise a file of pytorch2onnx.py, and measure what that costs."""
 
 import logging
 import os
@@ -12,36 +12,37 @@ from onnx import helper
 
 from hourglass_npu.config.load import check_data, load_config
 from hourglass_npu.export.graph import WrongFile, arithmetic
+from hourglass_npu.mpii.pckh import head_errors, mpii_scores
 from hourglass_npu.pose import decode
 from hourglass_npu.pose.backends import BATCH, OnnxNetwork
 from hourglass_npu.pose.images import read_picture
 
 CALIBRATION_PEOPLE = 64
 EVALUATION_PEOPLE = 400
-"""At most; evenly taken from the training and the validation people."""
+"""At most; spread evenly over the training and the validation people."""
 
 LIMIT = 1.0
-"""Points of PCKh that may be lost."""
+"""Largest loss allowed, in points of PCKh."""
 
-# Nearly all of the work; sums of integers would not be operators of ONNX.
+# Nearly all of the work. Sums of integers are not in standard ONNX.
 OPERATORS = ('Conv', 'Relu')
 ROUNDS = 5
 
 
 def load_people(config, settings):
-    """Cuts out the people to calibrate on, and those to evaluate on.
+    """Cut out the people for calibration, and those for evaluation.
 
     Args:
         config (str): Config file.
         settings (Settings): Of the network.
 
     Returns:
-        SimpleNamespace: ``calibration`` and ``crops`` (np.ndarray[N, h, w,
-        3], 8-bit RGB), ``people`` of the latter, their ``truth``, ``count``
-        of all validation people.
+        SimpleNamespace: ``calibration`` and ``crops``,
+        np.ndarray[N, h, w, 3], 8-bit RGB; for ``crops`` also ``people`` and
+        ``truth``; ``count`` of all validation people.
 
     Raises:
-        UserError: If data are missing.
+        UserError: Data are missing.
     """
     from mmpose.datasets import build_dataset
 
@@ -64,7 +65,7 @@ def load_people(config, settings):
 
 
 def _cut(dataset, most, settings):
-    """Numbers, people and crops of an even choice."""
+    """Return numbers, people and crops of an even choice."""
     count = min(most, len(dataset.db))
     chosen = np.linspace(0, len(dataset.db) - 1, count).round().astype(int)
     people = [SimpleNamespace(**dataset.db[i]) for i in chosen]
@@ -76,19 +77,18 @@ def _cut(dataset, most, settings):
 
 
 def quantise(path, crops):
-    """Turns weights and arithmetic of a file into 8-bit integers.
+    """Convert weights and arithmetic of a file to 8-bit integers.
 
-    Weights have a scale for each channel and use seven bits, with which no
-    processor's 16-bit sums overflow. What comes before the first and after
-    the last convolution stays in single precision, and so do input and
-    output.
+    Weights have a scale for each channel and use seven bits, so that no
+    processor's 16-bit sums overflow. Input, output, and the steps before the
+    first and after the last convolution stay in single precision.
 
     Args:
-        path (str): File of :func:`onnx_export.finish`; it is rewritten.
-        crops (np.ndarray[N, h, w, 3]): 8-bit RGB, to calibrate on.
+        path (str): File of :func:`graph.finish`; it is rewritten.
+        crops (np.ndarray[N, h, w, 3]): 8-bit RGB, for calibration.
 
     Raises:
-        WrongFile: If ONNX Runtime cannot do it.
+        WrongFile: ONNX Runtime cannot quantise the file.
     """
     from onnxruntime.quantization import CalibrationDataReader
 
@@ -105,35 +105,27 @@ def quantise(path, crops):
     network = OnnxNetwork(path, 'cpu')
     step = network.fixed or 1
     count = -(-len(crops) // step) * step
-    # A last batch of a fixed size is filled up from the start.
+    # Fill up a last batch of a fixed size with the first crops.
     reader = Reader(network, np.resize(crops, (count, *crops.shape[1:])), step)
     model = onnx.load(path)
     properties = {p.key: p.value for p in model.metadata_props}
     nodes = list(model.graph.node)
     start, end = arithmetic(nodes)
     outside = nodes[:start] + nodes[end + 1 :]
-    quantised = f'{path}.int8.onnx'
-    # A hint at a step of optimisation that this graph has behind it.
+    # It would recommend an optimisation that this graph has had.
     logging.disable(logging.WARNING)
     here = os.getcwd()
     try:
-        # ONNX Runtime 1.12 leaves augmented_model.onnx where it is run.
+        # ONNX Runtime 1.12 leaves augmented_model.onnx in the working folder.
         with tempfile.TemporaryDirectory() as folder:
+            quantised = os.path.join(folder, 'int8.onnx')
             os.chdir(folder)
-            try:
-                _run(path, quantised, reader, [n.name for n in outside])
-            finally:
-                os.chdir(here)
-        result = onnx.load(quantised)
-    except Exception as error:
-        raise WrongFile(
-            f'ONNX Runtime cannot quantise the file: {error}'
-        ) from error
+            _run(path, quantised, reader, [n.name for n in outside])
+            result = onnx.load(quantised)
     finally:
+        os.chdir(here)
         logging.disable(logging.NOTSET)
-        if os.path.exists(quantised):
-            os.remove(quantised)
-    # ONNX Runtime names all sets of operators that it knows.
+    # ONNX Runtime lists all operator sets that it knows.
     used = {node.domain for node in result.graph.node}
     for imported in list(result.opset_import):
         if imported.domain not in used:
@@ -149,22 +141,27 @@ def _run(path, quantised, reader, excluded):
         quantize_static,
     )
 
-    quantize_static(
-        path,
-        quantised,
-        reader,
-        quant_format=QuantFormat.QOperator,
-        op_types_to_quantize=list(OPERATORS),
-        nodes_to_exclude=excluded,
-        per_channel=True,
-        reduce_range=True,
-        activation_type=QuantType.QUInt8,
-        weight_type=QuantType.QInt8,
-    )
+    try:
+        quantize_static(
+            path,
+            quantised,
+            reader,
+            quant_format=QuantFormat.QOperator,
+            op_types_to_quantize=list(OPERATORS),
+            nodes_to_exclude=excluded,
+            per_channel=True,
+            reduce_range=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+        )
+    except Exception as error:  # ONNX Runtime raises anything
+        raise WrongFile(
+            f'ONNX Runtime cannot quantise the file: {error}'
+        ) from error
 
 
 def measure(path, data):
-    """Evaluates a file.
+    """Evaluate a file.
 
     Args:
         path (str): The file.
@@ -174,11 +171,6 @@ def measure(path, data):
         dict[str, float]: ``PCKh`` and ``PCKh@0.1`` in percent, ``ms`` per
         person, ``MiB`` of the file.
     """
-    from mmpose.datasets.datasets.top_down.topdown_mpii_dataset import (
-        head_errors,
-        mpii_scores,
-    )
-
     network = OnnxNetwork(path, 'cpu')
     output = network(data.crops)
     result = decode.read(output, data.people, network.settings)
@@ -200,7 +192,7 @@ def measure(path, data):
 
 
 def report(single, integer, data):
-    """Prints what :func:`measure` has found of both files.
+    """Print the results of :func:`measure` for both files.
 
     Args:
         single (dict[str, float]): In single precision.
@@ -208,7 +200,7 @@ def report(single, integer, data):
         data (SimpleNamespace): From :func:`load_people`.
 
     Raises:
-        WrongFile: If more than LIMIT points of PCKh are lost.
+        WrongFile: The quantised file loses more than LIMIT points of PCKh.
     """
     print(
         f'calibrated on {len(data.calibration)} training people; '
@@ -223,6 +215,6 @@ def report(single, integer, data):
     lost = single['PCKh'] - integer['PCKh']
     if not lost <= LIMIT:
         raise WrongFile(
-            f'int8 loses {lost:.2f} points of PCKh, {LIMIT:g} is the limit; '
+            f'int8 loses {lost:.2f} points of PCKh; the limit is {LIMIT:g}; '
             'no file was written'
         )

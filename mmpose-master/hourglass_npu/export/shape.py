@@ -1,31 +1,36 @@
-"""The shape of the input of an exported file."""
+"""Read the input shape of an exported file."""
 
 from hourglass_npu.errors import UserError
+from hourglass_npu.files import read_bytes
 
 
 def input_shape(path, batch):
-    """Reads the shape of the input.
+    """Read the shape of the input.
 
     Args:
-        path (str): File of ONNX.
-        batch (int): Where the file leaves it free; 0 for 1.
+        path (str): ONNX file.
+        batch (int): Batch to use where the file leaves it free; 0 means 1.
 
     Returns:
         list[int]: Four sizes.
 
     Raises:
-        ValueError: It is no such file, or has another batch.
+        UserError: It is no file of pytorch2onnx.py, or has another batch.
     """
     import onnx
 
+    reason = (
+        f'{path}: no file of pytorch2onnx.py (an ONNX file with the input img)'
+    )
+    content = read_bytes(path)
     try:
-        model = onnx.load(path)
-        (img,) = (i for i in model.graph.input if i.name == 'img')
-    except Exception as error:
-        raise UserError(
-            f'{path}: no file of pytorch2onnx.py (an ONNX file with the '
-            'input img)'
-        ) from error
+        model = onnx.load_from_string(content)
+    except Exception as error:  # protobuf raises anything at broken files
+        raise UserError(reason) from error
+    inputs = [i for i in model.graph.input if i.name == 'img']
+    if len(inputs) != 1 or len(inputs[0].type.tensor_type.shape.dim) != 4:
+        raise UserError(reason)
+    (img,) = inputs
     shape = [d.dim_value for d in img.type.tensor_type.shape.dim]
     if shape[0] and batch not in (0, shape[0]):
         raise UserError(

@@ -1,9 +1,8 @@
-"""Runs a pose network: a checkpoint with torch, or a file of ONNX.
+"""Run a pose network: a checkpoint with PyTorch, or an ONNX file.
 
-Both kinds take crops of people and give heatmaps, flip test included, so
-that all that comes before and after (topdown.py) is the same. torch, mmcv
-and mmpose are imported by the one, onnxruntime by the other, when they are
-made.
+Both classes take crops of people and return heatmaps, flip test included, so
+that the steps before and after (decode.py) are the same. Their constructors
+import what they need: torch, mmcv and mmpose, or onnxruntime.
 """
 
 import json
@@ -11,33 +10,34 @@ import os
 
 import numpy as np
 
+from hourglass_npu.config.load import load_config
 from hourglass_npu.errors import UserError
 from hourglass_npu.paths import CONFIGS, WORK_DIRS
 from hourglass_npu.pose.decode import Settings, merge_flipped, normalise
-from hourglass_npu.pose.joints import JOINT_NAMES
+from hourglass_npu.pose.joints import FLIP_PAIRS, JOINT_NAMES
 from hourglass_npu.weights import load_weights
 
 DEFAULT_CONFIG = str(CONFIGS / 'hourglass52_mpii_384x384.py')
 SAMPLE_CONFIG = str(CONFIGS / 'hourglass_mpii_sample_96x96.py')
 
-# People per pass through the network; bounds the memory that a picture with
-# a crowd takes.
 BATCH = 32
+"""People per pass through the network, so that a crowd fits into memory."""
 
 
 def choose_model(config=None, checkpoint=None, sample=False):
-    """Finds the config and the checkpoint that were asked for.
+    """Find config and checkpoint.
 
     Args:
-        config (str): Config file; None for the default one.
-        checkpoint (str): Its weights; None for the latest of its work dir.
-        sample (bool): The sample's config in place of the default one.
+        config (str | None): Config file; None for the default one.
+        checkpoint (str | None): Its weights; None for the latest of its work
+            folder.
+        sample (bool): Take the sample's config as the default.
 
     Returns:
-        tuple[str, str]: Both paths; the files are there.
+        tuple[str, str]: Both paths; the files exist.
 
     Raises:
-        ValueError: One of them is not, with the ways to get it.
+        UserError: A file is missing; the message says how to get it.
     """
     if sample and config:
         raise UserError('--sample and --config both name a config: give one')
@@ -55,55 +55,54 @@ def choose_model(config=None, checkpoint=None, sample=False):
 
 
 def load_model(config, checkpoint, device=None):
-    """Builds a model and loads its weights.
+    """Build a model and load its weights.
 
     Args:
         config (str): Config file of a top-down model of MPII's 16 joints.
         checkpoint (str): Its weights.
-        device (str): As for the seam's ``set_device``.
+        device (str | None): As for the ``set_device`` of mmcv's dist_utils.
 
     Returns:
         tuple: The model in evaluation mode, its config, and the ``meta`` of
         the checkpoint.
 
     Raises:
-        ValueError: The device is not there, the config cannot be used, or
-            the checkpoint cannot be read or belongs to another model.
+        UserError: The device does not exist, the config cannot be used, or
+            the checkpoint cannot be read or is of another model.
     """
-    from mmcv import Config
     from mmcv.runner.dist_utils import set_device
     from mmpose.models import build_posenet
 
-    device = set_device(device)
     try:
-        cfg = Config.fromfile(config)
-        cfg.model.pretrained = None
-        model = build_posenet(cfg.model)
-    except Exception as error:
-        raise UserError(f'{config}: not a usable config: {error}') from error
+        device = set_device(device)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    cfg = load_config(config)
+    cfg.model.pretrained = None
+    model = build_posenet(cfg.model)
     meta = load_weights(model, checkpoint)
     # Weights may have been saved in half precision.
     return model.float().to(device).eval(), cfg, meta
 
 
 def settings_from_config(cfg):
-    """Reads the settings of a model from its config.
+    """Read the settings of a model from its config.
 
     Args:
         cfg (mmcv.Config): Config of a top-down model.
 
     Returns:
-        Settings: What goes in and how to read what comes out.
+        Settings: What the model takes, and how to read its output.
 
     Raises:
-        ValueError: The config is not for MPII's joints, or lacks a part.
+        UserError: The config is not for MPII's joints, or lacks a part.
     """
     data = cfg.data.get('test') or cfg.data.val
     data_cfg = data.data_cfg
     if data_cfg.num_output_channels != len(JOINT_NAMES):
         raise UserError(
-            f'{cfg.filename}: this is for models of MPII, with '
-            f'{len(JOINT_NAMES)} joints, not '
+            f'{cfg.filename}: data_cfg.num_output_channels must be '
+            f'{len(JOINT_NAMES)}, the joints of MPII, not '
             f'{data_cfg.num_output_channels}'
         )
     steps = [s for s in data.pipeline if s.type == 'NormalizeTensor']
@@ -117,7 +116,7 @@ def settings_from_config(cfg):
         mean=tuple(steps[0].mean),
         std=tuple(steps[0].std),
         joints=JOINT_NAMES,
-        flip_pairs=_mirror_pairs(JOINT_NAMES),
+        flip_pairs=FLIP_PAIRS,
         flip_test=bool(test_cfg.get('flip_test', True)),
         shift_heatmap=bool(test_cfg.get('shift_heatmap', False)),
         post_process=bool(test_cfg.get('post_process', True)),
@@ -127,7 +126,7 @@ def settings_from_config(cfg):
 
 
 def last_heatmaps(model, img):
-    """Heatmaps of the last stage of a model.
+    """Return the heatmaps of the last stage of a model.
 
     Args:
         model (TopDown): mmpose's model.
@@ -143,7 +142,7 @@ def last_heatmaps(model, img):
 
 
 class TorchNetwork:
-    """A checkpoint, run by torch.
+    """A checkpoint, run by PyTorch.
 
     Args:
         config (str): See :func:`load_model`.
@@ -155,8 +154,8 @@ class TorchNetwork:
         cfg (mmcv.Config): The config.
         meta (dict): Of the checkpoint.
         settings (Settings): Of the config.
-        decodes (bool): False: it gives heatmaps.
-        place (str): What it runs on, in words.
+        decodes (bool): False: it returns heatmaps.
+        place (str): What it runs on, for messages.
     """
 
     decodes = False
@@ -170,7 +169,7 @@ class TorchNetwork:
         self.place = f'torch on {self._device}'
 
     def __call__(self, crops):
-        """Runs the network.
+        """Run the network.
 
         Args:
             crops (np.ndarray[N, h, w, 3]): 8-bit RGB.
@@ -196,22 +195,23 @@ class TorchNetwork:
 class OnnxNetwork:
     """A file of pytorch2onnx.py, run by ONNX Runtime.
 
-    The settings are in the file, so that no config is needed.
+    The file contains the settings; no config is needed.
 
     Args:
         path (str): The file.
-        device (str): 'npu', 'cuda', 'cpu', one with an index ('npu:1'), or
-            None or 'auto' for the first of these that this ONNX Runtime has.
+        device (str | None): 'npu', 'cuda', 'cpu', one with an index
+            ('npu:1'), or None or 'auto' for the first of these that this
+            ONNX Runtime has.
 
     Attributes:
         settings (Settings): Of the file.
-        decodes (bool): Whether it gives joints in place of heatmaps.
+        decodes (bool): Whether it returns joints instead of heatmaps.
         fixed (int | None): Batch that the file is fixed to.
-        place (str): What it runs on, in words.
+        place (str): What it runs on, for messages.
 
     Raises:
-        ValueError: No such file, not one of pytorch2onnx.py, or the device
-            is not there.
+        UserError: The file is missing or not one of pytorch2onnx.py, or the
+            device does not exist.
     """
 
     PROVIDERS = {
@@ -230,14 +230,14 @@ class OnnxNetwork:
             )
         provider, options = self._provider(onnxruntime, device)
         try:
-            # A provider's own fall-back to the CPU is not wanted: a device
-            # that was named is used or refused.
+            # Name one provider, not the CPU as well: a device that the user
+            # named is used or refused.
             self._session = onnxruntime.InferenceSession(
                 path,
                 self._session_options(onnxruntime),
                 providers=[(provider, options)],
             )
-        except Exception as error:
+        except Exception as error:  # ONNX Runtime raises anything
             raise UserError(
                 f'{path}: ONNX Runtime cannot load it: {error}'
             ) from error
@@ -254,20 +254,21 @@ class OnnxNetwork:
         self.decodes = graph['decode']
         first = self._session.get_inputs()[0]
         self._input = first.name
-        # A number where the file has a fixed batch, a name where it has not.
+        # A number where the file has a fixed batch, otherwise a name.
         batch = first.shape[0]
         self.fixed = batch if isinstance(batch, int) else None
         self.place = f'ONNX Runtime ({provider[: -len("ExecutionProvider")]})'
 
     def __call__(self, crops):
-        """Runs the network.
+        """Run the network.
 
         Args:
             crops (np.ndarray[N, h, w, 3]): 8-bit RGB.
 
         Returns:
-            np.ndarray: Heatmaps [N, K, h/4, w/4], or, if decoding is in the
-            graph, joints [N, K, 3]: x, y (crop) and score.
+            np.ndarray: Heatmaps, np.ndarray[N, K, h/4, w/4], or, if the
+            graph decodes them, joints, np.ndarray[N, K, 3]: x, y (crop) and
+            score.
         """
         step = self.fixed or BATCH
         settings = self.settings
@@ -287,7 +288,7 @@ class OnnxNetwork:
         feed = self.feed(crops)
         try:
             result = self._session.run(None, feed)[0][:count]
-        except Exception as error:
+        except Exception as error:  # ONNX Runtime raises anything
             raise UserError(
                 f'{self._path}: ONNX Runtime cannot run it on '
                 f'{feed[self._input].shape}: {_shortened(str(error))}'
@@ -300,19 +301,19 @@ class OnnxNetwork:
             or not result.size
         ):
             raise UserError(
-                f'{self._path}: the output is of shape {result.shape}, not of '
+                f'{self._path}: the output has shape {result.shape}, not '
                 f'{joints} joints for each of {count} people'
             )
         return result
 
     def feed(self, crops):
-        """Makes what the file takes.
+        """Make the input of the file.
 
         Args:
             crops (np.ndarray[N, h, w, 3]): 8-bit RGB; N as the file has it.
 
         Returns:
-            dict[str, np.ndarray]: By the name of the input.
+            dict[str, np.ndarray]: The array, by the name of the input.
         """
         batch = np.ascontiguousarray(crops)
         if not self._preprocess:
@@ -321,7 +322,7 @@ class OnnxNetwork:
 
     @staticmethod
     def _session_options(onnxruntime):
-        """As many threads as torch would take: processes share the cores."""
+        """Use as many threads as torch would: processes share the cores."""
         options = onnxruntime.SessionOptions()
         threads = os.environ.get('OMP_NUM_THREADS', '')
         if threads.isdigit():
@@ -330,7 +331,7 @@ class OnnxNetwork:
 
     @classmethod
     def _provider(cls, onnxruntime, device):
-        """Name and options of the execution provider for a device."""
+        """Return name and options of the execution provider for a device."""
         there = onnxruntime.get_available_providers()
         usable = [k for k, p in cls.PROVIDERS.items() if p in there]
         if device in (None, 'auto'):
@@ -338,8 +339,8 @@ class OnnxNetwork:
         kind, _, index = device.partition(':')
         if kind not in cls.PROVIDERS or (index and not index.isdigit()):
             raise UserError(
-                f'--device {device}: give npu, cuda or cpu, npu:1 for the '
-                'second'
+                f'--device {device}: must be npu, cuda or cpu, or npu:1 for '
+                'the second'
             )
         if kind not in usable:
             raise UserError(
@@ -351,7 +352,7 @@ class OnnxNetwork:
 
 
 def settings_to_properties(settings):
-    """Puts settings into a form that a file of ONNX can carry.
+    """Turn settings into properties of an ONNX file.
 
     Args:
         settings (Settings): Of a model.
@@ -363,31 +364,24 @@ def settings_to_properties(settings):
 
 
 def settings_from_properties(properties, path):
-    """Reads what :func:`settings_to_properties` has written.
+    """Read the settings from the properties of an ONNX file.
 
     Args:
-        properties (dict[str, str]): Of a file of ONNX.
+        properties (dict[str, str]): See :func:`settings_to_properties`.
         path (str): The file, for the message.
 
     Returns:
         Settings: Of the model.
 
     Raises:
-        ValueError: Something is missing.
+        UserError: A setting is missing or has an impossible value.
     """
-    try:
-        values = {
-            name: json.loads(properties[name]) for name in Settings._fields
-        }
-    except (KeyError, ValueError, RecursionError) as error:
-        raise UserError(
-            f'{path}: no file of pytorch2onnx.py: its properties lack {error}'
-        ) from error
+    values = {n: _property(properties, n, path) for n in Settings._fields}
     settings = Settings(**{k: _tuples(v) for k, v in values.items()})
     for name, holds in _SETTINGS.items():
         if not holds(getattr(settings, name), settings):
             raise UserError(
-                f'{path}: its property {name} makes no sense: '
+                f'{path}: the property {name} has an impossible value: '
                 f'{_shortened(properties[name], 60)}'
             )
     return settings
@@ -413,7 +407,7 @@ def _are_pairs(value, settings):
     )
 
 
-# What a file of ONNX has to say of itself, as it comes from anywhere.
+# Checks of the properties of a file, which can come from anywhere.
 _SETTINGS = dict(
     image_size=lambda v, _: (
         _are_numbers(v, 2, (int,)) and min(v) > 0 and max(v) <= 4096
@@ -433,19 +427,28 @@ _SETTINGS = dict(
 
 
 def _graph_from_properties(properties, path):
-    """What is folded into a graph: name and whether it is."""
-    try:
-        graph = json.loads(properties['graph'])
-        flags = {
-            name: graph[name] for name in ('preprocess', 'flip_test', 'decode')
-        }
-        if not all(type(flag) is bool for flag in flags.values()):
-            raise UserError(f'graph: {graph}')
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+    """Read which steps the graph contains: name and yes or no."""
+    graph = _property(properties, 'graph', path)
+    names = ('preprocess', 'flip_test', 'decode')
+    if not isinstance(graph, dict) or not all(
+        type(graph.get(name)) is bool for name in names
+    ):
         raise UserError(
-            f'{path}: no file of pytorch2onnx.py: its properties lack {error}'
+            f'{path}: the property graph has an impossible value: '
+            f'{_shortened(properties["graph"], 60)}'
+        )
+    return graph
+
+
+def _property(properties, name, path):
+    """Read a property, which is in JSON."""
+    try:
+        return json.loads(properties[name])
+    except (KeyError, ValueError, RecursionError) as error:
+        raise UserError(
+            f'{path}: no file of pytorch2onnx.py: it has no property '
+            f'{name} in JSON'
         ) from error
-    return flags
 
 
 def _with_flip_test(run, crops, settings):
@@ -478,17 +481,8 @@ def _how_to_get(checkpoint):
     return '\n'.join(lines)
 
 
-def _mirror_pairs(names):
-    """Joints that a mirror exchanges, by their names."""
-    return tuple(
-        (index, names.index('left' + name[len('right') :]))
-        for index, name in enumerate(names)
-        if name.startswith('right')
-    )
-
-
 def _tuples(value):
-    """Turns lists, at any depth, into tuples."""
+    """Turn lists, at any depth, into tuples."""
     if isinstance(value, list):
         return tuple(_tuples(item) for item in value)
     return value

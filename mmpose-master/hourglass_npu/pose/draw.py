@@ -1,9 +1,9 @@
-"""Draws poses and heatmaps into pictures.
+"""Draw poses and heatmaps into pictures.
 
-A limb is a coloured bar on a dark, soft edge: the colour tells left, right
-and centre (see mpii.py), the edge keeps it readable on bright ground, the
-light colours on dark ground. Its width follows the size of the person, its
-opacity the score of the less certain of its two joints.
+A limb is a coloured bar with a dark, soft edge. The colour shows left, right
+and centre (see joints.py); it is seen on dark ground, and the edge on bright
+ground. The width depends on the size of the person, the opacity on the lower
+score of its two joints.
 """
 
 import cv2
@@ -13,25 +13,26 @@ from hourglass_npu.pose.joints import LIMBS, SIDE, SIDE_COLORS, limb_side
 
 EDGE_BGR = (24, 18, 14)
 EDGE_OPACITY = 0.75
-# A score of this much, or more, is drawn without transparency. Heatmap peaks
-# of a trained model seldom pass it.
 FULL_SCORE = 0.8
+"""Lowest score drawn without transparency. Heatmap peaks of a trained model
+are seldom higher."""
+
 MIN_OPACITY = 0.35
-# Rows that are worked on at a time: what is drawn into a picture of 100
-# million pixels must not need many times its memory.
 STRIP = 256
+"""Rows to work on at a time: drawing into a picture of 100 million pixels
+must not need many times its memory."""
 
 
 def draw_people(picture, poses, threshold=0.3, sizes=None):
-    """Draws the poses of people, the larger ones below the smaller.
+    """Draw the poses of people, the larger ones below the smaller.
 
     Args:
         picture (np.ndarray[H, W, 3]): 8-bit BGR picture; it is not changed.
         poses (Sequence[np.ndarray[K, 3]]): x, y in pixels of the picture
             and score of each joint, one array per person.
-        threshold (float): Joints with a lower score are left out.
-        sizes (Sequence[float]): Height of each person in pixels; by default
-            it is taken from the joints that are drawn.
+        threshold (float): Lowest score of a joint that is drawn.
+        sizes (Sequence[float] | None): Height of each person in pixels; None
+            to take it from the joints that are drawn.
 
     Returns:
         np.ndarray[H, W, 3]: The picture with the poses.
@@ -46,7 +47,7 @@ def draw_people(picture, poses, threshold=0.3, sizes=None):
 
 
 def draw_heatmaps(picture, heatmaps, transforms, strength=0.75):
-    """Lays the heatmaps of people over a picture, coloured by side.
+    """Draw the heatmaps of people into a picture, coloured by side.
 
     Args:
         picture (np.ndarray[H, W, 3]): 8-bit BGR picture; it is not changed.
@@ -56,8 +57,7 @@ def draw_heatmaps(picture, heatmaps, transforms, strength=0.75):
         strength (float): Opacity at a heatmap value of one.
 
     Returns:
-        np.ndarray[H, W, 3]: The picture with the heat. The picture outside
-        of it is dimmed a little.
+        np.ndarray[H, W, 3]: The picture, a little darker, with the heatmaps.
     """
     height, width = picture.shape[:2]
     canvas = np.empty_like(picture)
@@ -74,11 +74,11 @@ def draw_heatmaps(picture, heatmaps, transforms, strength=0.75):
 
 
 def opacity(score, threshold):
-    """Opacity of a joint: from MIN_OPACITY at the threshold up to one.
+    """Return the opacity of a joint: MIN_OPACITY at the threshold, up to 1.
 
     Args:
         score (float): Score of the joint.
-        threshold (float): Lowest score that is drawn.
+        threshold (float): Lowest score of a joint that is drawn.
 
     Returns:
         float: Between MIN_OPACITY and 1.
@@ -126,7 +126,7 @@ def _draw_pose(canvas, pose, threshold, size):
 
 
 def _bar(canvas, first, second, width, bgr, alpha):
-    """Blends one round-ended bar (a disc where both ends are equal)."""
+    """Blend a bar with round ends (a disc where both ends are equal)."""
     height, canvas_width = canvas.shape[:2]
     ends = np.float64([first, second])
     margin = width / 2 + 2
@@ -145,10 +145,11 @@ def _bar(canvas, first, second, width, bgr, alpha):
 
 
 def _blend_bar(canvas, ends, width, bgr, alpha, rows, columns):
-    """Blends the part of a bar that lies in a rectangle of the picture.
+    """Blend the part of a bar that lies in a rectangle of the picture.
 
-    The distance of every pixel centre to the segment gives an exact coverage,
-    with widths that need not be whole pixels (cv2.line rounds them).
+    The distance of each pixel's centre from the segment gives an exact
+    coverage, also for widths that are not whole pixels, which cv2.line
+    rounds.
     """
     xs = np.arange(*columns, dtype=np.float32)[None, :] - ends[0, 0]
     ys = np.arange(*rows, dtype=np.float32)[:, None] - ends[0, 1]
@@ -164,7 +165,7 @@ def _blend_bar(canvas, ends, width, bgr, alpha, rows, columns):
 
 
 def _columns_near(ends, rows, margin):
-    """Columns of some rows that a segment comes close to."""
+    """Return the columns of some rows that are near a segment."""
     first, second = sorted(ends.tolist(), key=lambda end: end[1])
     slope = second[1] - first[1]
     xs = []
@@ -176,7 +177,7 @@ def _columns_near(ends, rows, margin):
 
 
 def _lay_heat(part, heat, transform, bgr, strength):
-    """Blends one heatmap into a part of a picture, in place."""
+    """Blend one heatmap into a part of a picture, in place."""
     height, width = part.shape[:2]
     x0, y0, x1, y1 = _footprint(transform, heat.shape, width, height)
     if x1 <= x0 or y1 <= y0:
@@ -193,14 +194,14 @@ def _lay_heat(part, heat, transform, bgr, strength):
 
 
 def _extent(joints):
-    """Length of the diagonal around joints, as a measure of a person."""
+    """Return the diagonal of the box around joints."""
     if len(joints) == 0:
         return 0.0
     return float(np.linalg.norm(np.ptp(joints[:, :2], axis=0)))
 
 
 def _footprint(transform, shape, width, height):
-    """Pixels (x0, y0, x1, y1) that a transformed map can touch."""
+    """Return the pixels (x0, y0, x1, y1) of a transformed heatmap."""
     rows, columns = shape
     corners = np.float64(
         [[-1, -1, 1], [columns, -1, 1], [-1, rows, 1], [columns, rows, 1]]

@@ -1,4 +1,4 @@
-"""Reads and writes pictures and videos, and says in words what is wrong."""
+"""Read and write pictures and videos, and explain what is wrong with them."""
 
 import contextlib
 import io
@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from hourglass_npu.errors import UserError
-from hourglass_npu.files import replaced
+from hourglass_npu.files import read_bytes, replaced
 from hourglass_npu.process import silence
 
 PICTURE_SUFFIXES = (
@@ -23,18 +23,26 @@ PICTURE_SUFFIXES = (
     '.tiff',
 )
 VIDEO_SUFFIXES = ('.mp4', '.avi', '.mov', '.mkv', '.webm')
-# Results lie beside their pictures under this prefix, and a folder of
-# pictures is read without them.
+
 RESULT_PREFIX = 'infer_'
-# cv2.warpAffine addresses its source with 16-bit integers.
+"""Results are written beside their pictures under this prefix, and are left
+out when the folder is read again."""
+
 MAX_SIDE = 32766
+"""cv2.warpAffine addresses its source with 16-bit integers."""
+
+MAX_PIXELS = 178956970
+"""Pillow refuses larger pictures, too, as an attack on the memory."""
+
+JPEG = b'\xff\xd8'
+"""First bytes of a JPEG."""
 
 
 def read_picture(path):
-    """Reads a picture as a viewer would show it.
+    """Read a picture as a viewer would show it.
 
     Grey and 16-bit pictures become 8-bit colour, the orientation that a
-    camera noted (EXIF) is applied, transparent parts are laid on white.
+    camera noted (EXIF) is applied, transparent parts become white.
 
     Args:
         path (str): Any format that OpenCV reads.
@@ -43,68 +51,130 @@ def read_picture(path):
         np.ndarray[H, W, 3]: 8-bit BGR.
 
     Raises:
-        ValueError: The file is missing, empty, no picture, or too large.
+        UserError: The file is missing, empty, no picture, or too large.
     """
-    if not os.path.isfile(path):
-        raise UserError(f'{path}: there is no such file')
     # Not cv2.imread: it cannot open every file name on every system, and it
-    # writes warnings of its own.
-    data = np.fromfile(path, np.uint8)
+    # prints warnings of its own.
+    content = read_bytes(path)
     picture = None
-    if len(data):
-        fault = _fault_before(data.tobytes())
-        if fault:
+    if content:
+        is_jpeg = content.startswith(JPEG)
+        # OpenCV paints the missing rest of a JPEG grey, so Pillow decodes
+        # it first. Pillow's word on other formats does not count: it knows
+        # fewer of them.
+        fault, _ = fault_and_size(content, path, decode=is_jpeg)
+        if fault and is_jpeg:
             raise UserError(f'{path}: {fault}')
-        try:
-            picture = _decode(data)
-        except (cv2.error, MemoryError) as error:
-            reason = str(error).strip().splitlines()[-1]
-            raise UserError(
-                f'{path}: the picture cannot be decoded ({reason})'
-            ) from error
+        picture = _decode(content, path)
     if picture is None:
         raise UserError(
             f'{path}: no picture that OpenCV can read, or a broken one '
-            f'({len(data)} bytes)'
+            f'({len(content)} bytes)'
         )
-    fault = size_fault(picture.shape[1], picture.shape[0])
-    if fault:
-        raise UserError(f'{path}: {fault}')
+    check_size(picture.shape[1], picture.shape[0], path)
     return picture
 
 
-def size_fault(width, height):
-    """Says whether a picture is too large to be decoded.
+def check_size(width, height, path):
+    """Check that a picture is not too large. A few kilobytes can claim more.
 
     Args:
         width (int): Pixels.
         height (int): Pixels.
+        path (str): The file, for the message.
+
+    Raises:
+        UserError: It is too large.
+    """
+    if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
+        raise UserError(
+            f'{path}: too large: {width} x {height} pixels; the limit is '
+            f'{MAX_SIDE} for a side and {MAX_PIXELS // 10**6} million in all'
+        )
+
+
+def fault_and_size(content, path, decode=True):
+    """Decode a picture with Pillow, and find out what is wrong with it.
+
+    Args:
+        content (bytes): A whole file.
+        path (str): The file, for the message.
+        decode (bool): Decode to the last pixel; otherwise read the header.
 
     Returns:
-        str | None: What is wrong.
+        tuple[str | None, tuple[int, int] | None]: What is wrong, None for a
+        sound picture; width and height as stored, None for others.
+
+    Raises:
+        UserError: It is too large to be decoded.
     """
-    if max(width, height) > MAX_SIDE:
-        return (
-            f'{width} x {height} pixels; sides of up to {MAX_SIDE} can be '
-            'handled: make it smaller first'
-        )
-    return None
+    if not content:
+        return 'the file is empty', None
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        try:
+            picture = Image.open(io.BytesIO(content))
+        except Image.DecompressionBombError as error:
+            raise UserError(f'{path}: too large: {error}') from error
+        except Image.UnidentifiedImageError:
+            size = len(content)
+            return f'no picture of a known format ({size} bytes)', None
+        except Exception as error:  # Pillow raises anything at broken files
+            return _broken(error), None
+        with picture:
+            check_size(*picture.size, path)
+            try:
+                if decode:
+                    picture.load()
+            except Exception as error:  # see above
+                return _broken(error), None
+            return None, picture.size
+
+
+def _broken(error):
+    return f'broken picture: {error or type(error).__name__}'
+
+
+def orientation(source):
+    """Return the Exif orientation of a picture.
+
+    Args:
+        source (bytes | str): A whole file, or its path.
+
+    Returns:
+        tuple[int | None, tuple[int, int]]: The orientation, None if the tag
+        is broken; width and height as stored.
+
+    Raises:
+        UserError: The file does not exist, or Pillow cannot read it.
+    """
+    in_memory = isinstance(source, bytes)
+    try:
+        picture = Image.open(io.BytesIO(source) if in_memory else source)
+    except Exception as error:  # Pillow raises anything at broken files
+        name = 'a picture' if in_memory else source
+        raise UserError(f'{name}: {_broken(error)}') from error
+    with picture:
+        try:
+            return picture.getexif().get(0x0112, 1), picture.size
+        except Exception:  # likewise at broken tags
+            return None, picture.size
 
 
 def write_picture(path, picture):
-    """Writes a picture, as a whole or not at all.
+    """Write a picture, as a whole or not at all.
 
     Args:
         path (str): The suffix decides on the format.
         picture (np.ndarray[H, W, 3]): 8-bit BGR.
 
     Raises:
-        ValueError: The suffix is no format of OpenCV's.
+        UserError: OpenCV does not write this format.
     """
     suffix = os.path.splitext(path)[1].lower()
     if suffix not in PICTURE_SUFFIXES:
         raise UserError(
-            f'{path}: a picture is written as one of '
+            f'{path}: the name of a picture must end in one of '
             + ' '.join(PICTURE_SUFFIXES)
         )
     options = [cv2.IMWRITE_JPEG_QUALITY, 95] if suffix[:3] == '.jp' else []
@@ -114,17 +184,18 @@ def write_picture(path, picture):
 
 
 def find_pictures(sources):
-    """Turns files and folders into a list of files.
+    """Turn files and folders into a list of files.
 
     Args:
-        sources (Sequence[str]): Files (taken as they are) and folders (their
-            pictures in order of name, results of earlier runs left out).
+        sources (Sequence[str]): Files, which are taken as given, and folders,
+            whose pictures are taken in order of name, without the results of
+            earlier runs.
 
     Returns:
         list[str]: Paths.
 
     Raises:
-        ValueError: A folder without pictures.
+        UserError: A folder has no pictures.
     """
     paths = []
     for source in sources:
@@ -147,13 +218,13 @@ def find_pictures(sources):
 
 
 def is_video(source):
-    """Whether a source is a video file or the number of a camera.
+    """Return whether a source is a video file or the number of a camera.
 
     Args:
-        source (str): Argument of the user's.
+        source (str): Value of ``--img``.
 
     Returns:
-        bool: True for a known suffix, or digits that name no file.
+        bool: True for a known suffix, or for digits that name no file.
     """
     if source.lower().endswith(VIDEO_SUFFIXES):
         return True
@@ -167,18 +238,18 @@ class Video:
         source (str): File, or number of a camera.
 
     Attributes:
-        rate (float): Pictures per second as the source gives it (25 where
-            it gives none).
+        rate (float): Frames per second that the source states, 25 if it
+            states none.
 
     Raises:
-        ValueError: It cannot be opened.
+        UserError: It cannot be opened.
     """
 
     def __init__(self, source):
         camera = source.isdigit() and not os.path.exists(source)
         if not camera and not os.path.isfile(source):
             raise UserError(f'{source}: there is no such file')
-        with silence(2):  # OpenCV and FFmpeg say it in words of their own
+        with silence(2):  # OpenCV and FFmpeg print messages of their own
             self._capture = cv2.VideoCapture(int(source) if camera else source)
         if not self._capture.isOpened():
             kind = 'camera' if camera else 'video'
@@ -199,7 +270,7 @@ class Video:
 
 @contextlib.contextmanager
 def video_writer(path, rate):
-    """Context that writes frames into a video, whole or not at all.
+    """Context that writes frames into a video, as a whole or not at all.
 
     Args:
         path (str): ``.mp4`` or ``.avi``.
@@ -209,12 +280,14 @@ def video_writer(path, rate):
         Callable: Takes one BGR frame; all must have the first one's size.
 
     Raises:
-        ValueError: Another suffix, or OpenCV lacks the encoder.
+        UserError: Another suffix, or OpenCV lacks the encoder.
     """
     codes = {'.mp4': 'mp4v', '.avi': 'MJPG'}
     suffix = os.path.splitext(path)[1].lower()
     if suffix not in codes:
-        raise UserError(f'{path}: a video is written as .mp4 or .avi')
+        raise UserError(
+            f'{path}: the name of a video must end in .mp4 or .avi'
+        )
     with replaced(path) as temporary:
         writer = None
 
@@ -241,43 +314,26 @@ def video_writer(path, rate):
                 writer.release()
 
 
-def _fault_before(data):
-    """Says what is wrong with a picture before OpenCV is given it.
-
-    Some kilobytes can claim gigabytes of pixels, and the missing rest of a
-    JPEG comes out grey. Of formats that Pillow does not know only OpenCV can
-    tell.
-    """
-    is_jpeg = data[:3] == b'\xff\xd8\xff'
+def _decode(content, path):
+    """Decode a picture; return None for a format that OpenCV does not know."""
+    data = np.frombuffer(content, np.uint8)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            with Image.open(io.BytesIO(data)) as picture:
-                fault = size_fault(*picture.size)
-                if is_jpeg and not fault:
-                    picture.load()
-                return fault
-    except Image.DecompressionBombError as error:
-        return str(error)
-    except Image.UnidentifiedImageError:
-        return None
-    except Exception as error:
-        return f'broken picture: {error}' if is_jpeg else None
-
-
-def _decode(data):
-    """Decodes an encoded picture; None where OpenCV knows no such format."""
-    if not data[:3].tobytes() == b'\xff\xd8\xff':
-        # Only asked of formats that can be transparent: the flag that
-        # keeps alpha also ignores the orientation.
-        raw = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
-        if raw is not None and raw.ndim == 3 and raw.shape[2] == 4:
-            return _on_white(raw)
-    return cv2.imdecode(data, cv2.IMREAD_COLOR)
+        if not content.startswith(JPEG):
+            # Only for formats that can be transparent: the flag that keeps
+            # alpha ignores the orientation.
+            raw = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+            if raw is not None and raw.ndim == 3 and raw.shape[2] == 4:
+                return _on_white(raw)
+        return cv2.imdecode(data, cv2.IMREAD_COLOR)
+    except (cv2.error, MemoryError) as error:
+        reason = (str(error).strip() or 'no memory').splitlines()[-1]
+        raise UserError(
+            f'{path}: the picture cannot be decoded ({reason})'
+        ) from error
 
 
 def _on_white(bgra):
-    """Lays a picture with an alpha channel, of 8 or 16 bits, on white."""
+    """Blend a picture with an alpha channel, 8 or 16 bits, with white."""
     full = np.float32(np.iinfo(bgra.dtype).max)
     alpha = bgra[..., 3:].astype(np.float32) / full
     colour = bgra[..., :3].astype(np.float32) * (255 / full)

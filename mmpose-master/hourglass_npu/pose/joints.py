@@ -1,7 +1,7 @@
-"""Names, order and colours of MPII's joints: the one place that has them.
+"""MPII's joints: names, order, pairs, limbs and colours.
 
-Everything that draws or tabulates people imports this. It needs nothing but
-the standard library, so that it serves without torch too.
+The data set, the drawn sample, the decoding and the drawings take them from
+here. Only the standard library is needed.
 """
 
 JOINT_NAMES = (
@@ -22,31 +22,45 @@ JOINT_NAMES = (
     'left_elbow',
     'left_wrist',
 )
-"""The 16 joints in the order of annotations and heatmaps."""
+"""The 16 joints, in the order of annotations and heatmaps."""
 
-SKELETON = (
-    ('right_ankle', 'right_knee'),
-    ('right_knee', 'right_hip'),
-    ('right_hip', 'pelvis'),
-    ('left_hip', 'pelvis'),
-    ('left_knee', 'left_hip'),
-    ('left_ankle', 'left_knee'),
-    ('pelvis', 'thorax'),
-    ('thorax', 'upper_neck'),
-    ('upper_neck', 'head_top'),
-    ('right_wrist', 'right_elbow'),
-    ('right_elbow', 'right_shoulder'),
-    ('right_shoulder', 'thorax'),
-    ('left_shoulder', 'thorax'),
-    ('left_elbow', 'left_shoulder'),
-    ('left_wrist', 'left_elbow'),
+SHORT_NAMES = tuple(
+    'rank rkne rhip lhip lkne lank pelv thor neck head '
+    'rwri relb rsho lsho lelb lwri'.split()
 )
-"""Limbs, each from the outer joint to the inner one."""
+"""Names of the same joints in ``mpii_gt_val.mat``."""
+
+FLIP_PAIRS = tuple(
+    (index, JOINT_NAMES.index(name.replace('right', 'left')))
+    for index, name in enumerate(JOINT_NAMES)
+    if name.startswith('right')
+)
+"""Joints that change places in a mirror: right and left."""
+
+LOWER_BODY = tuple(range(7))
+UPPER_BODY = tuple(range(7, 16))
 
 LIMBS = tuple(
-    (JOINT_NAMES.index(a), JOINT_NAMES.index(b)) for a, b in SKELETON
+    (JOINT_NAMES.index(outer), JOINT_NAMES.index(inner))
+    for outer, inner in (
+        ('right_ankle', 'right_knee'),
+        ('right_knee', 'right_hip'),
+        ('right_hip', 'pelvis'),
+        ('left_hip', 'pelvis'),
+        ('left_knee', 'left_hip'),
+        ('left_ankle', 'left_knee'),
+        ('pelvis', 'thorax'),
+        ('thorax', 'upper_neck'),
+        ('upper_neck', 'head_top'),
+        ('right_wrist', 'right_elbow'),
+        ('right_elbow', 'right_shoulder'),
+        ('right_shoulder', 'thorax'),
+        ('left_shoulder', 'thorax'),
+        ('left_elbow', 'left_shoulder'),
+        ('left_wrist', 'left_elbow'),
+    )
 )
-"""The limbs of SKELETON as pairs of joint indices."""
+"""Pairs of joint indices, each from the outer joint to the inner one."""
 
 SIDE = tuple(
     name.split('_')[0] if name.startswith(('left', 'right')) else 'centre'
@@ -54,18 +68,17 @@ SIDE = tuple(
 )
 """The person's own side for each joint: 'left', 'right' or 'centre'."""
 
-# Okabe and Ito's palette ("Color Universal Design", 2008): vermilion, blue
-# and yellow stay apart in every common kind of colour blindness.
 SIDE_COLORS = {
     'left': (0, 114, 178),
     'right': (213, 94, 0),
     'centre': (240, 228, 66),
 }
-"""RGB, 0-255."""
+"""RGB, 0-255. Vermilion, blue and yellow of Okabe and Ito ("Color Universal
+Design", 2008) differ in every common kind of colour blindness."""
 
 
 def limb_side(limb):
-    """Side of a limb: that of its outer joint.
+    """Return the side of a limb: that of its outer joint.
 
     Args:
         limb (tuple[int, int]): One of LIMBS.

@@ -1,17 +1,17 @@
-"""Plots trainings: ``plot_log.py WORK_DIR [WORK_DIR ...]``.
+"""Plot the curves of one or several trainings.
 
-One figure with loss, PCKh, speed, learning rate, steps that were skipped for
-overflow, and the share of the time in which data were waited for; several
-runs lie over each other. train.py draws the figure of its own run when it is
-done.
+One figure with loss, PCKh, speed, learning rate, steps skipped for overflow,
+and the share of time spent waiting for data. ``hourglass train`` draws the
+figure of its own run when it ends.
 """
 
 import json
 import os
 
 from hourglass_npu.errors import UserError
+from hourglass_npu.files import replaced
 
-# Okabe and Ito's palette, which the drawings of people are taken from too.
+# Okabe and Ito's palette; pose/joints.py uses it for people, too.
 COLORS = (
     '#0072B2',
     '#D55E00',
@@ -31,26 +31,26 @@ PANELS = (
     ('skipped_steps', 'steps skipped for overflow'),
     ('data_share', 'waiting for data, % of the time'),
 )
-"""What the log calls it, and what the figure calls it."""
+"""Key in the log, and title in the figure."""
 
 MISSING = {'skipped_steps': 'no loss scaling, so no overflow'}
 
 
 def read_log(work_dir):
-    """Reads what the trainings of a work folder have logged.
+    """Read the logs of a work folder.
 
-    A run that goes on from a checkpoint has a log of its own; what it did
-    again replaces what was done before.
+    A run that resumes from a checkpoint has its own log, whose iterations
+    replace those of earlier logs.
 
     Args:
         work_dir (str): The folder.
 
     Returns:
         list[dict]: Entries of its ``.log.json`` files, each with its
-        ``step``: iterations since the very first.
+        ``step``: iterations since the start of the first run.
 
     Raises:
-        UserError: If there is no log, or nothing in it yet.
+        UserError: There is no log, or it has no iterations yet.
     """
     if not os.path.isdir(work_dir):
         raise UserError(f'there is no folder {work_dir}')
@@ -63,14 +63,13 @@ def read_log(work_dir):
             entries = [e for e in entries if e['step'] < first] + new
     if not entries:
         raise UserError(
-            f'{work_dir} holds no log of a training (*.log.json) with '
-            'iterations in it'
+            f'{work_dir} has no log of a training (*.log.json) with iterations'
         )
     return entries
 
 
 def _read_entries(path):
-    """Entries of one file; lines that were cut off are left out."""
+    """Return the entries of one file, without lines that are cut off."""
     entries = []
     with open(path, encoding='utf-8') as file:
         for line in file:
@@ -80,7 +79,7 @@ def _read_entries(path):
                 continue
             if isinstance(entry, dict) and 'mode' in entry:
                 entries.append(entry)
-    # mmcv's own log says where in which epoch.
+    # mmcv's own log counts iterations within an epoch.
     longest = max((e['iter'] for e in entries), default=0)
     for entry in entries:
         step = (entry['epoch'] - 1) * longest + entry['iter']
@@ -89,11 +88,11 @@ def _read_entries(path):
 
 
 def series(entries, key):
-    """Picks the points of a curve.
+    """Return the points of a curve.
 
     Args:
-        entries (list[dict]): From :func:`read_log`.
-        key (str): Of :data:`PANELS`, or another of the log.
+        entries (list[dict]): See :func:`read_log`.
+        key (str): One of PANELS, or another key of the log.
 
     Returns:
         tuple[list[int], list[float]]: Steps and values.
@@ -113,7 +112,7 @@ def series(entries, key):
 
 
 def plot(work_dirs, out=None):
-    """Draws the figure.
+    """Draw the figure.
 
     Args:
         work_dirs (Sequence[str]): Folders of trainings.
@@ -123,14 +122,11 @@ def plot(work_dirs, out=None):
         str: The file.
 
     Raises:
-        UserError: If a folder holds no log.
-        ValueError: If the file cannot be written.
+        UserError: A folder has no log, or the file cannot be written.
     """
-    # Not pyplot: it would keep a global state and look for a display.
+    # Not pyplot: it keeps global state and looks for a display.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-
-    from hourglass_npu.pose.images import replaced
 
     runs = dict(zip(_names(work_dirs), map(read_log, work_dirs)))
     if out is None:
@@ -157,18 +153,18 @@ def plot(work_dirs, out=None):
 
 
 def _names(work_dirs):
-    """Shortest ends of paths that tell the folders apart."""
+    """Return the shortest ends of paths that differ."""
     parts = [os.path.abspath(path).split(os.sep) for path in work_dirs]
     length = 1
     while len({tuple(p[-length:]) for p in parts}) < len(parts):
         if length > max(map(len, parts)):
-            raise UserError('the same folder is given twice')
+            raise UserError('a folder is given twice')
         length += 1
     return [os.sep.join(p[-length:]) for p in parts]
 
 
 def _with_result(name, entries):
-    """Name of a run, and the PCKh that it ended with."""
+    """Return the name of a run, with its last PCKh."""
     _, scores = series(entries, 'PCKh')
     return f'{name}: PCKh {scores[-1]:.2f} %' if scores else name
 
@@ -222,7 +218,7 @@ def _draw_panel(axes, runs, key, title):
     elif key == 'PCKh':
         axes.set_ylim(0, 100)
     else:
-        # From zero: what wobbles by a percent shall look like that.
+        # Start at zero, so that a change of one percent looks small.
         top = max((v for v in drawn if v < float('inf')), default=0)
         axes.set_ylim(0, 1.1 * top if top > 0 else 1)
         if key == 'skipped_steps':

@@ -1,4 +1,4 @@
-"""Pictures of an evaluation on MPII: who was found how well, and which joints.
+"""Draw the results of an evaluation on MPII.
 
 A *contact sheet* shows the best, the median and the worst people, a *plot*
 the spread of every joint's error. Errors are in head lengths, the unit of
@@ -10,9 +10,11 @@ import os
 import cv2
 import numpy as np
 
-from hourglass_npu.pose.decode import affine, crop_person, transform_points
+from hourglass_npu.files import make_folder, replaced
+from hourglass_npu.mpii.pckh import head_errors
 from hourglass_npu.pose.draw import draw_people
-from hourglass_npu.pose.images import read_picture, replaced, write_picture
+from hourglass_npu.pose.geometry import affine, crop_person, transform_points
+from hourglass_npu.pose.images import read_picture, write_picture
 from hourglass_npu.pose.joints import JOINT_NAMES, LIMBS, SIDE, SIDE_COLORS
 
 PEOPLE_PER_ROW = 5
@@ -22,24 +24,20 @@ MARGIN = 8
 
 
 def write(dataset, outputs, folder):
-    """Makes both pictures.
+    """Draw both pictures.
 
     Args:
         dataset (TopDownMpiiDataset): In test mode.
         outputs (list[tuple]): Predictions, as for ``dataset.evaluate``.
-        folder (str): Where to write; made if missing.
+        folder (str): Where to write; it is made if missing.
 
     Returns:
         list[str]: The files.
     """
-    from mmpose.datasets.datasets.top_down.topdown_mpii_dataset import (
-        head_errors,
-    )
-
     truth = dataset.load_truth()
     poses = np.concatenate([output[0] for output in outputs])
     errors = head_errors(poses[..., :2] + 1.0, truth)
-    os.makedirs(folder, exist_ok=True)
+    make_folder(folder)
     sheet = os.path.join(folder, 'people.jpg')
     write_picture(sheet, contact_sheet(dataset.db, poses, truth, errors))
     plot = os.path.join(folder, 'joint_errors.png')
@@ -48,20 +46,20 @@ def write(dataset, outputs, folder):
 
 
 def rank_people(errors, most=PEOPLE_PER_ROW):
-    """Chooses the people to show.
+    """Choose the people to show.
 
     Args:
-        errors (np.ndarray): (people, 16), NaN where nothing was counted.
+        errors (np.ndarray[N, 16]): NaN for joints that do not count.
         most (int): Limit for each group.
 
     Returns:
         dict[str, list[int]]: Indices of people under 'best', 'median' and
-        'worst', each from better to worse. People of whom no joint was
-        counted are in none.
+        'worst', each from better to worse. People without a joint that
+        counts are in no group.
     """
     counted = np.flatnonzero(~np.isnan(errors).all(axis=1))
-    # One joint that was missed by far is no worse than one missed by two
-    # heads: the rest of the person should count too.
+    # Limit the error of a joint to two heads: otherwise one joint far away
+    # would outweigh all others.
     means = np.nanmean(np.minimum(errors[counted], 2.0), axis=1)
     order = counted[np.argsort(means, kind='stable')]
     size = min(most, max(1, len(order) // 3))
@@ -74,17 +72,17 @@ def rank_people(errors, most=PEOPLE_PER_ROW):
 
 
 def contact_sheet(people, poses, truth, errors):
-    """Lays the best, median and worst people out in three rows.
+    """Draw the best, median and worst people in three rows.
 
     Args:
         people (list[dict]): With ``image_file``, ``center``, ``scale``.
-        poses (np.ndarray): (people, 16, 3), predicted x, y in 0-based
-            pixels and score.
-        truth (dict): From ``dataset.load_truth``.
-        errors (np.ndarray): (people, 16), in head lengths.
+        poses (np.ndarray[N, 16, 3]): Predicted x, y in pixels that count
+            from 0, and score.
+        truth (dict): See :func:`hourglass_npu.mpii.truth.load_truth`.
+        errors (np.ndarray[N, 16]): In head lengths.
 
     Returns:
-        np.ndarray: 8-bit BGR picture.
+        np.ndarray[H, W, 3]: 8-bit BGR picture.
     """
     groups = rank_people(errors)
     columns = max(1, max(len(group) for group in groups.values()))
@@ -117,15 +115,14 @@ def contact_sheet(people, poses, truth, errors):
 
 
 def _tile(person, pose, truth, index):
-    """One person, cut out and drawn over."""
+    """Draw one person."""
     center, scale = person['center'], person['scale']
     size = (TILE, TILE)
     picture = read_picture(person['image_file'])
     tile = crop_person(picture, center, scale, size)
     matrix = affine(center, scale, size)
 
-    # The truth lies below and is wider, so that both are seen where they
-    # agree.
+    # The truth is below and wider: both can be seen where they agree.
     true = transform_points(truth['joints'][index] - 1, matrix)
     visible = truth['visible'][index]
     for width, colour in ((7, (0, 0, 0)), (5, (255, 255, 255))):
@@ -134,20 +131,20 @@ def _tile(person, pose, truth, index):
                 ends = [tuple(map(int, true[k].round())) for k in (a, b)]
                 cv2.line(tile, ends[0], ends[1], colour, width, cv2.LINE_AA)
 
-    # All joints are compared with the truth, so all are drawn, and alike.
+    # All joints are compared with the truth: draw all, with one opacity.
     predicted = np.ones_like(pose)
     predicted[:, :2] = transform_points(pose[:, :2], matrix)
     return draw_people(tile, [predicted], sizes=[TILE / 2])
 
 
 def caption(canvas, text, left, top, bold=False):
-    """Writes a line of black text into a row of CAPTION pixels.
+    """Write a line of black text into a row of CAPTION pixels.
 
     Args:
-        canvas (np.ndarray): 8-bit BGR picture; changed in place.
+        canvas (np.ndarray[H, W, 3]): 8-bit BGR picture; changed in place.
         text (str): ASCII.
-        left (int): Where it begins.
-        top (int): Where the row begins.
+        left (int): First column of the text.
+        top (int): First line of the row.
         bold (bool): Larger and thicker.
     """
     cv2.putText(
@@ -163,16 +160,16 @@ def caption(canvas, text, left, top, bold=False):
 
 
 def plot_errors(errors, path):
-    """Plots the spread of each joint's error.
+    """Plot the spread of each joint's error.
 
     Boxes reach from the first to the third quartile, whiskers from the 5th
     to the 95th percentile.
 
     Args:
-        errors (np.ndarray): (people, 16), in head lengths.
+        errors (np.ndarray[N, 16]): In head lengths.
         path (str): PNG file to write.
     """
-    # Not pyplot: it would keep a global state and look for a display.
+    # Not pyplot: it keeps global state and looks for a display.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -210,7 +207,7 @@ def plot_errors(errors, path):
 
 
 def _height(joint):
-    """Order of the joints from the feet up, sides side by side."""
+    """Return the rank of a joint from the feet up."""
     parts = (
         'ankle knee hip pelvis wrist elbow shoulder thorax neck head'.split()
     )

@@ -1,6 +1,7 @@
 """The drawing behind ``hourglass sample``.
 
-``skeleton`` bends a body into a pose, ``figure`` gives it volume and clothes,
-``scenery`` paints what stands around it, ``picture`` puts these together and
-notes where every joint came to lie.
+``skeleton`` bends a body into a pose, ``figure`` adds volume and clothes on a
+``canvas``, ``places`` and ``scenery`` paint the surroundings with ``paint``,
+``picture`` combines them and notes the place of every joint, ``dataset``
+writes the files.
 """

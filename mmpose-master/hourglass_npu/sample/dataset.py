@@ -1,7 +1,7 @@
-"""Draws a data set in MPII's form: pictures, annotations, ground truth.
+"""Draw a data set in MPII's form: pictures, annotations, ground truth.
 
-Somebody who trains on it learns that the whole chain works, not how people
-look. The same seed gives the same bytes with the same versions of NumPy and
+It shows that training works as a whole; it does not teach what people look
+like. The same seed gives the same bytes with the same versions of NumPy and
 OpenCV.
 """
 
@@ -13,33 +13,15 @@ import shutil
 import cv2
 import numpy as np
 from scipy.io import savemat
+from tqdm import tqdm
 
 from hourglass_npu.errors import UserError
-from hourglass_npu.files import make_folder
+from hourglass_npu.files import make_folder, replaced
+from hourglass_npu.pose.joints import SHORT_NAMES
 from hourglass_npu.sample.picture import draw_demo, draw_picture
 
-MPII_JOINTS = (
-    'rank',
-    'rkne',
-    'rhip',
-    'lhip',
-    'lkne',
-    'lank',
-    'pelv',
-    'thor',
-    'neck',
-    'head',
-    'rwri',
-    'relb',
-    'rsho',
-    'lsho',
-    'lelb',
-    'lwri',
-)
-"""The joints' short names in `mpii_gt_val.mat`, in MPII's order."""
-
 DRAWING = 1
-"""Version of the drawing; another one draws other pictures."""
+"""Version of the drawing; every change of the pictures needs another one."""
 
 _JPEG = [cv2.IMWRITE_JPEG_QUALITY, 92]
 _JSON_KEYS = ('joints_vis', 'joints', 'image', 'scale', 'center')
@@ -47,22 +29,19 @@ SPLITS = ('train', 'val')
 
 
 def encode_jpeg(picture):
-    """Encodes a picture.
+    """Encode a picture.
 
     Args:
-        picture (np.ndarray): H x W x 3, uint8, BGR.
+        picture (np.ndarray[H, W, 3]): 8-bit BGR.
 
     Returns:
         bytes: A JPEG file.
     """
-    done, data = cv2.imencode('.jpg', picture, _JPEG)
-    if not done:
-        raise UserError('OpenCV could not encode a JPEG picture')
-    return data.tobytes()
+    return cv2.imencode('.jpg', picture, _JPEG)[1].tobytes()
 
 
 def _draw(task):
-    """Draws and writes one picture; runs in a worker process.
+    """Draw and write one picture; runs in a worker process.
 
     Args:
         task (tuple): Split, seed of the picture, file to be written.
@@ -77,7 +56,7 @@ def _draw(task):
 
 
 def _one_thread():
-    """Keeps each worker's OpenCV to one core: there is a worker for each."""
+    """Limit OpenCV to one core, as there is a worker for each."""
     cv2.setNumThreads(1)
 
 
@@ -86,41 +65,41 @@ def _write_json(path, value):
 
 
 def write_ground_truth(path, people):
-    """Writes what MPII's evaluation compares with.
+    """Write the ground truth of an evaluation.
 
     Args:
-        path (Path): The `.mat` file.
-        people (list[dict]): N people with `joints`, `joints_vis` and
-            `headbox`, counted from 1.
+        path (Path): The ``.mat`` file.
+        people (list[dict]): N people with ``joints``, ``joints_vis`` and
+            ``headbox``, counted from 1.
     """
     joints = np.array([one['joints'] for one in people], dtype=float)
     seen = np.array([one['joints_vis'] for one in people], dtype=float)
     boxes = np.array([one['headbox'] for one in people], dtype=float)
-    names = np.empty((1, len(MPII_JOINTS)), dtype=object)
-    names[0, :] = MPII_JOINTS
+    names = np.empty((1, len(SHORT_NAMES)), dtype=object)
+    names[0, :] = SHORT_NAMES
     savemat(
         str(path),
         dict(
             dataset_joints=names,  # 1 x 16
             jnt_missing=1 - seen.T,  # 16 x N
             pos_gt_src=joints.transpose(1, 2, 0),  # 16 x 2 x N
-            headboxes_src=boxes.transpose(1, 2, 0),
+            headboxes_src=boxes.transpose(1, 2, 0),  # corner x (x, y) x N
         ),
-    )  # corner x (x, y) x N
-    # The file begins with 116 bytes of text, where SciPy puts the time of
-    # day: the same people would not be the same bytes.
+    )
+    # SciPy writes the time into the 116 bytes of text at the start: the same
+    # people would give other bytes.
     with path.open('r+b') as file:
         file.write(b'MATLAB 5.0 MAT-file, drawn people'.ljust(116))
 
 
-def _fill(folder, recipe, workers, progress):
-    """Draws the whole data set into an empty folder.
+def _fill(folder, recipe, workers):
+    """Draw the whole data set into an empty folder.
 
     Args:
-        folder (Path): Where to.
-        recipe (dict): `seed`, and the number of pictures `train` and `val`.
+        folder (Path): The folder.
+        recipe (dict): ``seed``, and the number of pictures ``train`` and
+            ``val``.
         workers (int): Processes.
-        progress (callable): Is told how many pictures of how many are done.
 
     Returns:
         dict[str, list[dict]]: The people of each split.
@@ -134,12 +113,13 @@ def _fill(folder, recipe, workers, progress):
             seed = [recipe['seed'], number, index]
             tasks.append((split, seed, folder / 'images' / name))
     people = {split: [] for split in SPLITS}
-    # Fresh processes, not forks: OpenCV's threads don't survive a fork.
+    # Spawned, not forked: OpenCV's threads do not survive a fork.
     context = multiprocessing.get_context('spawn')
     with context.Pool(min(workers, len(tasks)), _one_thread) as pool:
-        for done, (split, some) in enumerate(pool.imap(_draw, tasks, 4), 1):
+        # A progress bar, only on a terminal.
+        bar = dict(total=len(tasks), unit=' pictures', disable=None)
+        for split, some in tqdm(pool.imap(_draw, tasks, 4), **bar):
             people[split] += some
-            progress(done, len(tasks))
     notes = {
         split: [{key: one[key] for key in _JSON_KEYS} for one in some]
         for split, some in people.items()
@@ -154,7 +134,7 @@ def _fill(folder, recipe, workers, progress):
 
 
 def _alive(pid):
-    """Whether a process of that number runs."""
+    """Return whether a process of that number runs."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -165,40 +145,40 @@ def _alive(pid):
 
 
 def _sweep(out):
-    """Removes what killed runs have left beside `out`."""
+    """Remove what killed runs have left beside ``out``."""
     for left in out.parent.glob(f'.{out.name}.*-*'):
         pid = left.name.rpartition('-')[2]
         if pid.isdigit() and not _alive(int(pid)):
             shutil.rmtree(str(left), ignore_errors=True)
 
 
-def make_sample(out, recipe, force=False, workers=1, progress=None):
-    """Makes the data set, or leaves it where it is there already.
+def make_sample(out, recipe, force=False, workers=1):
+    """Draw the data set, unless it exists.
 
-    It is built beside `out` and renamed when it is complete, so that `out`
-    never holds a part of it, whatever happens.
+    It is drawn beside ``out`` and renamed when it is complete, so that
+    ``out`` never contains only a part of it.
 
     Args:
-        out (Path): The folder to be made.
-        recipe (dict): `seed`, and the number of pictures `train` and `val`.
-        force (bool): Make it anew where there is one.
+        out (Path): Its folder.
+        recipe (dict): ``seed``, and the number of pictures ``train`` and
+            ``val``.
+        force (bool): Replace an existing data set.
         workers (int): Processes.
-        progress (callable): See `_fill`.
 
     Returns:
-        dict[str, list[dict]] | None: The people of each split; None when a
-        data set of this recipe was there.
+        dict[str, list[dict]] | None: The people of each split; None if a
+        data set of this recipe exists.
 
     Raises:
-        UserError: There is something else at `out`.
+        UserError: ``out`` contains something else.
     """
     recipe = dict(recipe, drawing=DRAWING)
     card = out / 'sample.json'
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         if not card.is_file():
             raise UserError(
-                f'{out} holds something that this tool has not made; remove '
-                'it or name another folder with --out'
+                f'{out} contains files that this command has not made; remove '
+                'it, or give another folder with --out'
             )
         there = json.loads(card.read_text())
         if not force:
@@ -206,14 +186,14 @@ def make_sample(out, recipe, force=False, workers=1, progress=None):
                 return None
             raise UserError(
                 f'{out} was made with {recipe_text(there)}, not with '
-                f'{recipe_text(recipe)}; --force makes it anew'
+                f'{recipe_text(recipe)}; replace it with --force'
             )
     make_folder(str(out.parent))
     _sweep(out)
     making = out.with_name(f'.{out.name}.making-{os.getpid()}')
     old = out.with_name(f'.{out.name}.old-{os.getpid()}')
     try:
-        people = _fill(making, recipe, workers, progress or (lambda *_: None))
+        people = _fill(making, recipe, workers)
         _write_json(making / 'sample.json', recipe)
         if out.exists():
             out.rename(old)
@@ -225,7 +205,7 @@ def make_sample(out, recipe, force=False, workers=1, progress=None):
 
 
 def recipe_text(recipe):
-    """Put a recipe into words.
+    """Describe a recipe.
 
     Args:
         recipe (dict): See :func:`make_sample`.
@@ -237,10 +217,10 @@ def recipe_text(recipe):
 
 
 def make_demo(path):
-    """Draws the demo picture and its annotations.
+    """Draw the demo picture and its annotations.
 
     Args:
-        path (Path): The `.jpg` file; the `.json` file is written beside it.
+        path (Path): The ``.jpg`` file; the ``.json`` file gets the same name.
 
     Returns:
         int: Number of people.
@@ -249,17 +229,12 @@ def make_demo(path):
     notes = [
         {key: one[key] for key in _JSON_KEYS + ('bbox',)} for one in people
     ]
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(str(path.parent))
     text = json.dumps(notes, indent=1) + '\n'
     for file, data in (
         (path, encode_jpeg(picture)),
         (path.with_suffix('.json'), text.encode()),
     ):
-        part = file.with_name(f'.{file.name}.{os.getpid()}')
-        try:
-            part.write_bytes(data)
-            os.replace(str(part), str(file))
-        finally:
-            if part.exists():
-                part.unlink()
+        with replaced(str(file)) as part, open(part, 'wb') as stream:
+            stream.write(data)
     return len(people)

@@ -1,17 +1,17 @@
-"""Gives a posed body volume, clothes, hair and a face.
+"""Give a posed body volume, clothes, hair and a face.
 
-Every part is a rounded cone or an ellipsoid that is drawn pixel by pixel into
-a small colour and depth buffer, so that nearer parts hide farther ones and a
-face turns with its head. The buffers are larger than the figure in the
-picture; shrinking them smooths the edges.
+Every part is a rounded cone or an ellipsoid, drawn pixel by pixel into a
+small colour and depth buffer: nearer parts hide farther ones, and a face
+turns with its head. The buffers are larger than the figure in the picture;
+shrinking them smooths the edges.
 """
 
 import cv2
 import numpy as np
 
+from .canvas import Canvas
 from .skeleton import HEAD
 
-_LIGHT = np.array([-0.42, 0.62, 0.66])
 _SKIN = (
     (203, 220, 246),
     (168, 198, 236),
@@ -40,12 +40,12 @@ _SHOES = (
 
 
 def _mix(colour, other, share):
-    """Blends two BGR colours; `share` is the second one's part."""
+    """Blend two BGR colours; ``share`` is the part of the second one."""
     return tuple((1 - share) * a + share * b for a, b in zip(colour, other))
 
 
 def _cloth(rng, low=70, high=235):
-    """Draws a colour for a piece of cloth, BGR."""
+    """Draw a random colour for a piece of cloth, BGR."""
     pixel = np.uint8(
         [
             [
@@ -62,198 +62,23 @@ def _cloth(rng, low=70, high=235):
     )
 
 
-class Canvas:
-    """A colour and depth buffer seen along parallel lines.
-
-    Args:
-        box (tuple[float]): Left, top, right, bottom of what is to be drawn,
-            in picture pixels.
-        detail (int): Buffer pixels along one picture pixel.
-    """
-
-    def __init__(self, box, detail):
-        self.detail = detail
-        self.left, self.top = (int(np.floor(v)) for v in box[:2])
-        self.width = int(np.ceil(box[2])) - self.left
-        self.height = int(np.ceil(box[3])) - self.top
-        shape = (self.height * detail, self.width * detail)
-        self.depth = np.full(shape, -1e9, np.float32)
-        self.colour = np.zeros(shape + (3,), np.float32)
-
-    def _window(self, low, high):
-        """Buffer slices and picture coordinates of a box, None if outside."""
-        n = self.detail
-        rows, columns = self.depth.shape
-        x0 = max(int((low[0] - self.left) * n) - 1, 0)
-        y0 = max(int((low[1] - self.top) * n) - 1, 0)
-        x1 = min(int((high[0] - self.left) * n) + 2, columns)
-        y1 = min(int((high[1] - self.top) * n) + 2, rows)
-        if x0 >= x1 or y0 >= y1:
-            return None
-        x = (np.arange(x0, x1, dtype=np.float32) + 0.5) / n + self.left - 0.5
-        y = (np.arange(y0, y1, dtype=np.float32) + 0.5) / n + self.top - 0.5
-        return (slice(y0, y1), slice(x0, x1)), x[None, :], y[:, None]
-
-    def _put(self, window, hit, depth, normal, colour):
-        """Shades the pixels that are hit and nearer than what is there.
-
-        Args:
-            window (tuple[slice]): Rows and columns of the buffers.
-            hit (np.ndarray): Where the part is, boolean, H x W.
-            depth (np.ndarray): Towards the viewer, H x W.
-            normal (tuple[np.ndarray]): Its outward normal in the camera's
-                frame, three times H x W.
-            colour (callable): Takes the mask of the pixels to be painted,
-                returns their colours, n x 3 or 3.
-        """
-        hit = hit & (depth > self.depth[window])
-        if not hit.any():
-            return
-        nx, ny, nz = (part[hit] for part in normal)
-        light = nx * _LIGHT[0] + ny * _LIGHT[1] + nz * _LIGHT[2]
-        shade = 0.64 + 0.4 * np.maximum(light, 0)
-        # The darker rim keeps parts of one colour apart.
-        shade *= np.clip(0.6 + 1.3 * nz, 0.72, 1)
-        self.depth[window][hit] = depth[hit]
-        self.colour[window][hit] = colour(hit) * shade[:, None]
-
-    def cone(self, a, b, radius_a, radius_b, paint, flat=1.0, hem=False):
-        """Draws a cone with rounded ends, such as a forearm.
-
-        Args:
-            a (np.ndarray): One end: picture x, y, and depth, in pixels.
-            b (np.ndarray): The other end.
-            radius_a (float): Radius at `a`, pixels.
-            radius_b (float): Radius at `b`.
-            paint (tuple | callable): A BGR colour; or a function of the
-                place along the axis (0 at `a`, 1 at `b`) and the three
-                components of the normal, n values each, which gives n x 3.
-            flat (float): How far it bulges towards the viewer, as a share
-                of the radius.
-            hem (bool): Cut straight at `a` instead of rounded.
-        """
-        r = max(radius_a, radius_b)
-        found = self._window(
-            np.minimum(a, b)[:2] - r, np.maximum(a, b)[:2] + r
-        )
-        if found is None:
-            return
-        window, x, y = found
-        dx, dy, dz = (float(v) for v in b - a)
-        x, y = x - np.float32(a[0]), y - np.float32(a[1])
-        along = (x * dx + y * dy) / (dx * dx + dy * dy + 1e-3)
-        t = np.clip(along, 0, 1)
-        radius = np.float32(radius_a) + np.float32(radius_b - radius_a) * t
-        x, y = x - t * dx, y - t * dy
-        bulge = radius * radius - x * x - y * y
-        hit = bulge > 0
-        if hem:
-            hit &= along > 0
-        bulge = np.sqrt(np.maximum(bulge, 0))
-        depth = np.float32(a[2]) + t * dz + np.float32(flat) * bulge
-        normal = (x / radius, -y / radius, bulge / radius)
-
-        def colour(mask):
-            if not callable(paint):
-                return np.array(paint, np.float32)
-            return paint(t[mask], *(part[mask] for part in normal))
-
-        self._put(window, hit, depth, normal, colour)
-
-    def ellipsoid(self, centre, axes, frame, paint, keep=None):
-        """Draws an ellipsoid, such as a head.
-
-        Args:
-            centre (np.ndarray): Picture x, y, and depth, in pixels.
-            axes (np.ndarray): Half axes in its own frame, pixels.
-            frame (np.ndarray): 3 x 3, from its own frame to the camera's.
-            paint (tuple | callable): A BGR colour; or a function of the
-                place on the unit sphere in its own frame (three times n
-                values), which gives n x 3.
-            keep (callable): The same arguments, H x W each; says which part
-                of the surface is there. None for all.
-        """
-        found = self._window(centre[:2] - max(axes), centre[:2] + max(axes))
-        if found is None:
-            return
-        window, x, y = found
-        x, y = x - np.float32(centre[0]), np.float32(centre[1]) - y
-        m = (frame / np.square(axes)) @ frame.T
-        half_b = m[0, 2] * x + m[1, 2] * y
-        c = m[0, 0] * x * x + 2 * m[0, 1] * x * y + m[1, 1] * y * y - 1
-        root = half_b * half_b - m[2, 2] * c
-        hit = root > 0
-        z = (-half_b + np.sqrt(np.maximum(root, 0))) / m[2, 2]
-        own = [
-            (frame[0, i] * x + frame[1, i] * y + frame[2, i] * z) / axes[i]
-            for i in range(3)
-        ]
-        if keep is not None:
-            hit &= keep(*own)
-        normal = [
-            sum(frame[k, i] * own[i] / axes[i] for i in range(3))
-            for k in range(3)
-        ]
-        length = np.sqrt(sum(part * part for part in normal)) + 1e-6
-
-        def colour(mask):
-            if not callable(paint):
-                return np.array(paint, np.float32)
-            return paint(*(part[mask] for part in own))
-
-        self._put(
-            window,
-            hit,
-            z + np.float32(centre[2]),
-            [part / length for part in normal],
-            colour,
-        )
-
-    def onto(self, picture):
-        """Lays what was drawn over a picture.
-
-        Args:
-            picture (np.ndarray): H x W x 3, uint8, BGR; changed in place.
-        """
-        cover = (self.depth > -1e8).astype(np.float32)
-        layer = np.dstack([self.colour, cover])
-        if self.detail > 1:
-            layer = cv2.resize(
-                layer, (self.width, self.height), interpolation=cv2.INTER_AREA
-            )
-        else:
-            layer = cv2.GaussianBlur(layer, (3, 3), 0.7)
-        rows, columns = picture.shape[:2]
-        x0, y0 = max(self.left, 0), max(self.top, 0)
-        x1 = min(self.left + self.width, columns)
-        y1 = min(self.top + self.height, rows)
-        if x0 >= x1 or y0 >= y1:
-            return
-        layer = layer[
-            y0 - self.top : y1 - self.top, x0 - self.left : x1 - self.left
-        ]
-        below = picture[y0:y1, x0:x1]
-        mixed = layer[..., :3] + below * (1 - layer[..., 3:])
-        picture[y0:y1, x0:x1] = np.clip(mixed + 0.5, 0, 255).astype(np.uint8)
-
-
 def _bands(*pieces):
-    """Paint that changes along a limb: pairs of (until where, colour)."""
+    """Make paint that changes along a limb: pairs of (end, colour)."""
     ends = np.array([end for end, _ in pieces[:-1]], np.float32)
     colours = np.array([colour for _, colour in pieces], np.float32)
     return lambda t, nx, ny, nz: colours[np.searchsorted(ends, t)]
 
 
 class Outfit:
-    """What a person looks like, apart from the pose.
+    """The looks of a person, apart from the pose.
 
     Args:
-        rng (np.random.RandomState): Source of chance.
+        rng (np.random.RandomState): Source of random numbers.
     """
 
     def __init__(self, rng):
         self.skin = _SKIN[rng.randint(len(_SKIN))]
-        # Hair that one can tell from the skin: a head shows where it looks.
+        # Hair must differ from the skin, to show where a head looks.
         tones = [c for c in _HAIR if abs(sum(c) - sum(self.skin)) > 100]
         self.hair = tones[rng.randint(len(tones))]
         self.haircut = rng.choice(
@@ -280,17 +105,16 @@ class Outfit:
         self.girth = rng.uniform(0.88, 1.14)
 
     def torso_paint(self, frame):
-        """Paint for the torso: a number in front, a dark panel behind.
+        """Make paint for the torso: a number in front, a dark panel behind.
 
-        All wear a number, as runners do: without something that tells the
-        front from the back at a glance, a network needs far more people
-        before it knows a left arm from a right one.
+        All wear a number, as runners do. It shows the front: without it a
+        network needs far more people to learn left and right arms.
 
         Args:
-            frame (np.ndarray): 3 x 3, from the torso's frame to the camera's.
+            frame (np.ndarray[3, 3]): From the torso's frame to the camera's.
 
         Returns:
-            callable: Paint as `Canvas.cone` takes it, t = 1 at the chest.
+            Callable: Paint for :meth:`Canvas.cone`, t = 1 at the chest.
         """
         shirt, trim = (
             np.array(c, np.float32) for c in (self.shirt, self.trim)
@@ -323,13 +147,13 @@ class Outfit:
 
 
 def _face(outfit):
-    """Paint for a head: hair, eyes, brows, mouth, beard.
+    """Make paint for a head: hair, eyes, brows, mouth, beard.
 
     Args:
         outfit (Outfit): The person's looks.
 
     Returns:
-        callable: Paint as `Canvas.ellipsoid` takes it.
+        Callable: Paint for :meth:`Canvas.ellipsoid`.
     """
     skin, hair = (np.array(c, np.float32) for c in (outfit.skin, outfit.hair))
     white = np.array((238, 240, 242), np.float32)
@@ -369,7 +193,7 @@ def _face(outfit):
 
 
 def _hairline(x, y, z):
-    """Where hair grows on the unit sphere of a head."""
+    """Return where hair grows on the unit sphere of a head."""
     return (
         (y > 0.5 - 0.1 * np.abs(x))
         | ((z < 0.05) & (y > -0.25))
@@ -378,13 +202,13 @@ def _hairline(x, y, z):
 
 
 def _draw_head(canvas, body, outfit, place, size):
-    """Draws neck, head, ears, nose and hair.
+    """Draw neck, head, ears, nose and hair.
 
     Args:
         canvas (Canvas): Where to draw.
         body (Body): The posed body.
         outfit (Outfit): The person's looks.
-        place (callable): From the body's points to picture x, y, depth.
+        place (Callable): From the body's points to picture x, y, depth.
         size (float): Pixels of the person's standing height.
     """
     frame = body.head
@@ -395,7 +219,7 @@ def _draw_head(canvas, body, outfit, place, size):
     flip = np.array([1, -1, 1])
 
     def at(x, y, z):
-        """A place in the head's frame, in shares of the head's length."""
+        """Return a place of the head's frame, in shares of its length."""
         return neck + HEAD * size * (frame @ np.array([x, y, z])) * flip
 
     chest = place(body.points['thorax'])
@@ -471,15 +295,15 @@ def _draw_head(canvas, body, outfit, place, size):
 
 
 def draw_person(picture, body, outfit, origin, size, detail=2):
-    """Draws one person into a picture.
+    """Draw one person into a picture.
 
     Args:
-        picture (np.ndarray): H x W x 3, uint8, BGR; changed in place.
+        picture (np.ndarray[H, W, 3]): 8-bit BGR; changed in place.
         body (Body): The posed body.
         outfit (Outfit): The person's looks.
-        origin (tuple[float]): Where the pelvis lies, picture x and y.
+        origin (tuple[float]): Place of the pelvis, picture x and y.
         size (float): Pixels of the person's standing height.
-        detail (int): See `Canvas`.
+        detail (int): See :class:`Canvas`.
     """
 
     def place(point):
@@ -554,8 +378,8 @@ def draw_person(picture, body, outfit, origin, size, detail=2):
             outfit.shoes,
         )
 
-    # The trunk is wide from side to side and flat from front to back: what
-    # shows of its width depends on how it is turned.
+    # The trunk is wide from side to side and flat from front to back, so its
+    # visible width depends on its rotation.
     across = np.hypot(body.torso[0, 0], 0.66 * body.torso[0, 2])
     pelvis, thorax = points['pelvis'], points['thorax']
     waist, chest = (

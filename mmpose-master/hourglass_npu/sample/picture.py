@@ -1,9 +1,9 @@
-"""Puts people into a place and writes down where their joints are, as MPII.
+"""Put people into a place, and note their joints as MPII does.
 
-MPII counts pixels from 1. Its `scale` is the person's height divided by 200,
-which makes a head a sixth of `200 * scale`; its head box is the rectangle
-whose diagonal, times 0.6, is the length of the head. Its `center` lies
-somewhat above the middle of the person.
+MPII counts pixels from 1. Its ``scale`` is the person's height divided by
+200, so that a head is a sixth of ``200 * scale``; 0.6 times the diagonal of
+its head box is the length of the head. Its ``center`` is a little above the
+middle of the person.
 """
 
 import numpy as np
@@ -20,20 +20,21 @@ _CENTRE_LIFT = 12  # pixels above the middle, at scale 1, the mean in MPII
 
 
 def _extent(body):
-    """Box of everything of a body in body heights: left, top, right, bottom.
+    """Return the box of a body in body heights.
 
     Args:
-        body (sample_people.skeleton.Body): The posed body.
+        body (Body): The posed body.
 
     Returns:
-        np.ndarray: 4 values from the pelvis, x to the right, y down.
+        np.ndarray[4]: Left, top, right, bottom from the pelvis; x to the
+        right, y down.
     """
     points = np.array(list(body.points.values()))[:, :2] * (1, -1)
     return np.concatenate([points.min(0) - 0.045, points.max(0) + 0.045])
 
 
 def _overlap(box, others):
-    """Largest part of the smaller of two boxes that lies in the other."""
+    """Return the largest overlap, as a part of the smaller box."""
     worst = 0.0
     for other in others:
         w, h = np.minimum(box[2:], other[2:]) - np.maximum(box[:2], other[:2])
@@ -44,7 +45,7 @@ def _overlap(box, others):
 
 
 class _Person:
-    """Somebody at his place in the picture."""
+    """A person at a place in the picture."""
 
     def __init__(self, body, outfit, origin, size):
         self.body, self.outfit = body, outfit
@@ -52,18 +53,18 @@ class _Person:
         self.box = np.tile(self.origin, 2) + size * _extent(body)
 
     def annotation(self, rng, image):
-        """The person in the form of mmpose's MPII JSON.
+        """Annotate the person in the form of mmpose's MPII JSON.
 
         Args:
-            rng (np.random.RandomState): For the unsteady hand of those who
-                annotate.
+            rng (np.random.RandomState): Source of the errors that annotators
+                make.
             image (str): File name.
 
         Returns:
-            dict: `image`, `center`, `scale`, `joints`, `joints_vis`, and
-            what the JSON files don't keep: `headbox`, x and y of two
-            corners; all counted from 1. `bbox` (x, y, width, height of
-            what the picture shows) is counted from 0.
+            dict: ``image``, ``center``, ``scale``, ``joints``,
+            ``joints_vis``; and for other files ``headbox``, x and y of two
+            corners. All count from 1. ``bbox`` (x, y, width, height of the
+            visible part) counts from 0.
         """
         points = self.body.joints()[:, :2] * (1, -1)
         joints = self.origin + self.size * points + 1
@@ -99,18 +100,18 @@ class _Person:
 
 
 def _place(rng, body, size, ground, taken, cut):
-    """Finds a free place for a body.
+    """Find a free place for a body.
 
     Args:
-        rng (np.random.RandomState): Source of chance.
-        body (sample_people.skeleton.Body): Who.
+        rng (np.random.RandomState): Source of random numbers.
+        body (Body): The body.
         size (float): Pixels of the standing height.
-        ground (float): Row where the feet are.
-        taken (list[np.ndarray]): Boxes of those who are there.
-        cut (bool): Whether the picture's edge may cut off a part.
+        ground (float): Row of the feet.
+        taken (list[np.ndarray[4]]): Boxes of other people.
+        cut (bool): The picture's edge may cut off a part.
 
     Returns:
-        np.ndarray | None: Where the pelvis lies, picture x and y.
+        np.ndarray[2] | None: Place of the pelvis, picture x and y.
     """
     left, top, right, bottom = size * _extent(body)
     y = max(min(ground, HEIGHT - 6) - bottom, 6 - top)
@@ -126,8 +127,8 @@ def _place(rng, body, size, ground, taken, cut):
 
 
 def _paint(picture, rng, people, clutter=0.12, coarse=420):
-    """Draws people, the farthest first; from `coarse` pixels on quickly."""
-    for person in sorted(people, key=lambda who: who.box[3]):
+    """Draw people, the farthest first; from ``coarse`` pixels on quickly."""
+    for person in sorted(people, key=lambda one: one.box[3]):
         left, _, right, bottom = person.box
         size, body = person.size, person.body
         scenery.shadow(
@@ -169,15 +170,15 @@ def _paint(picture, rng, people, clutter=0.12, coarse=420):
 
 
 def draw_picture(seed, image):
-    """Draws one picture of one to four people.
+    """Draw one picture of one to four people.
 
     Args:
-        seed (Sequence[int]): What the picture depends on, and nothing else.
+        seed (Sequence[int]): The picture depends on this alone.
         image (str): File name, for the annotations.
 
     Returns:
-        tuple[np.ndarray, list[dict]]: The picture, 720 x 1280 x 3, uint8,
-        BGR, and its people as `_Person.annotation` gives them.
+        tuple[np.ndarray[720, 1280, 3], list[dict]]: The picture, 8-bit BGR,
+        and its people, see :meth:`_Person.annotation`.
     """
     rng = np.random.RandomState(seed)
     picture, horizon = scenery.backdrop(rng, WIDTH, HEIGHT)
@@ -194,18 +195,18 @@ def draw_picture(seed, image):
             body,
             size,
             ground,
-            [who.box for who in people],
+            [one.box for one in people],
             rng.rand() < 0.08,
         )
         if origin is not None:
             people.append(_Person(body, outfit, origin, size))
     _paint(picture, rng, people)
-    notes = [who.annotation(rng, image) for who in people]
+    notes = [one.annotation(rng, image) for one in people]
     return scenery.photograph(picture, rng), notes
 
 
-# What the people of the demo picture do: pose, yaw, size, place of the pelvis
-# and seed of pose and looks.
+# The people of the demo picture: pose, yaw, size, place of the pelvis, seed of
+# pose and looks.
 _DEMO = (
     ('wave', 12, 400, (185, 420), 11),
     ('run', 52, 430, (480, 400), 4),
@@ -215,13 +216,13 @@ _DEMO = (
 
 
 def draw_demo(image):
-    """Draws the demo picture: four people who are easily seen.
+    """Draw the demo picture: four people who are easily seen.
 
     Args:
         image (str): File name, for the annotations.
 
     Returns:
-        tuple[np.ndarray, list[dict]]: As `draw_picture`.
+        tuple[np.ndarray[720, 1280, 3], list[dict]]: As :func:`draw_picture`.
     """
     rng = np.random.RandomState([2020, 52])
     picture, _ = scenery.backdrop(rng, WIDTH, HEIGHT, 'park')
@@ -231,5 +232,5 @@ def draw_demo(image):
         body = sample_body(own, pose, yaw)
         people.append(_Person(body, Outfit(own), origin, size))
     _paint(picture, rng, people, clutter=0, coarse=np.inf)
-    notes = [who.annotation(rng, image) for who in people]
+    notes = [one.annotation(rng, image) for one in people]
     return scenery.photograph(picture, rng), notes

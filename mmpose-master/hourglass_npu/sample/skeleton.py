@@ -1,32 +1,14 @@
-"""A jointed body in three dimensions, and the poses that it takes.
+"""A jointed body in three dimensions, and its poses.
 
-Body frame: x to the person's left, y up, z to where the person looks. Camera
-frame: x to the right of the picture, y up, z towards the viewer; a person
-with yaw 0 looks at the viewer, so that his left is on the picture's right.
-The unit of length is the height of the person standing upright.
+Body frame: x to the person's left, y up, z to the front. Camera frame: x to
+the right of the picture, y up, z towards the viewer; a person with yaw 0
+looks at the viewer, and their left is on the picture's right. The unit of
+length is the height of the person standing upright.
 """
 
 import numpy as np
 
-JOINTS = (
-    'right_ankle',
-    'right_knee',
-    'right_hip',
-    'left_hip',
-    'left_knee',
-    'left_ankle',
-    'pelvis',
-    'thorax',
-    'upper_neck',
-    'head_top',
-    'right_wrist',
-    'right_elbow',
-    'right_shoulder',
-    'left_shoulder',
-    'left_elbow',
-    'left_wrist',
-)
-"""Names of the 16 joints in MPII's order."""
+from hourglass_npu.pose.joints import JOINT_NAMES
 
 HEAD = 1 / 6
 """Upper neck to head top. MPII's scale makes a person six heads tall."""
@@ -37,9 +19,8 @@ _SHOULDER_DROP = 0.012
 _UPPER_ARM, _FOREARM, _HAND = 0.165, 0.145, 0.062
 _THIGH, _SHIN, _FOOT = 0.235, 0.225, 0.115
 
-# What a limb does in a pose: ranges, in degrees, of the swing to the side, the
-# swing forward, the turn about its own axis (inward) and the bend of the elbow
-# or knee.
+# Ranges of a limb in a pose, in degrees: swing to the side, swing forward,
+# inward turn about its own axis, and bend of the elbow or knee.
 _HANGING = ((6, 18), (-8, 14), (0, 40), (5, 30))
 _STANDING = ((1, 8), (-5, 7), (-14, 4), (0, 9))
 _ON_HIP = ((38, 52), (-22, -8), (72, 95), (92, 110))
@@ -50,8 +31,8 @@ _RAISED = ((125, 168), (-15, 15), (-110, -60), (0, 55))
 _SPREAD = ((70, 110), (-15, 25), (-40, 40), (0, 35))
 _ON_LAP = ((8, 22), (5, 25), (20, 40), (45, 75))
 
-# name: (weight, stoop, first arm, second arm, first leg, second leg). Which
-# side comes first is drawn by lot.
+# name: (weight, stoop, first arm, second arm, first leg, second leg). The
+# side that comes first is random.
 _POSES = {
     'stand': (3, (-4, 7), _HANGING, _HANGING, _STANDING, _STANDING),
     'hand_on_hip': (
@@ -154,14 +135,14 @@ _SEATED = ('sit', 'sit_wave')
 
 
 def turn(axis, degrees):
-    """Rotation matrix about one axis of a right-handed frame.
+    """Return the rotation about one axis of a right-handed frame.
 
     Args:
         axis (str): 'x', 'y' or 'z'.
         degrees (float): Angle.
 
     Returns:
-        np.ndarray: 3 x 3, for column vectors.
+        np.ndarray[3, 3]: Matrix for column vectors.
     """
     c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
     i, j = {'x': (1, 2), 'y': (2, 0), 'z': (0, 1)}[axis]
@@ -175,13 +156,13 @@ class Body:
     """A posed body in the camera frame.
 
     Attributes:
-        points (dict[str, np.ndarray]): The 16 joints by name, and
-            `left_finger`, `right_finger`, `left_toe`, `right_toe`; 3 values
-            each, the origin lies between the hips.
-        torso (np.ndarray): 3 x 3, from the torso's frame to the camera's.
-        head (np.ndarray): 3 x 3, from the head's frame to the camera's.
+        points (dict[str, np.ndarray[3]]): The 16 joints by name, and
+            ``left_finger``, ``right_finger``, ``left_toe``, ``right_toe``;
+            the origin is between the hips.
+        torso (np.ndarray[3, 3]): From the torso's frame to the camera's.
+        head (np.ndarray[3, 3]): From the head's frame to the camera's.
         pose (str): Name of the pose.
-        seated (bool): Whether something to sit on belongs under the person.
+        seated (bool): The person sits on something.
     """
 
     def __init__(self, pose, points, torso, head):
@@ -192,16 +173,16 @@ class Body:
         self.seated = pose in _SEATED
 
     def joints(self):
-        """The 16 joints in MPII's order.
+        """Return the 16 joints in MPII's order.
 
         Returns:
-            np.ndarray: 16 x 3, camera frame.
+            np.ndarray[16, 3]: Camera frame.
         """
-        return np.array([self.points[name] for name in JOINTS])
+        return np.array([self.points[name] for name in JOINT_NAMES])
 
 
 def _facing(rng):
-    """Draws the yaw: to the viewer, half turned, in profile or away."""
+    """Draw a random yaw: to the viewer, half turned, in profile or away."""
     kind = rng.choice(4, p=(0.44, 0.2, 0.06, 0.3))
     side = rng.choice((-1, 1))
     if kind == 0:
@@ -214,18 +195,18 @@ def _facing(rng):
 
 
 def _limb(rng, ranges, side, lengths, knee):
-    """Two bones from a hip or shoulder, and the hand or foot at their end.
+    """Bend two bones from a hip or shoulder, and the hand or foot.
 
     Args:
-        rng (np.random.RandomState): Source of chance.
+        rng (np.random.RandomState): Source of random numbers.
         ranges (tuple): Swing aside, swing forward, inward turn, bend.
         side (int): 1 for the left, -1 for the right.
         lengths (tuple[float]): Of both bones, and of the hand or foot.
-        knee (bool): Bends backwards, with a foot at the end.
+        knee (bool): It bends backwards and ends in a foot.
 
     Returns:
-        list[np.ndarray]: Offsets of elbow, wrist and finger tips (of knee,
-        ankle and toes) from where the limb begins, in the torso's frame.
+        list[np.ndarray[3]]: Offsets of elbow, wrist and finger tips (of knee,
+        ankle and toes) from the start of the limb, in the torso's frame.
     """
     aside, forward, inward, bend = (rng.uniform(*pair) for pair in ranges)
     frame = (
@@ -247,13 +228,13 @@ def _limb(rng, ranges, side, lengths, knee):
 
 
 def sample_body(rng, pose=None, yaw=None):
-    """Draws a pose and bends a body into it.
+    """Bend a body into a pose.
 
     Args:
-        rng (np.random.RandomState): Source of chance.
-        pose (str | None): One of `POSE_NAMES`; None draws one.
-        yaw (float | None): Degrees, 0 towards the viewer, 180 away from
-            him, 90 to the right of the picture; None draws one.
+        rng (np.random.RandomState): Source of random numbers.
+        pose (str | None): One of POSE_NAMES; None for a random one.
+        yaw (float | None): Degrees: 0 towards the viewer, 180 away, 90 to
+            the right of the picture; None for a random one.
 
     Returns:
         Body: The posed body.

@@ -16,14 +16,8 @@ from datetime import timedelta
 
 import torch
 from mmcv.runner import CheckpointHook, Hook
-from mmcv.runner.checkpoint import find_whole_checkpoint
-from mmcv.runner.dist_utils import (
-    _get_host_group,
-    barrier,
-    get_dist_info,
-)
-from mmcv.runner.hooks.optimizer import _OverflowFlag, engine_of
-from mmpose.apis.train import average_bn_stats
+from mmcv.runner.dist_utils import get_dist_info, get_host_group
+from mmcv.runner.hooks.optimizer import amid_step, engine_of
 
 from hourglass_npu.errors import (
     OTHERS_SPEAK_AFTER,
@@ -32,6 +26,9 @@ from hourglass_npu.errors import (
     leave,
     note_signal,
 )
+from hourglass_npu.o2.overflow import DeviceFlag
+from hourglass_npu.training.checkpoints import find_whole_checkpoint
+from hourglass_npu.training.ranks import average_bn_stats, barrier
 
 DEFAULT_TIMEOUT = 1800
 """Seconds without progress until a rank counts as stuck, as in torch."""
@@ -54,22 +51,21 @@ def make(cfg):
 
 
 class SignalGuard(Hook):
-    """Stops a training in good order, or saves, when a signal asks for it.
+    """Stop a training in good order, or save, when a signal asks for it.
 
-    SIGTERM and SIGINT: the iteration is finished and a checkpoint written,
-    then :class:`hourglass_npu.errors.Stopped` ends the run. A second one, a
-    second or more later, ends the process at once (one Ctrl-C can come twice,
-    from the terminal and from the launcher). SIGUSR1: the same without the
-    end. While the run is evaluated, which changes nothing, SIGTERM and SIGINT
-    end that.
+    SIGTERM and SIGINT: finish the step, with all its iterations
+    (``cumulative_iters``), write a checkpoint and raise
+    :class:`hourglass_npu.errors.Stopped`. A second signal, a second or more
+    later, ends the process at once (one Ctrl-C can come twice, from the
+    terminal and from the launcher). SIGUSR1: the same without the end. While
+    the run is evaluated, which changes nothing, SIGTERM and SIGINT end that.
 
-    All ranks have to save in the same iteration. So each tells the others, in
-    a sum of two numbers through the host's memory, what it was asked for; the
-    answer is read one iteration later, when it has long been there. Nobody
-    waits for a device, and a signal to one rank is a signal to all.
+    All ranks have to save in the same iteration. So each sends the others, in
+    a sum of two numbers through the host's memory, what it was asked for, and
+    reads the answer an iteration later, when it has arrived. Nothing waits
+    for a device, and a signal to one rank is a signal to all.
 
-    It has to be registered behind the checkpoint hook and before the
-    evaluation.
+    Register it behind the checkpoint hook and before the evaluation.
     """
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
@@ -159,7 +155,7 @@ class SignalGuard(Hook):
         work = torch.distributed.all_reduce(
             asked,
             op=torch.distributed.ReduceOp.MAX,
-            group=_get_host_group(),
+            group=get_host_group(),
             async_op=True,
         )
         self._pending = work, asked
@@ -172,6 +168,8 @@ class SignalGuard(Hook):
         return asked.tolist()
 
     def _obey(self, runner, number, save):
+        if amid_step(runner):
+            return  # still asked in the next iteration
         if save or number:
             self.asked[1] = 0
             self._save(runner)
@@ -393,7 +391,7 @@ class LossGuard(Hook):
         broken = (~torch.isfinite(loss)).any().float()
         place = (runner.iter + 1, runner.epoch + 1, runner.current_lr())
         batch = getattr(runner, 'data_batch', None)
-        self._open = _OverflowFlag(broken), loss, place, batch
+        self._open = DeviceFlag(broken), loss, place, batch
         if loss.device.type == 'cpu':
             self.before_save(runner)
 
@@ -429,7 +427,7 @@ class LossGuard(Hook):
         except OSError as error:
             listed = f'the people could not be listed: {error}'
         good = None
-        with suppress(ValueError):
+        with suppress(UserError):
             good = find_whole_checkpoint(runner.work_dir, logger='silent')
         good = os.path.realpath(good) if good else 'none'
         rate = next(iter(rates.values()))[0]

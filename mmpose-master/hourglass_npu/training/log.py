@@ -1,26 +1,20 @@
-"""The log of a training: lines for people, and numbers for plot_log.py."""
+"""The log of a training: lines for people, and numbers for plot_log.py.
+
+In a config: ``dict(type='ReadableLogHook')``. ``mmpose.apis.train`` imports
+this module, which registers the hook.
+"""
 
 import datetime
 import math
 import time
 
 from mmcv.runner import HOOKS, TextLoggerHook
-from mmcv.runner.dist_utils import peak_memory
 from mmcv.runner.hooks.optimizer import engine_of
+
+from hourglass_npu.devices import peak_memory
 
 # What the head of a line says already, or what is said in another form.
 _SAID = ('mode', 'epoch', 'iter', 'lr', 'time', 'data_time', 'memory')
-
-
-def make_readable(log_config):
-    """Puts :class:`ReadableLogHook` in the place of mmcv's text log.
-
-    Args:
-        log_config (mmcv.ConfigDict): Of any config; changed in place.
-    """
-    for hook in log_config['hooks']:
-        if hook['type'] == 'TextLoggerHook':
-            hook['type'] = 'ReadableLogHook'
 
 
 @HOOKS.register_module()

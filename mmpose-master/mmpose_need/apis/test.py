@@ -1,4 +1,4 @@
-"""Inference over a data set, on one device or spread over all ranks."""
+"""mmpose/apis/test.py: inference over a data set, by one rank or all."""
 
 import shutil
 import sys
@@ -12,7 +12,7 @@ from mmcv.runner.dist_utils import gather_objects, get_dist_info
 
 
 def single_gpu_test(model, data_loader):
-    """Runs a model over a data set in this process.
+    """Run a model over a data set in this process.
 
     Args:
         model (nn.Module): Wrapped model; it is called with
@@ -27,20 +27,18 @@ def single_gpu_test(model, data_loader):
 
 
 def multi_gpu_test(model, data_loader, tmpdir=None, gpu_collect=False):
-    """Runs a model over a data set that is spread over all ranks.
+    """Run a model over a data set that is spread over all ranks.
 
-    The results are the same, and in the same order, as one process would
-    get: the sampler deals the samples round-robin and fills up the last
-    round, which is undone here.
+    The results and their order are those of one process: the sampler deals
+    the samples in turn and fills up the last turn, which is undone here.
 
     Args:
         model (nn.Module): Wrapped model.
         data_loader (DataLoader): This rank's share, in batches of one, or
             of several for a model that returns a list of results by person.
-        tmpdir (str | None): Accepted for mmpose's sake. Results do not pass
-            through files, so that ranks on several hosts need none in common.
-        gpu_collect (bool): Accepted for mmpose's sake. Results never pass
-            through the device.
+        tmpdir (str | None): Ignored. Results do not pass through files, so
+            ranks on several hosts need no common folder.
+        gpu_collect (bool): Ignored. Results never pass through the device.
 
     Returns:
         list | None: Results in the order of the data set on rank 0, None on
@@ -56,14 +54,13 @@ def multi_gpu_test(model, data_loader, tmpdir=None, gpu_collect=False):
 
 
 def collect_results_cpu(result_part, size, tmpdir=None):
-    """Joins the results of all ranks in the order of the data set.
+    """Join the results of all ranks in the order of the data set.
 
     Args:
         result_part (list): This rank's results; picklable, and equally many
             on every rank.
-        size (int): Number of samples in the data set; what goes beyond it
-            is padding.
-        tmpdir (str | None): Not used, see :func:`multi_gpu_test`.
+        size (int): Number of samples in the data set; the rest is padding.
+        tmpdir (str | None): Ignored, see :func:`multi_gpu_test`.
 
     Returns:
         list | None: All results on rank 0, None on the other ranks.
@@ -75,10 +72,10 @@ def collect_results_cpu(result_part, size, tmpdir=None):
 
 
 def collect_results_gpu(result_part, size):
-    """Joins the results of all ranks, as :func:`collect_results_cpu`.
+    """Join the results of all ranks, as :func:`collect_results_cpu`.
 
-    The way over the device is mmpose's; here both names lead over the
-    host, which asks nothing of a device's data types.
+    mmpose sends them through the device. Here both functions use the host,
+    which needs no support for data types from a device.
 
     Args:
         result_part (list): This rank's results.
@@ -91,7 +88,7 @@ def collect_results_gpu(result_part, size):
 
 
 def _predict(model, data_loader, progress, stride=1):
-    """Model outputs for each batch; ``stride`` ranks advance together."""
+    """Return the outputs by batch; ``stride`` ranks advance together."""
     model.eval()
     results = []
     for batch, result in _outputs(model, data_loader):
@@ -108,14 +105,14 @@ def _predict(model, data_loader, progress, stride=1):
 
 
 def _outputs(model, data_loader):
-    """Calls the model on each batch, on the CPU on several at a time.
+    """Call the model on each batch, on the CPU on several at a time.
 
-    How a convolution is split over threads changes the order of its sums,
-    and thus its last bits; a predicted joint can hang on them. Ranks share
-    the cores, so their threads are fewer than those of a single process. For
-    equal results whatever the number of ranks each batch is computed by one
-    thread, and the threads of this process take a batch each, which is no
-    slower than all of them on one.
+    How a convolution is split over threads changes the order of its sums, and
+    so its last bits; a predicted joint can depend on them. Ranks share the
+    cores, so each has fewer threads than a single process. For equal results
+    with any number of ranks one thread computes each batch, and the threads
+    of this process take a batch each, which is no slower than all of them on
+    one.
 
     Args:
         model (nn.Module): In evaluation mode.
@@ -159,8 +156,8 @@ def _outputs(model, data_loader):
 class _Progress:
     """Progress bar with rate and time left, on standard error.
 
-    Where that is no terminal (a log file, a pipe) it keeps quiet until the
-    end and then writes one line.
+    If that is not a terminal (a log file, a pipe), only one line is written,
+    at the end.
 
     Args:
         total (int): Number of samples.
@@ -177,7 +174,7 @@ class _Progress:
         self.live = sys.stderr.isatty()
 
     def advance(self, samples):
-        """Counts samples that are done; padding counts for nothing."""
+        """Count samples that are done; padding does not count."""
         self.done = min(self.done + samples, self.total)
         now = time.time()
         if self.live and now - self.drawn >= self.PERIOD:
@@ -185,7 +182,7 @@ class _Progress:
             self._draw(now)
 
     def close(self):
-        """Draws the last state, or the one line of a quiet run."""
+        """Draw the last state, or write the one line."""
         now = time.time()
         if self.live:
             self._draw(now)

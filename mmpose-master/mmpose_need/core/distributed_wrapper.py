@@ -1,4 +1,4 @@
-"""Parallel training of models whose parts have optimisers of their own."""
+"""mmpose/core/distributed_wrapper.py: models with several optimizers."""
 
 import torch.nn as nn
 from mmcv.parallel import MODULE_WRAPPERS, MMDistributedDataParallel
@@ -8,7 +8,7 @@ from mmcv.runner.dist_utils import get_device
 
 @MODULE_WRAPPERS.register_module()
 class DistributedDataParallelWrapper(nn.Module):
-    """Wraps each child of a model into its own DistributedDataParallel.
+    """Wrap each child of a model into its own DistributedDataParallel.
 
     A GAN steps its generator and its discriminator in turn. One
     DistributedDataParallel around both would wait in each step for the
@@ -64,7 +64,7 @@ class DistributedDataParallelWrapper(nn.Module):
         find_unused_parameters,
         **kwargs,
     ):
-        """Wraps the children that have something to train, in place."""
+        """Wrap the children that have something to train, in place."""
         for name, child in self.module.named_children():
             child = child.to(self.device)
             if any(p.requires_grad for p in child.parameters()):
@@ -79,7 +79,7 @@ class DistributedDataParallelWrapper(nn.Module):
             setattr(self.module, name, child)
 
     def scatter(self, inputs, kwargs, device_ids):
-        """Takes inputs out of their containers and to the device.
+        """Take inputs out of their containers and send them to the device.
 
         Args:
             inputs (tuple): Positional arguments.
@@ -96,15 +96,15 @@ class DistributedDataParallelWrapper(nn.Module):
         )
 
     def forward(self, *inputs, **kwargs):
-        """Calls the model's ``forward``."""
+        """Call the model's ``forward``."""
         return self._call(self.module, inputs, kwargs)
 
     def train_step(self, *inputs, **kwargs):
-        """Calls the model's ``train_step``."""
+        """Call the model's ``train_step``."""
         return self._call(self.module.train_step, inputs, kwargs)
 
     def val_step(self, *inputs, **kwargs):
-        """Calls the model's ``val_step``."""
+        """Call the model's ``val_step``."""
         return self._call(self.module.val_step, inputs, kwargs)
 
     def _call(self, function, inputs, kwargs):

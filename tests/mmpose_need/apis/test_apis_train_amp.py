@@ -3,17 +3,19 @@
 import pytest
 import torch
 from mmcv import Config
-from mmcv.runner.hooks import optimizer
 from mmpose.models import build_posenet
 from mpii_data import CONFIGS
 from test_apis_train import SAFE, cfg, same, train  # noqa: F401
+
+from hourglass_npu.o2 import operators
+from hourglass_npu.o2.settings import AmpOptions
 
 
 @pytest.fixture
 def low(cfg):  # noqa: F811
     """The config with mixed precision asked for, on any CPU that has it."""
     try:
-        optimizer._try_operators(torch.bfloat16)
+        operators.try_operators(torch.bfloat16)
     except RuntimeError:
         pytest.skip('this torch has no bfloat16 operators on a CPU')
     cfg.amp.enabled = True
@@ -24,7 +26,7 @@ def test_the_configs_ask_for_o2_at_32768():
     for path in CONFIGS.glob('*.py'):
         amp = Config.fromfile(str(path)).amp
         assert amp == dict(opt_level='O2', loss_scale=32768.0)
-        assert optimizer.AmpOptions(**amp).enabled is None
+        assert AmpOptions(**amp).enabled is None
 
 
 def test_a_run_in_mixed_precision(low):
@@ -77,7 +79,7 @@ def test_too_old_a_torch_is_told(cfg, monkeypatch):  # noqa: F811
     def lacking(dtype):
         raise RuntimeError('not implemented')
 
-    monkeypatch.setattr(optimizer, '_try_operators', lacking)
+    monkeypatch.setattr(operators, 'try_operators', lacking)
     cfg.amp.enabled = True
     with pytest.raises(ValueError, match='use a newer torch'):
         train(cfg)

@@ -18,6 +18,8 @@ from mmpose.apis import train as apis_train
 from mmpose.datasets import build_dataset
 from mmpose.models import build_posenet
 
+from hourglass_npu.training import ranks
+
 
 def digest(state, part):
     chosen = [v for k, v in state.items() if part in k]
@@ -40,7 +42,7 @@ def train(path):
     model = build_posenet(cfg.model)
     seen = dict(averaged=[], evaluated=[], people=[[]])
 
-    average, test = apis_train.average_bn_stats, apis.multi_gpu_test
+    average, test = ranks.average_bn_stats, apis.multi_gpu_test
 
     def averaging(wrapped):
         before = digest(model.state_dict(), 'running_')
@@ -71,7 +73,7 @@ def train(path):
             seen['people'][-1].append(index)
             return self.dataset[index]
 
-    with patch.object(apis_train, 'average_bn_stats', averaging), patch.object(
+    with patch.object(ranks, 'average_bn_stats', averaging), patch.object(
         apis, 'multi_gpu_test', testing
     ), patch.object(apis_train, 'MMDistributedDataParallel', Wrapper):
         apis.train_model(

@@ -5,11 +5,10 @@ import re
 import numpy as np
 import pytest
 from mmpose.datasets import DATASETS
-from mmpose.datasets.datasets.top_down.topdown_mpii_dataset import (
-    person_faults,
-)
 from mpii_data import MAT_NAMES, copy_real_mpii, write_mat, write_mpii
 from scipy.io import loadmat, savemat
+
+from hourglass_npu.mpii.people import person_faults
 
 RELPATH = 'datasets/datasets/top_down/topdown_mpii_dataset.py'
 DATA_CFG = dict(
@@ -240,7 +239,7 @@ def test_a_file_that_is_no_truth_is_named(draw, tmp_path):
     dataset, outputs, _ = draw(people=2)
     path = tmp_path / 'mpii/annotations/mpii_gt_val.mat'
     path.write_bytes(b'nothing of the kind')
-    with pytest.raises(ValueError, match='mpii_gt_val.mat is no ground'):
+    with pytest.raises(ValueError, match='mpii_gt_val.mat is not the ground'):
         dataset.evaluate(outputs, None)
     path.unlink()
     with pytest.raises(FileNotFoundError):
@@ -271,7 +270,7 @@ def test_a_spoilt_truth_does_not_end_the_process(draw, tmp_path, damage):
     data = path.read_bytes()
     assert before in data
     path.write_bytes(data.replace(before, after, 1))
-    with pytest.raises(ValueError, match='mpii_gt_val.mat is no ground'):
+    with pytest.raises(ValueError, match='mpii_gt_val.mat is not the ground'):
         dataset.evaluate(outputs, None)
 
 
@@ -310,19 +309,22 @@ def test_a_sound_person_has_no_fault():
 @pytest.mark.parametrize(
     'change, message',
     [
-        (dict(image=None), 'image is missing: a file name'),
+        (dict(image=None), 'image is missing: must be a file name'),
         (dict(image=''), 'image is "": '),
-        (dict(image='a\0b'), 'a file name is wanted'),
+        (dict(image='a\0b'), 'must be a file name'),
         (dict(center=None), 'center is missing'),
         (dict(center=[1]), r'center is \[1\]'),
-        (dict(center=[1, math.nan]), r'center is \[1, NaN\]: two numbers'),
-        (dict(center=[1, 10**400]), 'center is .*[.]{3}: two'),
+        (
+            dict(center=[1, math.nan]),
+            r'center is \[1, NaN\]: must be two',
+        ),
+        (dict(center=[1, 10**400]), 'center is .*[.]{3}: must be two'),
         (dict(center=['1', 2]), 'center is'),
-        (dict(scale=0), 'scale is 0: a number above 0'),
+        (dict(scale=0), 'scale is 0: must be a number above 0'),
         (dict(scale=-1), 'scale is -1'),
         (dict(scale=math.inf), 'scale is Infinity'),
         (dict(scale=True), 'scale is true'),
-        (dict(joints=None), 'joints is missing: a list'),
+        (dict(joints=None), 'joints is missing: must be a list'),
         (dict(joints=[[1, 2]] * 15), '15 joints instead of 16'),
         (dict(joints=[[1, 2]] * 15 + [[1, 2, 3]]), 'joint 15 is'),
         (dict(joints=[[1, 2]] * 15 + [[1, 1e9]]), 'joint 15 is'),
@@ -335,18 +337,18 @@ def test_a_sound_person_has_no_fault():
 def test_a_fault_is_said_with_its_value(change, message):
     (fault,) = person_faults(dict(sound(), **change))
     assert re.search(message, fault)
-    assert person_faults([1]) == ['[1] where a person is wanted']
+    assert person_faults([1]) == ['[1] is no person']
 
 
 @pytest.mark.parametrize(
     'text, message',
     [
-        ('', 'is no JSON'),
-        ('[{]', 'is no JSON'),
-        ('[' * 100000, 'is no JSON'),
-        ('{"a": 1}', 'holds a dict: a list'),
+        ('', 'is not valid JSON'),
+        ('[{]', 'is not valid JSON'),
+        ('[' * 100000, 'is not valid JSON'),
+        ('{"a": 1}', 'must contain a list of people, not a dict'),
         ('[{"image": "a.jpg"}]', r'person 0 \(a.jpg\): center is missing'),
-        ('[3]', 'person 0: 3 where a person is wanted'),
+        ('[3]', 'person 0: 3 is no person'),
     ],
 )
 def test_annotations_that_are_none_are_refused(text, message, tmp_path):

@@ -76,6 +76,6 @@ def test_mistakes_are_said(main, tiny, cfg, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main('browse', tiny, '--number=0')
     assert 'at least 1' in capsys.readouterr().err
-    with pytest.raises(ValueError, match='written as one of') as caught:
+    with pytest.raises(ValueError, match='must end in one of') as caught:
         main('browse', tiny, f'--out={tmp_path}/x.txt')
     assert is_user_error(caught.value)

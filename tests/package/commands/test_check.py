@@ -88,7 +88,10 @@ def claim(side):
 @pytest.mark.parametrize(
     'spoil, message',
     [
-        (lambda f: (f / 'images/train3.jpg').unlink(), 'train3.jpg: No such'),
+        (
+            lambda f: (f / 'images/train3.jpg').unlink(),
+            'train3.jpg: there is no such file',
+        ),
         (lambda f: shutil.rmtree(str(f / 'images')), 'images is missing'),
         (
             lambda f: (f / 'annotations/mpii_train.json').unlink(),
@@ -106,8 +109,11 @@ def claim(side):
             lambda f: (f / 'images/val0.jpg').write_text('<html>'),
             'val0.jpg: no picture of a known format (6 bytes)',
         ),
-        (shorten('annotations/mpii_train.json', 0.7), 'is no JSON'),
-        (shorten('annotations/mpii_gt_val.mat', 0.7), 'is no ground truth'),
+        (shorten('annotations/mpii_train.json', 0.7), 'is not valid JSON'),
+        (
+            shorten('annotations/mpii_gt_val.mat', 0.7),
+            'is not the ground truth',
+        ),
         (
             lambda f: change(f, 'train', 2, scale=0),
             'mpii_train.json, person 2 (train2.jpg): scale is 0',
@@ -123,7 +129,7 @@ def claim(side):
             ),
             'they do not belong together',
         ),
-        (spoil_truth, 'joints lie elsewhere'),
+        (spoil_truth, 'joints differ from those'),
     ],
 )
 def test_each_fault_is_named_and_fails_the_check(

@@ -11,7 +11,7 @@ import torch
 from calling import command as module_of
 from mpii_data import CONFIGS, copy_real_mpii
 
-from hourglass_npu.errors import UserError
+from hourglass_npu.errors import UserError, is_user_error
 from hourglass_npu.paths import MMPOSE_ROOT
 
 TOOLS = MMPOSE_ROOT / 'tools'
@@ -263,8 +263,9 @@ def test_mistakes_are_said_before_training(
     monkeypatch.chdir(tmp_path)
     if '--work-dir' not in options:
         options = ['--work-dir', tmp_path / 'work', *options]
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(ValueError, match=message) as caught:
         main('train', tiny, *options)
+    assert is_user_error(caught.value)
     assert not list(tmp_path.glob('work/*.pth'))
 
 

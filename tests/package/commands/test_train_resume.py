@@ -122,20 +122,20 @@ def test_two_processes_without_a_seed(
     # torch 1.8 has no bfloat16 on a CPU.
     settings = ['--amp'] if TORCH >= (2, 0) else []
     settings += ['--no-validate', '--cfg-options']
-    settings += ['data.samples_per_gpu=3', 'data.workers_per_gpu=1']
-    settings += ['optimizer_config.cumulative_iters=2', 'total_epochs=3']
+    settings += ['data.samples_per_gpu=2', 'data.workers_per_gpu=1']
+    settings += ['optimizer_config.cumulative_iters=2', 'total_epochs=2']
     # In each iteration: it is time as soon as the ranks ask.
     settings += ['checkpoint_config.interval_minutes=1e-9']
-    # 8 people for each process make 2 batches of 3; the rest is dropped.
+    # 8 people for each process make 4 batches of 2, and these 2 steps.
     launch(2, TRAIN, *arguments(data, whole, *settings), env=environment)
-    # By number every third; of those by time the last one.
+    # By number every third, where its step is complete; the last by time.
     kept = {path.name for path in whole.glob('*.pth')}
-    assert kept == {'iter_3.pth', 'iter_5.pth', 'iter_6.pth', 'latest.pth'}
-    resume = ['--resume-from', whole / 'iter_3.pth']
+    assert kept == {'iter_4.pth', 'iter_6.pth', 'iter_8.pth', 'latest.pth'}
+    resume = ['--resume-from', whole / 'iter_6.pth']
     again = arguments(data, parts, *settings, *resume)
     done = launch(2, TRAIN, *again, env=environment)
     assert 'run without a stop' not in done.stderr
-    assert done.stderr.count('inside of epoch 2: its first 1 of 2') == 1
-    assert_same_files(whole / 'iter_6.pth', parts / 'iter_6.pth')
+    assert done.stderr.count('inside of epoch 2: its first 2 of 4') == 1
+    assert_same_files(whole / 'iter_8.pth', parts / 'iter_8.pth')
     kept = {path.name for path in parts.glob('*.pth')}
-    assert kept == {'iter_5.pth', 'iter_6.pth', 'latest.pth'}
+    assert kept == {'iter_8.pth', 'latest.pth'}

@@ -70,7 +70,7 @@ def test_overrides_may_be_given_several_times():
     assert cfg.total_epochs == 3 and cfg.optimizer.lr == 0.1
     assert cfg.data.samples_per_gpu == 2 and cfg.data.workers_per_gpu == 2
     assert load('log_config.hooks.0.by_epoch=False').log_config.hooks == [
-        dict(type='TextLoggerHook', by_epoch=False)
+        dict(type='ReadableLogHook', by_epoch=False)
     ]
 
 
@@ -82,7 +82,7 @@ def test_overrides_may_be_given_several_times():
         ('optimizer.lrr=3', 'did you mean optimizer.lr'),
         ('data.val.ann_fil=x', 'did you mean data.val.ann_file'),
         ('data.train.pipeline.1.flip_prop=0', 'pipeline.1.flip_prob'),
-        ('data.train.pipeline.9.flip_prob=0', 'is a list of 8'),
+        ('data.train.pipeline.9.flip_prob=0', 'is a list of 7'),
         ('total_epochs.x=1', 'total_epochs is 210'),
         ('optimizer_config.grad_clip.max_norm=1', 'grad_clip is None'),
         ('total_epochs', "KEY=VALUE, not 'total_epochs'"),

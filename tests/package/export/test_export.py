@@ -15,7 +15,7 @@ import onnxruntime  # noqa: E402
 from calling import call  # noqa: E402
 
 from hourglass_npu.export import graph  # noqa: E402
-from hourglass_npu.pose import backends, decode  # noqa: E402
+from hourglass_npu.pose import backends, decode, geometry  # noqa: E402
 from hourglass_npu.pose.boxes import from_box  # noqa: E402
 
 
@@ -302,9 +302,9 @@ def test_differences_of_joints_are_told_in_units_of_heatmaps():
     heatmaps[1, 2] = -1  # nothing there
     crop = [np.array([4.5 * 4, 4 * 4]), np.array([9 * 4, 8 * 4]) / 200]
     joints = decode.decode(heatmaps, [crop[0]] * 2, [crop[1]] * 2)
-    there = decode.affine(*crop, (36, 32))
+    there = geometry.affine(*crop, (36, 32))
     joints[..., :2] = [
-        decode.transform_points(j[:, :2], there) for j in joints
+        geometry.transform_points(j[:, :2], there) for j in joints
     ]
 
     def difference(change):

@@ -41,7 +41,7 @@ def test_a_file_that_loses_too_much_is_not_kept(export, monkeypatch, capsys):
     monkeypatch.setattr(int8, 'LIMIT', -101)
     status, path = export('--int8')
     assert status == 1
-    assert 'points of PCKh, -101 is the limit' in capsys.readouterr().err
+    assert 'points of PCKh; the limit is -101' in capsys.readouterr().err
     assert not list(path.parent.glob('*.onnx*'))
 
 
@@ -49,7 +49,7 @@ def test_a_file_that_loses_too_much_is_not_kept(export, monkeypatch, capsys):
     'options, message',
     [
         (['--fp16'], 'exclude each other'),
-        (['--opset', '9'], 'opset 10 or later'),
+        (['--opset', '9'], '--int8 needs 10 or later'),
     ],
 )
 def test_what_cannot_be_is_refused(export, capsys, options, message):

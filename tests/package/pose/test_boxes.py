@@ -1,14 +1,14 @@
-"""Boxes from the command line, from files, and found."""
+"""Boxes from the command line and from files."""
 
 import json
 
 import numpy as np
 import pytest
-from pose_model import ROOT, picture
+from pose_model import ROOT
 
+from hourglass_npu.errors import UserError
 from hourglass_npu.pose import boxes as people
-from hourglass_npu.pose import decode as topdown
-from hourglass_npu.pose import images
+from hourglass_npu.pose import geometry, images
 
 SIZE = (128, 128)
 
@@ -71,7 +71,7 @@ def test_coco_boxes_are_found_by_name_or_number(tmp_path, content):
     boxes = box_file(tmp_path, content)
     (person,) = boxes.of('y/7.jpg')
     assert person.box == (10, 20, 30, 40)
-    center, scale = topdown.box_to_center_scale((10, 20, 30, 40), SIZE)
+    center, scale = geometry.box_to_center_scale((10, 20, 30, 40), SIZE)
     np.testing.assert_array_equal(person.center, center)
     np.testing.assert_array_equal(person.scale, scale)
     assert boxes.of('8.jpg') == []
@@ -93,14 +93,25 @@ def test_unsure_boxes_are_left_out(tmp_path):
     [
         [1],
         [dict(name='a')],
-        dict(a=1),
         [dict(bbox=[1, 2], image_id=1)],
         [dict(bbox=[1, 2, 0, 4], image_id=1)],
+        [dict(bbox=[1, 2, 3, 4], image_id=1, score='high')],
+        [dict(bbox=[1, 2, 3, 4])],
         [dict(image='a.jpg', center=[1, 2], scale='x')],
+        [dict(center=[1, 2], scale=1)],
     ],
 )
+def test_an_entry_of_another_form_is_refused(tmp_path, content):
+    message = 'people.json: entry 0 is neither an MPII person'
+    with pytest.raises(UserError, match=message):
+        box_file(tmp_path, content)
+
+
+@pytest.mark.parametrize(
+    'content', [1, dict(a=1), dict(images=[1], annotations=[])]
+)
 def test_a_file_of_another_form_is_refused(tmp_path, content):
-    with pytest.raises(ValueError, match='people.json: neither MPII'):
+    with pytest.raises(UserError, match='people.json: (has no list|an image)'):
         box_file(tmp_path, content)
 
 
@@ -121,30 +132,3 @@ def test_a_box_outside_of_the_picture_is_refused():
             people.check_inside(
                 [inside, people.from_box(box, SIZE)], (100, 100), 'a.jpg'
             )
-
-
-@pytest.mark.parametrize('size', [(1, 1), (64, 64), (90, 1400)])
-def test_nobody_is_detected_where_nobody_is(size):
-    blank = np.full(size + (3,), 200, np.uint8)
-    assert people.Detector(SIZE).of(blank) == []
-
-
-def test_detected_boxes_lie_in_the_picture_and_do_not_repeat(monkeypatch):
-    class Hog:
-        def detectMultiScale(self, image, **_):  # noqa: N802  (OpenCV's name)
-            border = int(0.35 * 500)
-            boxes = np.array(
-                [
-                    [100, 90, 100, 200],
-                    [105, 95, 100, 200],
-                    [600, 100, 100, 200],
-                    [-90, 0, 100, 200],
-                ]
-            )
-            return boxes + [border, border, 0, 0], np.array([2, 1.5, 1.2, 3])
-
-    detector = people.Detector(SIZE)
-    monkeypatch.setattr(detector, '_hog', Hog())
-    found = detector.of(picture(1000, 2560))  # reduced by two to find
-    assert [p.score for p in found] == [2, 1.2]
-    np.testing.assert_allclose(found[0].box, [240, 216, 120, 328])

@@ -112,7 +112,7 @@ def test_a_file_is_replaced_as_a_whole_or_not_at_all(tmp_path):
 
 @pytest.mark.parametrize(
     'name, reason',
-    [('a.gif', 'written as one of'), ('no/a.jpg', 'does not exist')],
+    [('a.gif', 'must end in one of'), ('no/a.jpg', 'does not exist')],
 )
 def test_a_result_that_cannot_be_written_is_refused(tmp_path, name, reason):
     with pytest.raises(ValueError, match=reason):

@@ -97,7 +97,7 @@ def test_mistakes_are_said(main, tmp_path, capsys):
     (tmp_path / 'empty').mkdir()
     for arguments, message in (
         ([tmp_path / 'no'], 'there is no folder'),
-        ([tmp_path / 'empty'], 'holds no log'),
+        ([tmp_path / 'empty'], 'has no log'),
         ([folder, folder], 'given twice'),
     ):
         with pytest.raises(UserError, match=message):

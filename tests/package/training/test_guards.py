@@ -11,9 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mmcv import Config
 from mmcv.runner.checkpoint import _load_checkpoint
 from mmpose.models.losses.mse_loss import JointsMSELoss
 
+from benchmark.stock_form import to_stock_form
 from hourglass_npu import errors
 from hourglass_npu.errors import Stopped, UserError
 from hourglass_npu.training import guards
@@ -34,12 +36,12 @@ def handlers():
 def train(main, tiny, tmp_path, handlers):
     """Runs train.py on the tiny network: three iterations in an epoch."""
 
-    def execute(*options, validate=False):
+    def execute(*options, validate=False, config=tiny):
         more = [] if validate else ['--no-validate']
         work = tmp_path / 'work'
         main(
             'train',
-            tiny,
+            config,
             '--device=cpu',
             '--seed=1',
             f'--work-dir={work}',
@@ -92,6 +94,17 @@ def test_sigterm_finishes_the_iteration_and_saves(train, monkeypatch):
     assert saved(work) == {'iter_4.pth': (4, 1)}
     train('checkpoint_config.interval=2', f'resume_from={work}/iter_4.pth')
     assert saved(work)['epoch_2.pth'] == (6, 0)
+
+
+def test_a_stop_waits_for_the_end_of_a_step(train, monkeypatch, tmp_path):
+    # An epoch has three iterations: a step of two, and one of one.
+    passes = 'optimizer_config.cumulative_iters=2'
+    kill = lambda _: os.kill(os.getpid(), signal.SIGTERM)  # noqa: E731
+    At(monkeypatch, JointsMSELoss, 'forward', 4, kill)
+    with pytest.raises(Stopped):
+        train(passes)
+    assert saved(tmp_path / 'work')['iter_5.pth'] == (5, 2)
+    assert 'iter_4.pth' not in saved(tmp_path / 'work')
 
 
 def test_sigusr1_saves_and_goes_on(train, monkeypatch):
@@ -185,15 +198,19 @@ def test_a_broken_loss_stops_the_run_before_its_step(
         assert torch.isfinite(tensor.float()).all()
 
 
-def test_broken_inputs_are_told(train, monkeypatch, tmp_path):
+def test_broken_inputs_are_told(train, tiny, monkeypatch, tmp_path):
     from mmpose.datasets.pipelines import TopDownGenerateTarget
 
     def spoil(results):
         results['img'][0, 3, 3] = np.nan
 
     At(monkeypatch, TopDownGenerateTarget, '__call__', 2, spoil)
+    cfg = Config.fromfile(str(tiny))
+    to_stock_form(cfg)
+    floats = tmp_path / 'floats.py'
+    floats.write_text(cfg.pretty_text)
     with pytest.raises(UserError, match='iteration 1 .*checkpoint: n'):
-        train('total_epochs=1', 'lean_input=False')
+        train('total_epochs=1', config=floats)
     report = tmp_path / 'work/nonfinite_iter1_rank0.json'
     people = json.loads(report.read_text())['people']
     assert [person['broken_inputs'] for person in people] == [[], ['img']]

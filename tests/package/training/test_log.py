@@ -80,15 +80,8 @@ def test_scores_of_an_evaluation_are_percentages(caplog):
     assert entry['step'] == 292
 
 
-def test_only_the_text_log_is_replaced():
-    log_config = dict(
-        hooks=[dict(type='TextLoggerHook'), dict(type='TensorboardLoggerHook')]
-    )
-    log.make_readable(log_config)
-    assert [hook['type'] for hook in log_config['hooks']] == [
-        'ReadableLogHook',
-        'TensorboardLoggerHook',
-    ]
+def test_the_hook_stands_beside_mmcvs():
+    assert HOOKS.get('ReadableLogHook') is log.ReadableLogHook
     assert HOOKS.get('TextLoggerHook') is not log.ReadableLogHook
 
 

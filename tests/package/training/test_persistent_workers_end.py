@@ -20,4 +20,4 @@ def test_no_worker_is_left_however_the_training_is_ended(run, tiny, tmp_path):
     assert {way: one['status'] for way, one in found.items()} == dict(
         SIGTERM=143, SIGKILL=-9, worker=1
     )
-    assert 'a data worker is gone' in found['worker']['said']
+    assert 'lost a data worker' in found['worker']['said']

@@ -6,14 +6,16 @@ import pytest
 import torch
 from mpii_data import write_mpii
 
-from benchmark.areas import SMALL
-from benchmark.cases import CASES, Account
+from benchmark.bundle import SMALL
+from benchmark.case import start
+
+COUNT = 4
 
 
 @pytest.fixture(scope='module')
 def source(tmp_path_factory):
     folder = write_mpii(tmp_path_factory.mktemp('data') / 'mpii')
-    return dict(config=str(SMALL), data=str(folder), count=4)
+    return dict(config=str(SMALL), data=str(folder))
 
 
 @pytest.fixture(autouse=True)
@@ -24,8 +26,8 @@ def threads():
     torch.set_num_threads(before[1])
 
 
-def measured(name, **options):
-    case = CASES[name](**options)
+def measured(name, source, **options):
+    case = start(name, source, dict(count=COUNT, **options))
     next(case)
     return case.send(3)
 
@@ -38,8 +40,8 @@ def test_the_floor_warps_what_the_samples_warp(source, monkeypatch):
         return warp(picture, matrix, *args, **kwargs)
 
     def warps(name, **options):
-        measured(name, **source, **options)
-        return seen[-source['count'] :]
+        measured(name, source, **options)
+        return seen[-COUNT:]
 
     def scales(warps):
         return {
@@ -48,32 +50,18 @@ def test_the_floor_warps_what_the_samples_warp(source, monkeypatch):
         }
 
     monkeypatch.setattr(cv2, 'warpAffine', listening)
-    samples = warps('sample', flip=0.0)
-    assert warps('floor') == samples
-    assert len(scales(samples)) == source['count']
-    middle = warps('floor', middle=True)
-    shapes = [[shape for shape, _ in one] for one in (samples, middle)]
-    assert shapes[0] == shapes[1]
-    assert len(scales(middle)) == len(set(shapes[0]))
+    samples = warps('samples.sample', flip=0.0)
+    assert warps('samples.floor') == samples
+    assert len(scales(samples)) == COUNT
 
 
 @pytest.mark.parametrize('stock_form', [False, True])
-def test_an_account_is_complete(source, stock_form):
-    before = cv2.warpAffine
-    found = measured(
-        'sample', account=True, flip=1.0, stock_form=stock_form, **source
-    )
-    assert set(found['account']) == {*Account.PARTS, 'rest'}
-    assert all(value > 0 for value in found['account'].values())
-    assert sum(found['account'].values()) == pytest.approx(found['cpu'])
-
-    found = measured('floor', account=True, **source)
-    spent = {part for part, value in found['account'].items() if value}
-    assert spent == {'decode', 'warp', 'rest'}
-    assert cv2.warpAffine is before
-
-
-def test_steps_that_are_done_in_one_go_have_one_row(source):
-    parts = measured('parts', stock_form=True, **source)['parts']
-    assert 'ToTensor, NormalizeTensor' in parts
-    assert not {'ToTensor', 'NormalizeTensor'} & set(parts)
+def test_steps_that_are_done_in_one_go_have_one_row(source, stock_form):
+    source = dict(source, stock_form=stock_form)
+    found = measured('samples.steps', source)
+    spent = found['account']
+    assert ('ToTensor, NormalizeTensor' in spent) == stock_form
+    assert ('ToPlanes' in spent) != stock_form
+    assert not {'ToTensor', 'NormalizeTensor'} & set(spent)
+    assert all(value > 0 for value in spent.values())
+    assert sum(spent.values()) <= found['cpu'] * 1.1

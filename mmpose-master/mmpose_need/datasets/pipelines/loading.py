@@ -1,20 +1,25 @@
-"""Reads pictures from files.
+"""mmpose/datasets/pipelines/loading.py: pictures from files.
 
-JPEGs are decoded by simplejpeg where it is installed: libjpeg-turbo without
-OpenCV's detour over a second picture, with the same pixels in two thirds of
-the time. Everything that OpenCV treats in a way of its own is left to it.
+simplejpeg decodes JPEGs where it is installed: the same pixels as OpenCV's in
+two thirds of the time. OpenCV decodes everything else, and the JPEGs that it
+treats in its own way.
 """
 
-import io
-import os
-import shutil
 import warnings
 
 import mmcv
 import numpy as np
-import torch
 from mmcv.runner.dist_utils import get_dist_info
-from PIL import Image
+
+from hourglass_npu.errors import UserError
+from hourglass_npu.files import read_bytes
+from hourglass_npu.pose.cache import PictureCache
+from hourglass_npu.pose.images import (
+    JPEG,
+    check_size,
+    fault_and_size,
+    orientation,
+)
 
 from ..registry import PIPELINES
 
@@ -23,40 +28,33 @@ try:
 except ImportError:
     simplejpeg = None
 
-MAX_SIDE = 32766
-"""cv2.warpAffine addresses its source with 16-bit integers."""
-TOO_LARGE = 'too large'
-MAX_PIXELS = 178956970
-"""Where Pillow, too, takes a picture for an attack on the memory."""
-
 _SPACES = dict(rgb='RGB', bgr='BGR')
-# Numbers of JPEG's segments, and of an Exif tag.
+# Numbers of JPEG's segments.
 _APP1, _SCAN = 0xE1, 0xDA
-_ORIENTATION = 0x0112
 
 
 def _keep_freed_memory():
     """Let glibc keep the memory of one picture for the next.
 
-    Otherwise it goes back to the system after each and comes again page by
-    page, empty, which takes longer than a warp. glibc sets its limit by the
-    largest block that was ever freed; this one is never written to. Elsewhere
-    it does nothing.
+    Otherwise it returns the memory to the system after each picture and gets
+    it again page by page, empty, which takes longer than a warp. glibc sets
+    its limit by the largest block ever freed; this one is never written to.
+    With another C library this has no effect.
     """
     np.empty(2**24, np.uint8)
 
 
-# Before workers are forked; started afresh, they import this file.
+# Before workers are forked; workers that are spawned import this file.
 _keep_freed_memory()
 
 
 class _Said:
-    """What has been said and need not be said again in this process."""
+    """Whether this process has printed the warning."""
 
     slow = False
 
 
-def _say_if_slow():
+def _warn_if_slow():
     if simplejpeg is None and not _Said.slow:
         _Said.slow = True
         if get_dist_info()[0] == 0:
@@ -69,12 +67,15 @@ def _say_if_slow():
 
 
 def _may_have_exif(content):
-    """Look for an Exif segment ahead of a JPEG's pixels.
+    """Look for an Exif segment before a JPEG's pixels.
 
-    Segment after segment: to search all bytes takes a twentieth of decoding.
+    Segment by segment: searching all bytes takes a twentieth of decoding.
+
+    Args:
+        content (bytes): A whole file.
 
     Returns:
-        bool: False if there is none for certain.
+        bool: False if there certainly is none.
     """
     at = 2
     while content[at : at + 1] == b'\xff' and at + 8 < len(content):
@@ -86,99 +87,37 @@ def _may_have_exif(content):
     return True
 
 
-def _orientation(picture):
-    """Return a Pillow image's Exif orientation, None if that is broken."""
-    try:
-        return picture.getexif().get(_ORIENTATION, 1)
-    except Exception:  # OpenCV makes of it what it likes
-        return None
-
-
-def _is_upright(content):
-    """Tell whether nothing in a JPEG asks for it to be turned.
-
-    OpenCV follows the Exif tag for orientation, simplejpeg does not know it.
-    """
-    if not _may_have_exif(content):
-        return True
-    with Image.open(io.BytesIO(content)) as picture:
-        return _orientation(picture) == 1
-
-
-def _decode_jpeg(content, channel_order):
+def _decode_jpeg(content, channel_order, path):
     """Decode a JPEG as OpenCV does.
 
     Args:
         content (bytes): A whole file.
         channel_order (str): ``rgb`` or ``bgr``.
+        path (str): The file, for the message.
 
     Returns:
-        np.ndarray | None: uint8, (H, W, 3); None where simplejpeg is missing,
-        or where it cannot promise the pixels that OpenCV makes: other
-        formats, turned, damaged and four-coloured pictures.
+        np.ndarray[H, W, 3] | None: Bytes; None where simplejpeg is missing or
+        could make other pixels than OpenCV: other formats, turned, damaged
+        and four-coloured pictures.
+
+    Raises:
+        UserError: The picture is too large.
     """
     space = _SPACES.get(channel_order)
-    if simplejpeg is None or space is None or content[:2] != b'\xff\xd8':
+    if simplejpeg is None or space is None or not content.startswith(JPEG):
         return None
     try:
         height, width = simplejpeg.decode_jpeg_header(content)[:2]
-        if not size_fault(width, height) and _is_upright(content):
-            return simplejpeg.decode_jpeg(content, space)
-    except (ValueError, OSError):  # damaged
-        pass
-    return None
-
-
-def size_fault(width, height):
-    """Say whether a picture is too large to be decoded.
-
-    Some kilobytes can claim to be gigabytes of pixels.
-
-    Args:
-        width (int): Pixels.
-        height (int): Pixels.
-
-    Returns:
-        str | None: What is wrong.
-    """
-    if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
-        return (
-            f'{TOO_LARGE}: {width} x {height} pixels (sides of {MAX_SIDE} and '
-            f'{MAX_PIXELS // 10**6} million in all can be handled)'
-        )
-    return None
-
-
-def fault_and_size(content):
-    """Decode a picture to its end, and say what is wrong with it.
-
-    By Pillow, because OpenCV paints the rest of a broken picture grey.
-
-    Args:
-        content (bytes): A whole file.
-
-    Returns:
-        tuple[str | None, tuple[int, int] | None]: What is wrong, None if
-        nothing is; width and height as they are stored, None if something is.
-    """
-    if not content:
-        return 'the file is empty', None
+    except ValueError:  # damaged
+        return None
+    check_size(width, height, path)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            with Image.open(io.BytesIO(content)) as picture:
-                fault = size_fault(*picture.size)
-                if fault:
-                    return fault, None
-                picture.load()
-                return None, picture.size
-    except Image.DecompressionBombError as error:
-        return f'{TOO_LARGE}: {error}', None
-    except Image.UnidentifiedImageError:
-        return f'no picture of a known format ({len(content)} bytes)', None
-    except Exception as error:
-        # Pillow's readers raise what they like at broken files.
-        return f'broken picture: {error or type(error).__name__}', None
+        # OpenCV applies the orientation, simplejpeg does not.
+        if _may_have_exif(content) and orientation(content)[0] != 1:
+            return None
+        return simplejpeg.decode_jpeg(content, space)
+    except ValueError:  # damaged
+        return None
 
 
 def read_picture(path, color_type='color', channel_order='rgb'):
@@ -190,155 +129,50 @@ def read_picture(path, color_type='color', channel_order='rgb'):
         channel_order (str): ``rgb`` or ``bgr``, of a picture in colour.
 
     Returns:
-        np.ndarray: uint8, (H, W, 3) for ``color``.
+        np.ndarray: Bytes, np.ndarray[H, W, 3] for ``color``.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It holds no picture, or a damaged or too large one.
+        UserError: There is no such file (a FileNotFoundError as well), or it
+            holds no picture, or one that is too large.
     """
+    content = read_bytes(path)
     fault = None
     # mmcv.use_backend may have chosen a decoder with other pixels.
     if color_type == 'color' and mmcv.image.io.imread_backend == 'cv2':
-        with open(path, 'rb') as file:
-            content = file.read()
-        picture = _decode_jpeg(content, channel_order)
+        picture = _decode_jpeg(content, channel_order, path)
         if picture is not None:
             return picture
         # Turned, of four colours, no JPEG: or damaged, which OpenCV hides.
-        fault, _ = fault_and_size(content)
-        if fault and fault.startswith(TOO_LARGE):
-            raise ValueError(f'{path}: {fault}')
+        fault, _ = fault_and_size(content, path)
     try:
         picture = mmcv.imread(path, color_type, channel_order)
-    except mmcv.image.io.cv2.error:  # None went on to its change of colours
+    except mmcv.image.io.cv2.error:  # None was passed to its colour change
         picture = None
     if picture is None:
-        raise ValueError(f'{path}: {fault or "it holds no picture"}')
+        raise UserError(f'{path}: {fault or "it holds no picture"}')
     if fault:
-        # Used all the same, as by stock mmpose: the rest of it is grey.
+        # Stock mmpose uses it, too: the missing rest is grey.
         warnings.warn(f'{path}: {fault}', stacklevel=2)
     return picture
 
 
-def _shared_bytes(count):
-    """Make a tensor that all processes of a data loader share.
-
-    Its memory is taken page by page as it is written to, and given back with
-    the last process, however that ends.
-    """
-    kind = getattr(torch, 'UntypedStorage', torch.ByteStorage)
-    return torch.empty(0, dtype=torch.uint8).set_(kind._new_shared(count))
-
-
-def _free_bytes():
-    """Return how much shared memory this process may take.
-
-    Processes that train on one host are taken to ask for as much each.
-    """
-    # Nothing is opened there by name.
-    free = [shutil.disk_usage('/dev/shm').free]  # noqa: S108
-    with open('/proc/meminfo') as file:
-        facts = dict(line.split(':') for line in file)
-    free.append(int(facts['MemAvailable'].split()[0]) * 1024)
-    return min(free) // int(os.environ.get('LOCAL_WORLD_SIZE', 1))
-
-
-def _upright_size(path):
-    """Return height and width of a picture, as it will be decoded."""
-    with Image.open(path) as picture:
-        width, height = picture.size
-        on_its_side = _orientation(picture) in (5, 6, 7, 8)
-    return (width, height) if on_its_side else (height, width)
-
-
-class PictureCache:
-    """Decoded pictures in memory, for all workers and all epochs.
-
-    A worker writes what it decodes. What it reads was there when it started
-    or when its epoch began, or is its own: so no page is read that another
-    core has not written yet.
-
-    Args:
-        paths (Iterable[str]): All pictures there will be.
-        limit (int | None): The most bytes to take; None: what is free.
-
-    Raises:
-        ValueError: They do not fit.
-    """
-
-    # Of this process; who begins an epoch after all have ended the one before
-    # sets another number.
-    epoch = 0
-
-    def __init__(self, paths, limit=None):
-        self.places, total = {}, 0
-        for path in sorted(set(paths)):
-            shape = _upright_size(path) + (3,)
-            start, total = total, total + shape[0] * shape[1] * 3
-            self.places[path] = len(self.places), slice(start, total), shape
-        free = _free_bytes()
-        room = free if limit is None else min(limit, free)
-        if total > room:
-            raise ValueError(
-                f"cache='ram': {len(self.places)} decoded pictures take "
-                f'{total / 1e9:.1f} GB, but '
-                + (
-                    f'{free / 1e9:.1f} GB of shared memory are free'
-                    if room == free
-                    else f'cache_limit is {limit / 1e9:.1f} GB'
-                )
-                + ': leave the cache out, or give it more'
-            )
-        self.size = total
-        self._pixels = _shared_bytes(max(total, 1))
-        self._written = _shared_bytes(max(len(self.places), 1)).zero_()
-        self._readable = None, None
-
-    def _may_read(self):
-        """Return what this process may read, by number: bool."""
-        now = os.getpid(), self.epoch
-        if self._readable[0] != now:
-            self._readable = now, self._written.numpy() != 0
-        return self._readable[1]
-
-    def get(self, path, read):
-        """Return a picture, from memory if it is there.
-
-        Args:
-            path (str): One of those that were announced.
-            read (callable): Makes it of ``path``, uint8, (H, W, 3).
-
-        Returns:
-            np.ndarray: The picture; not to be written to.
-        """
-        number, place, shape = self.places[path]
-        kept = self._pixels.numpy()[place].reshape(shape)
-        if not self._may_read()[number]:
-            picture = read(path)
-            if picture.shape != shape:
-                return picture  # broken tags, or a file that has changed
-            kept[:] = picture
-            self._written[number] = 1
-            self._may_read()[number] = True
-        kept.flags.writeable = False
-        return kept
-
-
 @PIPELINES.register_module()
 class LoadImageFromFile:
-    """Put the picture of ``results['image_file']`` into ``results['img']``.
+    """Read the picture of ``results['image_file']`` into ``results['img']``.
 
     Args:
-        to_float32 (bool): Accepted for mmpose's sake, which does not heed it.
+        to_float32 (bool): Accepted and not used, as in mmpose.
         color_type (str): ``color``, ``grayscale`` or ``unchanged``.
         channel_order (str): ``rgb`` or ``bgr``.
-        cache (str | None): ``ram`` keeps decoded pictures in shared memory,
-            once :meth:`prepare` has been told of them; then pictures are not
-            to be written to. Each training process has a cache of its own.
-        cache_limit (int | None): The most bytes to keep; None: what is free.
+        cache (str | None): ``ram`` keeps the pictures given to
+            :meth:`prepare` in shared memory, decoded; then steps must not
+            write to a picture. Each training process has its own cache.
+        cache_limit (int | None): The most bytes to keep; None for what is
+            free.
 
     Raises:
-        ValueError: ``cache`` is another, or not for this ``color_type``.
+        UserError: ``cache`` has another value or does not fit
+            ``color_type``.
     """
 
     def __init__(
@@ -350,9 +184,9 @@ class LoadImageFromFile:
         cache_limit=None,
     ):
         if cache not in (None, 'ram') or (cache and color_type != 'color'):
-            raise ValueError(
-                f"cache={cache!r}, color_type={color_type!r}: None or 'ram', "
-                "which is for 'color'"
+            raise UserError(
+                f'cache={cache!r}, color_type={color_type!r}: cache must be '
+                "None or 'ram', and 'ram' needs color_type='color'"
             )
         self.cache = cache
         self.cache_limit = cache_limit
@@ -361,18 +195,18 @@ class LoadImageFromFile:
         self.color_type = color_type
         self.channel_order = channel_order
         if color_type == 'color':
-            _say_if_slow()
+            _warn_if_slow()
 
     def prepare(self, paths):
-        """Make room for pictures, if there is to be a cache.
+        """Make room for pictures, if ``cache`` is set.
 
-        To be called before data workers are started.
+        Call this before data workers are started.
 
         Args:
-            paths (Iterable[str]): All of them.
+            paths (Iterable[str]): All pictures.
 
         Raises:
-            ValueError: They do not fit, see :class:`PictureCache`.
+            UserError: They do not fit, see :class:`PictureCache`.
         """
         if self.cache is None:
             return

@@ -1,10 +1,10 @@
-"""Pipeline steps that every kind of dataset shares.
+"""mmpose/datasets/pipelines/shared_transform.py: steps for every data set.
 
-Pictures become tensors, tensors are normalised, steps are chained, and what
-the model needs is collected. The arithmetic is torchvision's (``to_tensor``
-and ``normalize`` of its functional interface), operation for operation and
-so bit for bit, without the package: a torchvision that was built for another
-torch cannot be imported at all, and on an NPU host there often is none.
+Turn pictures into tensors, normalise them, chain steps, and collect what the
+model needs. The arithmetic is that of torchvision's functional ``to_tensor``
+and ``normalize``, operation for operation and so bit for bit, without the
+package: a torchvision built for another torch cannot be imported, and an NPU
+host often has none.
 """
 
 from collections.abc import Sequence
@@ -16,58 +16,64 @@ from mmcv.parallel import DataContainer as DC
 from mmcv.utils import build_from_cfg
 from PIL import Image
 
+from hourglass_npu.errors import (
+    UserError,
+    UserKeyError,
+    UserTypeError,
+)
+
 from ..registry import PIPELINES
 
-# Pillow modes of one number per pixel that is not a byte, with the type that
-# torchvision reads them as. In mode '1' a set pixel is 255.
+# Pillow modes with one number per pixel that is not a byte, and the type that
+# torchvision gives them. In mode '1' a set pixel is 255.
 _PIL_TYPES = {'I': np.int32, 'I;16': np.int16, 'F': np.float32}
 
 
 def _picture_to_array(picture):
-    """Return a Pillow image's pixels as an array of (H, W) or (H, W, C)."""
+    """Return the pixels of a Pillow image: np.ndarray[H, W] or [H, W, C]."""
     if picture.mode == '1':
         return np.array(picture, dtype=np.uint8) * np.uint8(255)
     return np.array(picture, dtype=_PIL_TYPES.get(picture.mode, np.uint8))
 
 
 def _planes(picture):
-    """Copy pixels of (H, W, C) to contiguous (C, H, W)."""
+    """Copy np.ndarray[H, W, C] to a contiguous np.ndarray[C, H, W]."""
     if picture.dtype == np.uint8 and picture.shape[2] == 3 and picture.size:
         planes = np.empty((3,) + picture.shape[:2], np.uint8)
         for channel, plane in enumerate(planes):
-            # Several bytes at a time, which numpy's transposition is not.
+            # OpenCV copies several bytes at a time, NumPy one.
             cv2.extractChannel(picture, channel, plane)
         return planes
-    # In one copy, and for flipped views too, whose strides are negative.
+    # One copy, also for flipped views, whose strides are negative.
     return np.ascontiguousarray(picture.transpose(2, 0, 1))
 
 
 def to_tensor(picture):
     """Turn a picture into a tensor with the channels first.
 
-    Bytes 0..255 become 0..1 in torch's default float type; every other type
-    keeps its values and its type.
+    Bytes 0..255 become 0..1 in torch's default float type; other types keep
+    their values and their type.
 
     Args:
-        picture (np.ndarray | PIL.Image.Image): Pixels of shape (H, W, C) or
-            (H, W).
+        picture (np.ndarray | PIL.Image.Image): Pixels, np.ndarray[H, W, C]
+            or np.ndarray[H, W].
 
     Returns:
-        Tensor: Shape (C, H, W); C is 1 for a picture without channels.
+        Tensor[C, H, W]: C is 1 for a picture without channels.
 
     Raises:
-        TypeError: ``picture`` is neither an array nor a Pillow image.
-        ValueError: The array has not two or three dimensions.
+        UserTypeError: ``picture`` is neither an array nor a Pillow image.
+        UserError: The array does not have two or three dimensions.
     """
     if isinstance(picture, Image.Image):
         picture = _picture_to_array(picture)
     elif not isinstance(picture, np.ndarray):
-        raise TypeError(
-            'ToTensor takes a numpy array or a Pillow image, '
+        raise UserTypeError(
+            'ToTensor takes a NumPy array or a Pillow image, '
             f'not {type(picture).__name__}'
         )
     if picture.ndim not in (2, 3):
-        raise ValueError(
+        raise UserError(
             'ToTensor takes a picture of shape (H, W, C) or (H, W), '
             f'not one of shape {picture.shape}'
         )
@@ -75,7 +81,7 @@ def to_tensor(picture):
         picture = picture[:, :, np.newaxis]
     tensor = torch.from_numpy(_planes(picture))
     if tensor.dtype == torch.uint8:
-        # A true division: multiplying by 1/255 gives other last bits.
+        # Divide: multiplying by 1/255 gives other last bits.
         return tensor.to(torch.get_default_dtype()).div_(255)
     return tensor
 
@@ -84,26 +90,26 @@ def normalize(tensor, mean, std):
     """Subtract a mean from each channel and divide by a standard deviation.
 
     Args:
-        tensor (Tensor): Float picture of shape (..., C, H, W).
+        tensor (Tensor[..., C, H, W]): Picture of floats.
         mean (Sequence[float]): One for each channel, or one for all.
         std (Sequence[float]): Likewise; not zero.
 
     Returns:
-        Tensor: A new tensor of the same shape and type.
+        Tensor[..., C, H, W]: A new tensor of the same type.
 
     Raises:
-        TypeError: ``tensor`` is not a tensor of floats.
-        ValueError: It has fewer than three dimensions or another number of
+        UserTypeError: ``tensor`` is not a tensor of floats.
+        UserError: It has fewer than three dimensions or another number of
             channels than ``mean``, or a ``std`` is zero in its type.
     """
     if not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point():
         found = getattr(tensor, 'dtype', type(tensor).__name__)
-        raise TypeError(
+        raise UserTypeError(
             f'NormalizeTensor takes a float tensor, not {found}; '
             'put ToTensor before it'
         )
     if tensor.dim() < 3:
-        raise ValueError(
+        raise UserError(
             'NormalizeTensor takes a tensor of shape (..., C, H, W), '
             f'not {tuple(tensor.shape)}'
         )
@@ -112,14 +118,14 @@ def normalize(tensor, mean, std):
         for values in (mean, std)
     )
     if (std == 0).any():
-        raise ValueError(f'NormalizeTensor cannot divide by std {std}')
+        raise UserError(f'NormalizeTensor cannot divide by std {std}')
     if mean.dim() == 1:
         mean = mean.view(-1, 1, 1)
     if std.dim() == 1:
         std = std.view(-1, 1, 1)
     centred = tensor.sub(mean)
     if centred.shape != tensor.shape:
-        raise ValueError(
+        raise UserError(
             f'NormalizeTensor has {mean.numel()} means for a tensor of shape '
             f'{tuple(tensor.shape)}'
         )
@@ -127,19 +133,19 @@ def normalize(tensor, mean, std):
 
 
 def _bytes_to_normalized(picture, mean, std):
-    """Do what :func:`to_tensor` and :func:`normalize` do, in one go.
+    """Combine :func:`to_tensor` and :func:`normalize`.
 
-    The same operations, plane by plane while it is in the cache, and without
-    memory for what is in between.
+    The same operations, plane by plane while a plane is in the processor's
+    cache, and without memory for the steps between.
 
     Args:
-        picture (Any): What ToTensor would get.
+        picture (Any): Input of ToTensor.
         mean (Sequence[float]): One for each channel.
         std (Sequence[float]): Likewise.
 
     Returns:
-        Tensor | None: Shape (3, H, W); None if this is no matter of bytes in
-        three channels to single precision.
+        Tensor[3, H, W] | None: None unless three channels of bytes become
+        single precision.
     """
     if (
         not isinstance(picture, np.ndarray)
@@ -182,17 +188,17 @@ class ToTensor:
 class ToPlanes:
     """Put the channels of ``results['img']`` first, and keep its bytes.
 
-    In place of ToTensor and NormalizeTensor, for a model with a
-    ``data_preprocessor``: a quarter of the bytes goes through collation and
-    to the device, which has the arithmetic done in no time.
+    Use it instead of ToTensor and NormalizeTensor, for a model with a
+    ``data_preprocessor``: collation and the device get a quarter of the
+    bytes, and the device does the arithmetic faster.
     """
 
     def __call__(self, results):
         """Convert one sample.
 
         Args:
-            results (dict): The sample; ``img``, (H, W, C), becomes a tensor
-                of the same type, (C, H, W).
+            results (dict): The sample; ``img``, np.ndarray[H, W, C], becomes
+                a Tensor[C, H, W] of the same type.
 
         Returns:
             dict: ``results``.
@@ -232,17 +238,17 @@ class Compose:
     """A chain of pipeline steps.
 
     Args:
-        transforms (Sequence[dict | callable]): The steps, each a callable
-            from sample to sample or the config of one.
+        transforms (Sequence[dict | callable]): The steps. Each is a
+            callable that takes and returns a sample, or the config of one.
 
     Raises:
-        TypeError: A step is neither.
+        UserTypeError: A step is neither.
     """
 
     def __init__(self, transforms):
         if not isinstance(transforms, Sequence):
-            raise TypeError(
-                'a pipeline is a list of steps, '
+            raise UserTypeError(
+                'a pipeline must be a list of steps, '
                 f'not a {type(transforms).__name__}'
             )
         self.transforms = [self._step(transform) for transform in transforms]
@@ -253,8 +259,8 @@ class Compose:
             return build_from_cfg(transform, PIPELINES)
         if callable(transform):
             return transform
-        raise TypeError(
-            'a pipeline step is a config or a callable, '
+        raise UserTypeError(
+            'a pipeline step must be a config or a callable, '
             f'not {type(transform).__name__}: {transform!r}'
         )
 
@@ -265,13 +271,13 @@ class Compose:
             data (dict): The sample.
 
         Returns:
-            dict | None: The sample as the last step leaves it; None as soon
-            as a step rejects it by returning None.
+            dict | None: The result of the last step; None as soon as a step
+            returns None.
         """
         done = False
         following = [*self.transforms[1:], None]
         for transform, after in zip(self.transforms, following):
-            if done:  # together with the step before
+            if done:  # with the step before
                 done = False
                 continue
             if type(transform) is ToTensor and type(after) is NormalizeTensor:
@@ -294,9 +300,9 @@ class Collect:
     """Keep what the model needs of a sample; usually the last step.
 
     Args:
-        keys (Sequence[str]): Taken over as they are.
-        meta_keys (Sequence[str]): Gathered into one dict, which collation
-            keeps on the host; none is made if this is empty.
+        keys (Sequence[str]): Items to keep as they are.
+        meta_keys (Sequence[str]): Items to put into one dict, which
+            collation keeps on the host; no dict if this is empty.
         meta_name (str): Key of that dict.
     """
 
@@ -309,16 +315,23 @@ class Collect:
         """Collect one sample.
 
         Args:
-            results (dict): The sample. The items of its ``ann_info`` count as
-                its own, and are written into it.
+            results (dict): The sample. The items of its ``ann_info`` are
+                added to it.
 
         Returns:
             dict: The items of ``keys``, and the DataContainer ``meta_name``.
 
         Raises:
-            KeyError: A key is in neither the sample nor its ``ann_info``.
+            UserKeyError: A key is in neither the sample nor its
+                ``ann_info``.
         """
         results.update(results.get('ann_info', {}))
+        for key in (*self.keys, *self.meta_keys):
+            if key not in results:
+                raise UserKeyError(
+                    f'Collect: the sample has no {key!r}; it has '
+                    f'{", ".join(map(str, results))}'
+                )
         data = {key: results[key] for key in self.keys}
         if self.meta_keys:
             meta = {key: results[key] for key in self.meta_keys}

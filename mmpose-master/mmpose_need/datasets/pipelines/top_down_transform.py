@@ -1,48 +1,32 @@
-"""Augmentation, cropping and targets of one person's sample.
+"""mmpose/datasets/pipelines/top_down_transform.py: one person's sample.
 
-Number for number what mmpose 0.8.0 makes of the same random draws, without
-its avoidable costs: no picture is handed to OpenCV with a negative stride,
-which would make a slow copy of it, and joints are treated all at once.
+Augment, crop, and draw targets. The numbers are those of mmpose 0.8.0 for the
+same random draws, without two of its costs: OpenCV gets no picture with a
+negative stride, of which it would make a slow copy, and all joints are
+treated at once.
 """
-
-from functools import lru_cache
 
 import cv2
 import numpy as np
 from mmcv.parallel import DataContainer
 from mmpose.core.post_processing import fliplr_joints, get_affine_transform
 
+from hourglass_npu.pose.heatmaps import gaussian_patch
+
 from ..registry import PIPELINES
 
 
-@lru_cache(maxsize=None)
-def gaussian_patch(sigma):
-    """Return the patch around a joint: a Gaussian with peak 1, cut at 3 sigma.
-
-    Args:
-        sigma (float): In cells.
-
-    Returns:
-        np.ndarray: float32, square. Shared: not to be written to.
-    """
-    size = 2 * (sigma * 3) + 1
-    x = np.arange(0, size, 1, np.float32)
-    middle = size // 2
-    squares = (x - middle) ** 2 + (x[:, None] - middle) ** 2
-    return np.exp(-squares / (2 * sigma**2))
-
-
 def _weights_within(cfg, visible, first, last):
-    """Weigh joints by visibility, those off the heatmap by 0.
+    """Weight joints by visibility, and those off the heatmap by 0.
 
     Args:
         cfg (dict): ``num_joints`` and ``heatmap_size`` as (width, height).
-        visible (np.ndarray): (joints, 3).
-        first (np.ndarray): Cell in which a joint's patch begins, (joints, 2).
-        last (np.ndarray): Cell before which it ends, (joints, 2).
+        visible (np.ndarray[K, 3]): Visibility in the first column.
+        first (np.ndarray[K, 2]): Cell in which a joint's patch begins.
+        last (np.ndarray[K, 2]): Cell before which it ends.
 
     Returns:
-        np.ndarray: (joints, 1) float32.
+        np.ndarray[K, 1]: Single precision.
     """
     weights = np.array(visible[: cfg['num_joints'], :1], dtype=np.float32)
     weights[((first >= cfg['heatmap_size']) | (last < 0)).any(axis=1)] = 0
@@ -54,17 +38,16 @@ def _joint_cells(cfg, joints_3d, sigma):
 
     Args:
         cfg (dict): ``num_joints``, ``image_size`` and ``heatmap_size``.
-        joints_3d (np.ndarray): (joints, 3), pixels of the input.
+        joints_3d (np.ndarray[K, 3]): Pixels of the input.
         sigma (float): Of the Gaussian, in cells.
 
     Returns:
-        tuple[np.ndarray, np.ndarray, np.ndarray]: Cell of each joint, that in
-        which its patch begins, and that before which it ends; (joints, 2)
-        int64, x and y.
+        tuple[np.ndarray[K, 2]]: Cell of each joint, the cell in which its
+        patch begins, and the cell before which it ends; x and y, int64.
     """
     stride = cfg['image_size'] / cfg['heatmap_size']
     cells = joints_3d[: cfg['num_joints'], :2] / stride + 0.5
-    # Truncated toward zero, not rounded down, one after the other.
+    # Truncate toward zero, do not round down, and in this order.
     cells = cells.astype(np.int64)
     first = (cells - sigma * 3).astype(np.int64)
     last = (cells + sigma * 3 + 1).astype(np.int64)
@@ -83,7 +66,7 @@ class TopDownRandomFlip:
         self.flip_prob = flip_prob
 
     def __call__(self, results):
-        """Mirror one sample or not.
+        """Treat one sample.
 
         Args:
             results (dict): The sample; ``img``, ``joints_3d``,
@@ -93,7 +76,7 @@ class TopDownRandomFlip:
             dict: ``results``.
         """
         if np.random.rand() <= self.flip_prob:
-            # A view: TopDownAffine copies what it needs of it.
+            # A view: TopDownAffine copies the part that it needs.
             results['img'] = results['img'][:, ::-1]
             width = results['img'].shape[1]
             results['joints_3d'], results['joints_3d_visible'] = fliplr_joints(
@@ -111,8 +94,8 @@ class TopDownHalfBodyTransform:
     """Crop to the upper or the lower half of the body at random.
 
     Args:
-        num_joints_half_body (int): Only people with more visible joints than
-            that are cropped.
+        num_joints_half_body (int): Crop only people with more visible
+            joints.
         prob_half_body (float): Probability.
     """
 
@@ -126,19 +109,20 @@ class TopDownHalfBodyTransform:
 
         Args:
             cfg (dict): ``num_joints``, ``upper_body_ids``, ``image_size``.
-            joints_3d (np.ndarray): (joints, 3), in pixels.
-            joints_3d_visible (np.ndarray): (joints, 3).
+            joints_3d (np.ndarray[K, 3]): In pixels.
+            joints_3d_visible (np.ndarray[K, 3]): Visibility.
 
         Returns:
-            tuple: Centre in pixels and scale in units of 200 pixels, both
-            (2,) float32; two None if fewer than two joints are visible.
+            tuple[np.ndarray[2], np.ndarray[2]] | tuple[None, None]: Centre in
+            pixels and scale in units of 200 pixels, single precision; None
+            if fewer than two joints are visible.
         """
         upper, lower = [], []
         for joint in range(cfg['num_joints']):
             if joints_3d_visible[joint][0] > 0:
                 half = upper if joint in cfg['upper_body_ids'] else lower
                 half.append(joints_3d[joint])
-        # The draw comes first: it is made whether or not it decides.
+        # Draw first, also where the number of joints decides.
         take_upper = np.random.randn() < 0.5 and len(upper) > 2
         chosen = lower if not take_upper and len(lower) > 2 else upper
         if len(chosen) < 2:
@@ -156,7 +140,7 @@ class TopDownHalfBodyTransform:
         return center, scale * 1.5
 
     def __call__(self, results):
-        """Crop one sample to half of the body or not.
+        """Treat one sample.
 
         Args:
             results (dict): The sample; ``center`` and ``scale`` are changed.
@@ -182,11 +166,11 @@ class TopDownGetRandomScaleRotation:
     """Draw a scale and an angle.
 
     Args:
-        rot_factor (float): Standard deviation of the angle in degrees; it
-            stays within twice that.
-        scale_factor (float): Standard deviation of the scale's factor around
-            1; it stays within one of it.
-        rot_prob (float): Probability of turning at all.
+        rot_factor (float): Standard deviation of the angle in degrees; the
+            angle is limited to twice that.
+        scale_factor (float): Standard deviation of the scale's factor, whose
+            mean is 1; the factor is limited to one deviation.
+        rot_prob (float): Probability of a rotation.
     """
 
     def __init__(self, rot_factor=40, scale_factor=0.5, rot_prob=0.6):
@@ -209,8 +193,8 @@ class TopDownGetRandomScaleRotation:
         factor = np.random.randn() * spread + 1
         factor = min(max(factor, 1 - spread), 1 + spread)
         turn = min(max(np.random.randn() * angle, -angle * 2), angle * 2)
-        # numpy's own, not Python's: before numpy 2 the scale keeps its single
-        # precision, from numpy 2 on it does not.
+        # NumPy's type, not Python's: the scale keeps its single precision
+        # before NumPy 2, and loses it from NumPy 2 on.
         results['scale'] = results['scale'] * np.float64(factor)
         turned = np.random.rand() <= self.rot_prob
         results['rotation'] = turn if turned else 0
@@ -218,15 +202,14 @@ class TopDownGetRandomScaleRotation:
 
 
 class _Mirror:
-    """Makes mirrored views fit for OpenCV, as far as a warp reads them.
+    """Copies the part of a mirrored view that OpenCV's warp reads.
 
-    OpenCV takes no negative strides: it would make a copy of the whole
-    picture, into fresh memory, which takes longer than the warp itself. Here
-    the memory is kept.
+    OpenCV does not take negative strides: it would copy the whole picture to
+    new memory, which takes longer than the warp. Here the memory is kept.
     """
 
     MARGIN = 2
-    """Pixels around: a neighbour to blend with, and OpenCV's rounding."""
+    """Pixels around the part: one to blend with, one for OpenCV's rounding."""
 
     def __init__(self):
         self._memory = np.empty(0, np.uint8)
@@ -239,7 +222,7 @@ class _Mirror:
 
     @classmethod
     def _span(cls, ends, limit):
-        """Return the first pixel between ends, and that after the last."""
+        """Return the first pixel between ends, and the one after the last."""
         first, last = int(min(ends)), int(max(ends))
         return (
             min(max(first - cls.MARGIN, 0), limit),
@@ -250,14 +233,14 @@ class _Mirror:
         """Copy the part of a mirrored picture that a warp will read.
 
         Args:
-            img (np.ndarray): View of a uint8 picture, (H, W, C), whose
-                columns run backwards.
-            matrix (np.ndarray): From its pixels to those of the crop, (2, 3).
+            img (np.ndarray[H, W, C]): View of a picture of bytes, with its
+                columns in reverse order.
+            matrix (np.ndarray[2, 3]): From its pixels to those of the crop.
             size (tuple[int, int]): Width and height of the crop.
 
         Returns:
-            np.ndarray: A picture of the same shape, with arbitrary values
-            where the warp does not look. Valid until the next call.
+            np.ndarray[H, W, C]: The picture, with arbitrary values where the
+            warp does not read. Valid until the next call.
         """
         rows = cv2.invertAffineTransform(matrix).tolist()
         right, bottom = size
@@ -277,13 +260,13 @@ class _Mirror:
 
 @PIPELINES.register_module()
 class TopDownAffine:
-    """Cut the person out, turned and scaled to the size of the input."""
+    """Crop the person, rotated and scaled to the size of the input."""
 
     def __init__(self):
         self._mirror = _Mirror()
 
     def __call__(self, results):
-        """Cut one sample out.
+        """Crop one sample.
 
         Args:
             results (dict): The sample, with ``center`` in pixels, ``scale``
@@ -312,8 +295,8 @@ class TopDownAffine:
         visible = results['joints_3d_visible'][:count, 0] > 0.0
         points = np.ones((count, 3, 1))
         points[:, :2, 0] = joints[:count, :2]
-        # As a stack of products with one vector each, not as one product of
-        # two matrices: that may differ in the last bit.
+        # One product with a vector for each joint: the product of two
+        # matrices can differ in the last bit.
         moved = np.matmul(matrix, points)[..., 0]
         joints[:count, :2][visible] = moved[visible]
         return results
@@ -321,13 +304,13 @@ class TopDownAffine:
 
 @PIPELINES.register_module()
 class TopDownGenerateTarget:
-    """Make the heatmap that each joint should have.
+    """Draw the target heatmap of each joint.
 
     Args:
         sigma (float): Of the Gaussian, in cells of the heatmap.
-        unbiased_encoding (bool): Whether its centre may lie between cells, as
-            in Zhang et al., "Distribution-Aware Coordinate Representation for
-            Human Pose Estimation", CVPR 2020.
+        unbiased_encoding (bool): Allow its centre between cells, as in Zhang
+            et al., "Distribution-Aware Coordinate Representation for Human
+            Pose Estimation", CVPR 2020.
     """
 
     def __init__(self, sigma=2, unbiased_encoding=False):
@@ -335,18 +318,18 @@ class TopDownGenerateTarget:
         self.unbiased_encoding = unbiased_encoding
 
     def _generate_target(self, cfg, joints_3d, joints_3d_visible):
-        """Make the heatmaps of one person.
+        """Draw the heatmaps of one person.
 
         Args:
             cfg (dict): ``num_joints``, ``image_size`` and ``heatmap_size`` as
                 (width, height), ``use_different_joint_weights`` and
                 ``joint_weights``.
-            joints_3d (np.ndarray): (joints, 3), pixels of the input.
-            joints_3d_visible (np.ndarray): (joints, 3).
+            joints_3d (np.ndarray[K, 3]): Pixels of the input.
+            joints_3d_visible (np.ndarray[K, 3]): Visibility.
 
         Returns:
-            tuple[np.ndarray, np.ndarray]: Heatmaps, (joints, height, width)
-            float32, and the joints' weights, (joints, 1).
+            tuple[np.ndarray[K, h, w], np.ndarray[K, 1]]: Heatmaps in single
+            precision, and the joints' weights.
         """
         count, sigma = cfg['num_joints'], self.sigma
         width, height = (int(size) for size in cfg['heatmap_size'])
@@ -383,7 +366,7 @@ class TopDownGenerateTarget:
         return heatmaps, weights
 
     def __call__(self, results):
-        """Make the targets of one sample.
+        """Draw the targets of one sample.
 
         Args:
             results (dict): The sample; ``target`` and ``target_weight`` are
@@ -402,18 +385,18 @@ class TopDownGenerateTarget:
 
 @PIPELINES.register_module()
 class TopDownJointCells:
-    """Say where each joint's heatmap has its peak; the model makes them.
+    """Find the cell of each joint; the model draws the heatmaps.
 
-    In place of :class:`TopDownGenerateTarget`, for a model with a
-    ``data_preprocessor``: 64 bytes go to the device instead of 590 kB, and no
-    time is spent on the host. The heatmaps are the same bit for bit.
+    Use it instead of :class:`TopDownGenerateTarget`, for a model with a
+    ``data_preprocessor``: 64 bytes go to the device instead of 590 kB, and
+    the host draws nothing. The heatmaps are the same bit for bit.
 
     Args:
         sigma (float): Of the Gaussian, in cells of the heatmap.
     """
 
     FAR = 2**15 - 1
-    """Where nothing is drawn."""
+    """A cell for which nothing is drawn."""
 
     def __init__(self, sigma=2):
         self.sigma = sigma
@@ -422,10 +405,11 @@ class TopDownJointCells:
         """Find the cells of one sample.
 
         Args:
-            results (dict): The sample. Set are ``joint_cells``, (joints, 2)
-                int16, x and y, far off where nothing shall be drawn;
-                ``target_weight``, (joints, 1) float32; and ``heatmap``, which
-                stays on the host: ``size``, (width, height), and ``sigma``.
+            results (dict): The sample. These are set: ``joint_cells``,
+                np.ndarray[K, 2], int16, x and y, FAR where nothing is drawn;
+                ``target_weight``, np.ndarray[K, 1], single precision; and
+                ``heatmap``, which stays on the host: ``size``, (width,
+                height), and ``sigma``.
 
         Returns:
             dict: ``results``.
@@ -437,7 +421,7 @@ class TopDownJointCells:
         weights = _weights_within(
             info, results['joints_3d_visible'], first, last
         )
-        # What is drawn is on the heatmap, or near, so that all fits in int16.
+        # Patches that are drawn are near the heatmap: int16 is enough.
         cells[weights[:, 0] <= 0.5] = self.FAR
         if info['use_different_joint_weights']:
             weights = np.multiply(weights, info['joint_weights'])

@@ -1,18 +1,19 @@
-"""What all pose estimators have in common: the step and its numbers."""
+"""mmpose/models/detectors/base.py: what all pose estimators share."""
 
 from abc import ABCMeta, abstractmethod
 from collections import OrderedDict
 
 import torch
 import torch.distributed as dist
-from mmcv.runner.base_runner import DeferredNumber
 from torch import nn
+
+from hourglass_npu.pose.heatmaps import DeferredNumber
 
 
 class BasePose(nn.Module):
     """A pose estimator that a runner can train.
 
-    Subclasses overwrite ``forward``, which leads to ``forward_train`` or
+    Subclasses implement ``forward``, which calls ``forward_train`` or
     ``forward_test``, and ``show_result``.
     """
 
@@ -39,24 +40,23 @@ class BasePose(nn.Module):
 
     @staticmethod
     def _parse_losses(losses):
-        """Add up the losses, and gather what the log wants to know.
+        """Add up the losses, and collect the numbers for the log.
 
-        Nothing is read from the device here: that would make the host wait
-        for the whole step, in each step. The runner's log buffer reads where
-        a line is due.
+        Read nothing from the device here: the host would wait for the whole
+        step, in each step. The runner's log buffer reads when a line is due.
 
         Args:
             losses (dict): By name a tensor, a list of tensors, a float or a
-                :class:`DeferredNumber`. Names with ``loss`` in them are added
-                up.
+                :class:`DeferredNumber`. Values with ``loss`` in their names
+                are added up.
 
         Returns:
-            tuple[Tensor, OrderedDict]: The loss to go backward from, and by
-            name what to log, ``loss`` included: tensors of one number, each
-            the mean over all ranks, beside what was no tensor.
+            tuple[Tensor, OrderedDict]: The loss for the backward pass, and
+            the numbers for the log by name, ``loss`` included: tensors of
+            one number, each the mean over all ranks; other values as given.
 
         Raises:
-            TypeError: A value is none of these.
+            TypeError: A value has another type.
         """
         log_vars = OrderedDict()
         for name, value in losses.items():
@@ -88,7 +88,7 @@ class BasePose(nn.Module):
     def train_step(self, data_batch, optimizer, **kwargs):
         """Compute the loss of a batch.
 
-        Going backward and stepping are left to the optimiser's hook.
+        The optimiser's hook does the backward pass and the step.
 
         Args:
             data_batch (dict): Keyword arguments of ``forward``.
@@ -96,9 +96,8 @@ class BasePose(nn.Module):
             **kwargs: Not used.
 
         Returns:
-            dict: ``loss`` to go backward from, ``log_vars`` for the log, see
-            :meth:`_parse_losses`, and ``num_samples``, the batch size of this
-            process.
+            dict: ``loss`` and ``log_vars``, see :meth:`_parse_losses`, and
+            ``num_samples``, the batch size of this process.
         """
         loss, log_vars = self._parse_losses(self.forward(**data_batch))
         return dict(
@@ -111,7 +110,7 @@ class BasePose(nn.Module):
         """Predict for a batch; arguments as for :meth:`train_step`.
 
         Returns:
-            dict: ``results``, what ``forward`` returned.
+            dict: ``results``, the return value of ``forward``.
         """
         return dict(results=self.forward(return_loss=False, **data_batch))
 

@@ -1,19 +1,21 @@
-"""Squared errors of heatmaps, of all joints at once.
+"""mmpose/models/losses/mse_loss.py: squared errors of all joints at once.
 
-The gradients are those of mmpose 0.8.0 bit for bit; it treats the joints one
-after the other, in some 40 operators each. The values differ from its by no
-more than the order of a sum.
+mmpose 0.8.0 treats the joints one by one, with some 40 operators for each.
+The gradients are the same bit for bit; the values can differ by the rounding
+of a sum in another order.
 """
 
 import torch
 from torch import nn
 from torch.autograd import Function
 
+from hourglass_npu.errors import UserError
+
 from ..registry import LOSSES
 
 
 def _weighted(heatmaps, target_weight):
-    """Return heatmaps of (N, K, H, W) as (N, K, H * W), times the weights."""
+    """Return flat heatmaps, Tensor[N, K, H * W], times the weights."""
     flat = heatmaps.flatten(2)
     return flat if target_weight is None else flat.mul(target_weight)
 
@@ -35,8 +37,8 @@ class _MeanOfJoints(Function):
     def backward(ctx, grad_loss):
         error, weight = ctx.saved_tensors
         samples, joints, cells = error.shape
-        # Factor by factor in the order in which autograd has them for a mean
-        # of each joint: together they would be rounded otherwise.
+        # One factor after the other, as autograd multiplies them for a mean
+        # of each joint: their product would be rounded differently.
         grad = error * (2.0 / (samples * cells))
         grad *= grad_loss / joints
         if weight is not None:
@@ -49,8 +51,8 @@ class JointsMSELoss(nn.Module):
     """Mean squared error of heatmaps.
 
     Args:
-        use_target_weight (bool): Whether prediction and target are multiplied
-            by the joints' weights.
+        use_target_weight (bool): Multiply prediction and target by the
+            joints' weights.
     """
 
     def __init__(self, use_target_weight=False):
@@ -62,25 +64,26 @@ class JointsMSELoss(nn.Module):
         """Compute the loss.
 
         Args:
-            output (Tensor): Predicted heatmaps, (N, K, H, W).
-            target (Tensor): Wanted heatmaps, (N, K, H, W); a constant.
-            target_weight (Tensor): Weights, (N, K, 1); a constant.
+            output (Tensor[N, K, H, W]): Predicted heatmaps.
+            target (Tensor[N, K, H, W]): Target heatmaps; a constant.
+            target_weight (Tensor[N, K, 1]): Weights; a constant.
 
         Returns:
             Tensor: Mean over joints, samples and cells.
 
         Raises:
-            ValueError: Prediction and target are not of one shape. Either
-                may be flat, (N, K, H * W), as for mmpose.
+            UserError: Prediction and target differ in shape. Either may be
+                flat, Tensor[N, K, H * W], as in mmpose.
         """
         shapes = output.shape, target.shape
         if output.dim() != target.dim():
             shapes = output.flatten(2).shape, target.flatten(2).shape
         if shapes[0] != shapes[1]:
-            raise ValueError(
-                f'the network gives heatmaps of shape {tuple(output.shape)}, '
-                f'but the data are of {tuple(target.shape)} (samples, joints, '
-                'rows, columns): data_cfg must say what the model makes'
+            raise UserError(
+                f'the network returns heatmaps of shape {tuple(output.shape)}'
+                f', but the targets have shape {tuple(target.shape)} '
+                '(samples, joints, rows, columns): make data_cfg fit the '
+                'model'
             )
         weight = target_weight if self.use_target_weight else None
         return _MeanOfJoints.apply(output, target, weight)
@@ -92,7 +95,7 @@ class JointsOHKMMSELoss(nn.Module):
 
     Args:
         use_target_weight (bool): As for :class:`JointsMSELoss`.
-        topk (int): How many joints count.
+        topk (int): Number of joints that count.
     """
 
     def __init__(self, use_target_weight=False, topk=8):
@@ -106,7 +109,7 @@ class JointsOHKMMSELoss(nn.Module):
         """Average the hardest joints.
 
         Args:
-            loss (Tensor): By sample and joint, (N, K).
+            loss (Tensor[N, K]): By sample and joint.
 
         Returns:
             Tensor: Mean over the samples.
@@ -118,11 +121,11 @@ class JointsOHKMMSELoss(nn.Module):
         """Compute the loss; arguments as for :class:`JointsMSELoss`.
 
         Raises:
-            ValueError: There are fewer joints than ``topk``.
+            UserError: There are fewer joints than ``topk``.
         """
         joints = output.size(1)
         if joints < self.topk:
-            raise ValueError(
+            raise UserError(
                 f'topk ({self.topk}) must not be larger than the number of '
                 f'joints ({joints})'
             )

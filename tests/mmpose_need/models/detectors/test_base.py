@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from mmcv.runner.base_runner import DeferredNumber
 from mmpose.models.detectors.base import BasePose
+
+from hourglass_npu.pose.heatmaps import DeferredNumber
 
 
 @pytest.fixture

@@ -21,6 +21,9 @@ from mmpose.datasets.pipelines import (
 from mmpose.models.detectors import top_down
 from pose_model import make, picture
 
+from hourglass_npu.pose import heatmaps
+from hourglass_npu.pose.geometry import to_picture
+
 RELPATH = 'models/detectors/top_down.py'
 
 
@@ -118,7 +121,7 @@ def accuracies(output, target, weight):
         output[chosen].unsqueeze(0).numpy(),
         target[chosen].unsqueeze(0).numpy(),
     )[1]
-    return float(top_down.pck_in_training(output, target, weight)), wanted
+    return float(heatmaps.pck_in_training(output, target, weight)), wanted
 
 
 @pytest.mark.parametrize('height, width', [(24, 24), (20, 40), (96, 72)])
@@ -140,7 +143,7 @@ def test_accuracy_is_that_of_stock(height, width, monkeypatch):
 
 def test_every_difference_counts_as_in_stock():
     height, width = 20, 24
-    near = top_down._near(height, width, torch.device('cpu'))
+    near = heatmaps._near(height, width, torch.device('cpu'))
     for y in range(height):
         for x in range(width):
             output, target = torch.zeros(2, 1, 1, height, width)
@@ -246,11 +249,11 @@ def test_heatmaps_are_those_of_the_pipeline(sigma):
         keys=['joint_cells', 'heatmap', 'target_weight'],
     )
     assert torch.equal(found['target_weight'], wanted['target_weight'])
-    heatmaps = top_down.render_heatmaps(
+    drawn = heatmaps.render_heatmaps(
         found['joint_cells'], **found['heatmap'][0]
     )
-    assert heatmaps.is_contiguous()
-    assert torch.equal(heatmaps, wanted['target'])
+    assert drawn.is_contiguous()
+    assert torch.equal(drawn, wanted['target'])
     bits = [found[key].numpy().nbytes for key in ('joint_cells',)]
     assert 100 * sum(bits) < wanted['target'].numpy().nbytes
 
@@ -322,17 +325,17 @@ def metas(count):
 def test_decoding_is_that_of_stock(height, width, post_process):
     """Bit for bit, borders and empty heatmaps included."""
     draws = torch.Generator().manual_seed(0)
-    heatmaps = torch.rand(40, 16, height, width, generator=draws)
-    heatmaps = (heatmaps * 8).round() / 8  # many neighbours are equal
-    heatmaps[::7, ::3] = 0
-    people = metas(40)
-    found = top_down.decode_heatmaps(heatmaps, post_process)
-    preds = top_down.joints_in_picture(found.numpy(), people, [width, height])
+    maps = torch.rand(40, 16, height, width, generator=draws)
+    maps = (maps * 8).round() / 8  # many neighbours are equal
+    maps[::7, ::3] = 0
+    crops = [
+        np.stack([meta[key] for meta in metas(40)])
+        for key in ('center', 'scale')
+    ]
+    found = heatmaps.decode_heatmaps(maps, post_process)
+    preds = to_picture(found.numpy(), *crops, [width, height])
     joints, scores = keypoints_from_heatmaps(
-        heatmaps.numpy(),
-        np.stack([meta['center'] for meta in people]),
-        np.stack([meta['scale'] for meta in people]),
-        post_process=post_process,
+        maps.numpy(), *crops, post_process=post_process
     )
     assert preds.tobytes() == np.concatenate([joints, scores], 2).tobytes()
 

@@ -81,5 +81,5 @@ def test_heatmaps_of_another_shape_are_named():
     flat = target.flatten(2)
     loss = JointsMSELoss()(output, target, weight)
     assert torch.equal(JointsMSELoss()(output, flat, weight), loss)
-    with pytest.raises(ValueError, match=r'but the data are of .* 107\)'):
+    with pytest.raises(ValueError, match=r'the targets have shape .* 107\)'):
         JointsMSELoss()(output, flat[..., 1:], weight)

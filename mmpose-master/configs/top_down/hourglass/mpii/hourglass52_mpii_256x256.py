@@ -1,5 +1,5 @@
-# Hourglass-52 (one stack) on MPII, 256x256: the same recipe on smaller crops,
-# of which twice as many go into a batch.
+# Hourglass-52 (one stack) on MPII, 256x256: the same recipe with smaller
+# crops and batches twice as large.
 _base_ = ['./hourglass52_mpii_384x384.py']
 
 data_cfg = dict(image_size=[256, 256], heatmap_size=[64, 64])

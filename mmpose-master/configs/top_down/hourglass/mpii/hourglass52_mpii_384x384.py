@@ -5,6 +5,9 @@
 
 # Model -----------------------------------------------------------------------
 num_joints = 16
+# ImageNet's statistics, RGB, of pictures in 0..1.
+mean = [0.485, 0.456, 0.406]
+std = [0.229, 0.224, 0.225]
 model = dict(
     type='TopDown',
     pretrained=None,
@@ -26,14 +29,14 @@ model = dict(
         unbiased_decoding=False,
         modulate_kernel=11,
     ),
+    # Crops for training come as bytes: the model normalizes them.
+    data_preprocessor=dict(mean=mean, std=std),
 )
 # HourglassNet owns the residual block that leads from one stack to the next
-# even where there is one stack only: 1.18 M weights that never get a
-# gradient. Named here, they need not be searched for in each parallel step.
-# Take the line out for two stacks or more.
+# even if there is only one stack: 1.18 M weights that never get a gradient.
+# DistributedDataParallel does not search for weights that are named here.
+# Remove the line for two stacks or more.
 frozen_parameters = ['backbone.inters']
-# The model normalises its input and makes the heatmaps, not the data workers.
-lean_input = True
 
 # Data ------------------------------------------------------------------------
 data_root = 'data/mpii'  # under mmpose-master/; MPII_ROOT overrides
@@ -47,12 +50,10 @@ data_cfg = dict(
     use_gt_bbox=True,
     bbox_file=None,
 )
-# ImageNet's statistics, RGB.
-normalize = dict(
-    type='NormalizeTensor',
-    mean=[0.485, 0.456, 0.406],
-    std=[0.229, 0.224, 0.225],
-)
+# Data workers send bytes and the cells of the joints; the model normalizes
+# the crops and makes the heatmaps. mmpose's own steps give the same numbers:
+# ToTensor, NormalizeTensor and TopDownGenerateTarget, with 'target' in place
+# of 'joint_cells' and 'heatmap'.
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='TopDownRandomFlip', flip_prob=0.5),
@@ -60,12 +61,11 @@ train_pipeline = [
         type='TopDownGetRandomScaleRotation', rot_factor=40, scale_factor=0.5
     ),
     dict(type='TopDownAffine'),
-    dict(type='ToTensor'),
-    normalize,
-    dict(type='TopDownGenerateTarget', sigma=2),
+    dict(type='ToPlanes'),
+    dict(type='TopDownJointCells', sigma=2),
     dict(
         type='Collect',
-        keys=['img', 'target', 'target_weight'],
+        keys=['img', 'target_weight', 'joint_cells', 'heatmap'],
         meta_keys=[
             'image_file',
             'joints_3d',
@@ -81,7 +81,7 @@ val_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='TopDownAffine'),
     dict(type='ToTensor'),
-    normalize,
+    dict(type='NormalizeTensor', mean=mean, std=std),
     dict(
         type='Collect',
         keys=['img'],
@@ -98,8 +98,8 @@ val_split = dict(
 )
 data = dict(
     samples_per_gpu=32,
-    # Where several processes share one CPU and its memory: eight of them took
-    # 16.8 GiB together.
+    # For several processes on one CPU, which share its memory: with one sample
+    # each, eight of them took 16.8 GiB together.
     samples_per_cpu=1,
     workers_per_gpu=2,
     train=dict(
@@ -110,15 +110,15 @@ data = dict(
         pipeline=train_pipeline,
     ),
     val=val_split,
-    # The truth about MPII's test people is not public, and mpii_gt_val.mat
-    # knows the validation people only.
+    # MPII's ground truth for its test people is not public; mpii_gt_val.mat
+    # covers the validation people only.
     test=val_split,
 )
 
 # Training --------------------------------------------------------------------
 optimizer = dict(type='Adam', lr=5e-4)
 optimizer_config = dict(grad_clip=None)
-# Mixed precision; on a CPU only where --amp asks for it.
+# Mixed precision; on a CPU only with --amp.
 amp = dict(opt_level='O2', loss_scale=32768.0)
 lr_config = dict(
     policy='step',
@@ -129,11 +129,12 @@ lr_config = dict(
 )
 total_epochs = 210
 workflow = [('train', 1)]
-# An epoch can take hours: a stop shall not cost more than half of one.
+# An epoch can take hours: save inside it, too, every 30 minutes.
 checkpoint_config = dict(interval=10, interval_minutes=30)
 evaluation = dict(interval=10, metric='PCKh', key_indicator='PCKh')
 log_level = 'INFO'
-log_config = dict(interval=50, hooks=[dict(type='TextLoggerHook')])
+# mmcv's TextLoggerHook with images per second and the time left.
+log_config = dict(interval=50, hooks=[dict(type='ReadableLogHook')])
 load_from = None
 resume_from = None
 dist_params = dict(backend='nccl')  # mmcv's word for "the device's own"

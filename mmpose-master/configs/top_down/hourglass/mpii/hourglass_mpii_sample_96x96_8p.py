@@ -1,13 +1,13 @@
-# The sample on eight devices. 32 people in a step, four for each, would leave
-# 34 steps in an epoch of the small set: too few to learn from. Two are the
-# fewest that batch norm should average over. As a step then has four times
-# as many people as on one device, the learning rate is twice as high, and
-# epochs make up for some of the steps that are lost.
+# The sample on eight devices. 32 people in a step, four on each device, would
+# leave 34 steps in an epoch of the small set: too few to learn from. Two are
+# the fewest that batch norm should average over. A step then has four times
+# as many people as on one device, so the learning rate is twice as high, and
+# more epochs make up for some of the missing steps.
 _base_ = ['./hourglass_mpii_sample_96x96.py']
 
 data = dict(samples_per_gpu=2)
 optimizer = dict(lr=4e-3)
 total_epochs = 7
 evaluation = dict(interval=7)
-# The same model, for eval.sh, demo.py and pytorch2onnx.py.
+# The same folder, so that eval.sh, demo.py and pytorch2onnx.py find the model.
 work_dir = 'work_dirs/hourglass_mpii_sample_96x96'

@@ -1,4 +1,7 @@
-"""What all top-down data sets have in common: one sample per person."""
+"""mmpose/datasets/datasets/top_down/topdown_base_dataset.py.
+
+What all top-down data sets share: one sample per person.
+"""
 
 import copy
 from abc import ABCMeta, abstractmethod
@@ -7,18 +10,18 @@ import numpy as np
 from mmpose.datasets.pipelines import Compose
 from torch.utils.data import Dataset
 
-# What need not be copied: nothing can be changed in it.
+# Values that cannot be changed need no copy.
 _CONSTANT = (str, bytes, int, float, bool, type(None))
 
 
 def copy_record(record):
-    """Copy a record of a data set, so that a pipeline may write into it.
+    """Copy a record of a data set, so that a pipeline can write into it.
 
     Args:
-        record (dict): Arrays, constants, and whatever else there is.
+        record (dict): Arrays, constants, and values of any other type.
 
     Returns:
-        dict: As ``copy.deepcopy`` makes it, in a sixth of the time.
+        dict: The result of ``copy.deepcopy``, in a sixth of the time.
     """
     copied = {}
     for key, value in record.items():
@@ -33,7 +36,7 @@ def copy_record(record):
 class TopDownBaseDataset(Dataset, metaclass=ABCMeta):
     """People in pictures, one sample each.
 
-    Subclasses fill ``db`` with records, by :meth:`_get_db`, and complete
+    Subclasses fill ``db`` with the records of :meth:`_get_db`, and complete
     ``ann_info``, which all samples share: sizes, channels, pairs of joints.
 
     Args:
@@ -42,9 +45,9 @@ class TopDownBaseDataset(Dataset, metaclass=ABCMeta):
         data_cfg (dict): ``image_size`` and ``heatmap_size`` as (width,
             height), ``num_joints``, ``inference_channel``,
             ``num_output_channels`` and ``dataset_channel``.
-        pipeline (list[dict | callable]): Steps that make a sample of a
-            record.
-        test_mode (bool): Whether the samples are for testing.
+        pipeline (list[dict | callable]): Steps that turn a record into a
+            sample.
+        test_mode (bool): The samples are for testing.
     """
 
     def __init__(
@@ -91,7 +94,7 @@ class TopDownBaseDataset(Dataset, metaclass=ABCMeta):
             idx (int): Number of the person.
 
         Returns:
-            Any: What the pipeline makes of the record.
+            Any: The result of the pipeline.
         """
         results = copy_record(self.db[idx])
         results['ann_info'] = self.ann_info

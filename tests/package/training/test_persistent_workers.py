@@ -11,6 +11,9 @@ from mmcv import Config
 from mmpose.apis import train as apis_train
 from mmpose.datasets.pipelines import LoadImageFromFile
 
+from hourglass_npu.errors import UserError
+from hourglass_npu.training import workers as lasting_workers
+
 
 class Draws(torch.utils.data.Dataset):
     """Samples that hold their number, and draws of every generator."""
@@ -70,7 +73,7 @@ def epochs_of(loader, leave=None):
             if (epoch, number) == (1, leave):
                 break
         loaded.append([random.random(), np.random.rand(), torch.rand(1)])
-    loader._iterator = None
+    lasting_workers.stop_workers(loader)
     return loaded, processes
 
 
@@ -94,7 +97,9 @@ def test_each_epoch_is_that_of_new_workers(workers, data, leave, seed):
 
 def test_the_tests_would_notice_workers_that_are_not_seeded(monkeypatch):
     monkeypatch.setattr(
-        apis_train._ReseededData, '_begin', lambda self, draw: draw.index
+        lasting_workers.ReseededData,
+        '_begin',
+        lambda self, draw: draw.index,
     )
     lasting, new = (
         epochs_of(make_loader(Draws(15), **options))
@@ -148,6 +153,6 @@ def test_workers_find_in_the_cache_what_others_have_decoded(tmp_path):
 
 
 def test_they_are_refused_where_there_are_none():
-    with pytest.raises(ValueError, match='set data.workers_per_gpu to 1'):
+    with pytest.raises(UserError, match='set data.workers_per_gpu to 1'):
         make_loader(Draws(4), workers=0, persistent_workers=True)
     make_loader(Draws(4), workers=0)

@@ -18,6 +18,9 @@ from mmpose.datasets import build_dataset
 from mmpose.models import build_posenet
 from mpii_data import write_mpii, write_tiny_config
 
+from hourglass_npu.training.evaluation import ResumableEvalHook
+from hourglass_npu.training.workers import seed_worker
+
 
 @pytest.fixture
 def cfg(tmp_path):
@@ -42,7 +45,7 @@ def scores(monkeypatch):
         asked.append(runner.epoch + 1)
         return np.float32([0, 0.25, 0.75, 0.5, 0.5][runner.epoch + 1])
 
-    monkeypatch.setattr(apis_train.ResumableEvalHook, 'evaluate', evaluate)
+    monkeypatch.setattr(ResumableEvalHook, 'evaluate', evaluate)
     return asked
 
 
@@ -173,7 +176,7 @@ def test_worker_seeds_differ_and_come_again():
     draws = []
     for start in (1, 2, 1):
         torch.manual_seed(start)
-        apis_train._seed_worker(0)
+        seed_worker(0)
         draws.append((random.random(), np.random.rand()))
     assert draws[0] == draws[2] != draws[1]
 

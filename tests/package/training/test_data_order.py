@@ -7,7 +7,9 @@ import pytest
 import torch
 from mmcv import Config
 from mmcv.runner import DistSamplerSeedHook
-from mmpose.apis.train import ShuffleSeedHook, _train_loader
+from mmpose.apis.train import _train_loader
+
+from hourglass_npu.training.ranks import ShuffleSeedHook
 
 
 class Numbers(torch.utils.data.Dataset):

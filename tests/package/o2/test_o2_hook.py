@@ -9,9 +9,19 @@ import torch
 from launching import torch_launcher
 from mmcv.parallel import MMDataParallel
 from mmcv.runner import EpochBasedRunner, Hook
-from mmcv.runner.hooks import optimizer as ours
-from o2_cases import OPTIMIZERS, NativeDriver, Toy, make_case, run_batch
+from mmcv.runner.hooks.optimizer import AmpOptimizerHook, amid_step
+from o2_cases import (
+    OPTIMIZERS,
+    NativeDriver,
+    Toy,
+    equal,
+    make_case,
+    run_batch,
+)
 from torch import nn
+
+from hourglass_npu.o2.choice import initialize
+from hourglass_npu.o2.settings import AmpOverflow
 
 
 class Pose(Toy):
@@ -40,13 +50,34 @@ class Norms(Hook):
         self.seen = list(history.get('grad_norm', []))
 
 
-def run(tmp_path, hook, iters=6, amp=True, spoil=(), epochs=1, **settings):
+class Watch(Hook):
+    """Keeps whether each iteration was amid a step."""
+
+    def __init__(self):
+        self.seen = []
+
+    def after_train_iter(self, runner):
+        self.seen.append(amid_step(runner))
+
+
+def run(
+    tmp_path,
+    hook,
+    iters=6,
+    amp=True,
+    spoil=(),
+    epochs=1,
+    watch=None,
+    **settings,
+):
     model = Pose(spoil)
     optimizer = OPTIMIZERS['sgd'](list(model.parameters()))
     engine = None
     if amp:
         driver = NativeDriver(model, optimizer, make_case('sgd'), **settings)
         engine = driver.engine
+    else:
+        initialize(model, optimizer, enabled=False)
     runner = EpochBasedRunner(
         MMDataParallel(model, device_ids=[-1]),
         optimizer=optimizer,
@@ -57,6 +88,8 @@ def run(tmp_path, hook, iters=6, amp=True, spoil=(), epochs=1, **settings):
     norms = Norms()
     runner.register_optimizer_hook(hook)
     runner.register_hook(norms, priority='LOW')
+    if watch is not None:
+        runner.register_hook(watch)
     if 'saving' in tmp_path.name:
         runner.register_checkpoint_hook(dict(interval=1))
     loader = torch.utils.data.DataLoader(range(iters), batch_size=1)
@@ -65,12 +98,12 @@ def run(tmp_path, hook, iters=6, amp=True, spoil=(), epochs=1, **settings):
     return [w.detach() for w in weights], norms.seen, engine
 
 
-def by_hand(iters, group=1, clip=None):
+def by_hand(iters, group=1, clip=None, epochs=1):
     model = Toy()
     optimizer = OPTIMIZERS['sgd'](list(model.parameters()))
     engine = NativeDriver(model, optimizer, make_case('sgd')).engine
     norms = []
-    for start in range(0, iters, group):
+    for start in [*range(0, iters, group)] * epochs:
         indices = range(start, min(start + group, iters))
         optimizer.zero_grad()
         for index in indices:
@@ -96,11 +129,6 @@ def by_hand(iters, group=1, clip=None):
     return [w.detach() for w in engine.master_params()], norms
 
 
-def equal(first, second):
-    assert len(first) == len(second)
-    return all(torch.equal(a, b) for a, b in zip(first, second))
-
-
 def test_the_hook_trains_as_by_hand(tmp_path):
     found, _, _ = run(tmp_path, dict(type='AmpOptimizerHook'))
     assert equal(found, by_hand(6)[0])
@@ -123,10 +151,33 @@ def test_accumulation_with_a_shorter_last_group(tmp_path, group):
     assert equal(found, by_hand(6, group)[0])
 
 
+def test_a_step_ends_with_the_epoch(tmp_path):
+    hook = dict(type='AmpOptimizerHook', cumulative_iters=3)
+    watch = Watch()
+    found, _, _ = run(tmp_path, hook, iters=5, epochs=2, watch=watch)
+    assert equal(found, by_hand(5, 3, epochs=2)[0])
+    assert watch.seen == [True, True, False, True, False] * 2
+
+
+def test_an_optimizer_that_was_not_prepared_is_refused(tmp_path):
+    model = Pose()
+    runner = EpochBasedRunner(
+        MMDataParallel(model, device_ids=[-1]),
+        optimizer=OPTIMIZERS['sgd'](list(model.parameters())),
+        work_dir=str(tmp_path),
+        logger=logging.getLogger('o2_hook'),
+        max_epochs=1,
+    )
+    runner.register_optimizer_hook(dict(type='AmpOptimizerHook'))
+    with pytest.raises(ValueError, match='choice.initialize') as caught:
+        runner.run([[1]], [('train', 1)])
+    assert type(caught.value).is_user_error
+
+
 @pytest.mark.parametrize('number', [0, 1.5, '2'])
 def test_accumulation_wants_a_whole_number(number):
     with pytest.raises(ValueError, match='cumulative_iters'):
-        ours.AmpOptimizerHook(cumulative_iters=number)
+        AmpOptimizerHook(cumulative_iters=number)
 
 
 @pytest.mark.parametrize('clip', [None, dict(max_norm=0.125)])
@@ -142,7 +193,7 @@ def test_without_an_engine_it_is_the_plain_hook(tmp_path, clip):
 @pytest.mark.parametrize('on_device', [False, True])
 def test_overflow_names_the_last_good_checkpoint(tmp_path, on_device):
     folder = tmp_path / 'saving'
-    with pytest.raises(ours.AmpOverflow, match='2 steps .*epoch_[12].pth'):
+    with pytest.raises(AmpOverflow, match='2 steps .*epoch_[12].pth'):
         run(
             folder,
             dict(type='AmpOptimizerHook'),
@@ -166,7 +217,7 @@ class _FromEpoch2:
 
 
 def test_overflow_without_a_checkpoint_says_so(tmp_path):
-    with pytest.raises(ours.AmpOverflow, match='There is no checkpoint'):
+    with pytest.raises(AmpOverflow, match='There is no checkpoint'):
         run(
             tmp_path,
             dict(type='AmpOptimizerHook'),

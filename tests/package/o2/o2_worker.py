@@ -11,8 +11,9 @@ from unittest import mock
 import torch
 from mmcv.parallel import MMDistributedDataParallel
 from mmcv.runner.dist_utils import get_dist_info, init_dist, set_device
-from mmcv.runner.hooks import optimizer as ours
 from o2_cases import NativeDriver, Toy, make_case, run_batch
+
+from hourglass_npu.o2 import engine as engine_module
 
 STEPS = 4
 
@@ -30,7 +31,9 @@ def train(saturating=False):
     with torch.no_grad():
         model.first.weight.add_(rank)  # initialize makes them equal
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    with mock.patch.object(ours, '_saturation_flag', lambda device: flag):
+    with mock.patch.object(
+        engine_module, 'saturation_flag', lambda device: flag
+    ):
         driver = NativeDriver(model, optimizer, make_case('sgd'))
     wrapped = MMDistributedDataParallel(model)
     engine, losses = driver.engine, []

@@ -11,6 +11,7 @@ and releases, does not show.
 """
 
 import base64
+import functools
 import hashlib
 import json
 from collections import OrderedDict, namedtuple
@@ -25,6 +26,7 @@ Case = namedtuple(
     'Case', 'optimizer scale passes clip overflow_at loss_inside more_at'
 )
 STEPS = 6
+HALF = torch.float16
 DYNAMIC = 'dynamic'
 
 
@@ -298,14 +300,14 @@ class ApexDriver(PlainDriver):
 
 
 class NativeDriver(PlainDriver):
-    """The engine of the optimizer drop-in.
+    """The native engine.
 
     Args:
         on_device (bool): Decide about skipped steps as on an accelerator.
     """
 
     def __init__(self, model, optimizer, case, on_device=False, **amp):
-        from mmcv.runner.hooks import optimizer as ours
+        from hourglass_npu.o2 import choice
 
         super().__init__(model, optimizer, case)
         settings = dict(
@@ -317,8 +319,8 @@ class NativeDriver(PlainDriver):
         )
         settings.update(amp)
         # These layers need no half operators, which old releases lack.
-        with mock.patch.object(ours, '_check_cpu'):
-            self.engine = ours.initialize(model, optimizer, **settings)
+        with mock.patch.object(choice, 'check_operators'):
+            self.engine = choice.initialize(model, optimizer, **settings)
         self.engine.selects_on_device = on_device
 
     def scale_loss(self, loss):
@@ -330,6 +332,9 @@ class NativeDriver(PlainDriver):
     def state(self):
         state = self.engine.state_dict()['loss_scaler0']
         return {key: state[key] for key in ('loss_scale', 'unskipped')}
+
+
+OnDevice = functools.partial(NativeDriver, on_device=True)
 
 
 # --------------------------------------------------------------------------
@@ -440,3 +445,64 @@ def read_trace(path):
     """Return the stored records, by torch release."""
     with open(str(path)) as file:
         return json.load(file)
+
+
+# --------------------------------------------------------------------------
+# By hand
+# --------------------------------------------------------------------------
+
+
+def prepare(model=None, optimizer='sgd', **amp):
+    model = model or Toy()
+    params = [p for p in model.parameters()]
+    driver = NativeDriver(
+        model,
+        OPTIMIZERS[optimizer](params),
+        make_case(optimizer, scale=amp.pop('loss_scale', 2.0**15)),
+        **amp,
+    )
+    return model, driver.optimizer, driver.engine
+
+
+def one_pass(model, engine, index=0, factor=1.0):
+    loss = run_batch(model, index) * factor
+    with engine.scale_loss(loss) as scaled:
+        scaled.backward()
+
+
+def train(model, optimizer, engine, steps, spoil=()):
+    for step in range(steps):
+        optimizer.zero_grad()
+        one_pass(model, engine, step, 1e8 if step in spoil else 1.0)
+        optimizer.step()
+
+
+def bits(tensors):
+    return [t.detach().clone() for t in tensors]
+
+
+def equal(first, second):
+    first, second = list(first), list(second)
+    return len(first) == len(second) and all(
+        torch.equal(a, b) for a, b in zip(first, second)
+    )
+
+
+class Detector(nn.Module):
+    """Network and loss side by side, as mmpose's detectors have them."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = Toy()
+        self.loss = Loss()
+
+    def forward(self, img, target):
+        out = self.backbone(img)
+        self.seen = [out.dtype, target.dtype]
+        return dict(loss=self.loss(out, target))
+
+
+class Loss(nn.Module):
+    def forward(self, out, target):
+        self.seen = [out.dtype, target.dtype]
+        return loss_of(out, target)

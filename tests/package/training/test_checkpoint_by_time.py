@@ -4,8 +4,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from mmpose.apis import train as apis_train
-from mmpose.apis.train import ResumableCheckpointHook
+
+from hourglass_npu.errors import UserError
+from hourglass_npu.training import checkpoints
+from hourglass_npu.training.checkpoints import ResumableCheckpointHook
 
 
 class Job:
@@ -15,8 +17,8 @@ class Job:
         self.now, self.iter, self.folder = 1000.0, 0, folder
         self.asked = []
         clock = SimpleNamespace(monotonic=lambda: self.now)
-        monkeypatch.setattr(apis_train, 'time', clock)
-        monkeypatch.setattr(apis_train, 'broadcast_object', self.share)
+        monkeypatch.setattr(checkpoints, 'time', clock)
+        monkeypatch.setattr(checkpoints, 'broadcast_object', self.share)
         self.answer = None
         self.hook = ResumableCheckpointHook(**settings)
         self.model = SimpleNamespace(modules=lambda: ())
@@ -98,6 +100,38 @@ def test_other_checkpoints_restart_the_clock(tmp_path, monkeypatch):
     ]
 
 
+class Steps:
+    """A hook whose steps have three iterations."""
+
+    job = None
+
+    @property
+    def amid_step(self):
+        return (self.job.iter + 1) % 3 > 0
+
+
+def test_what_is_due_amid_a_step_waits_for_its_end(tmp_path, monkeypatch):
+    steps = Steps()
+    job = Job(
+        tmp_path,
+        monkeypatch,
+        interval=4,
+        by_epoch=False,
+        interval_minutes=1,
+        filename_tmpl='it{}.pth',
+    )
+    job.hooks, steps.job = [steps], job
+    # Due are 4, 8 and 12, of which 12 ends a step.
+    names = ['it12.pth', 'it6.pth', 'it9.pth']
+    assert [iter_ for iter_, _ in job.run(14, 1.0)] == [6, 9, 12]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    # So is what is due by the clock.
+    job = Job(tmp_path, monkeypatch, interval_minutes=1)
+    job.hooks, steps.job = [steps], job
+    job.now += 60
+    assert [iter_ for iter_, _ in job.run(4, 1.0)] == [3]
+
+
 def test_the_clock_of_rank_0_counts(tmp_path, monkeypatch):
     job = Job(tmp_path, monkeypatch, interval_minutes=1)
     job.answer = (False, 7)
@@ -109,5 +143,5 @@ def test_the_clock_of_rank_0_counts(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize('minutes', [0, -1, '5'])
 def test_minutes_are_a_positive_number(minutes):
-    with pytest.raises(ValueError, match='interval_minutes=.* positive'):
+    with pytest.raises(UserError, match='interval_minutes=.* positive'):
         ResumableCheckpointHook(interval_minutes=minutes)

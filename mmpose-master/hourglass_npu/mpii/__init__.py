@@ -1,0 +1,1 @@
+"""MPII Human Pose: annotations, ground truth, and the measure PCKh."""

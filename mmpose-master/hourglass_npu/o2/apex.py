@@ -1,0 +1,126 @@
+"""Mixed precision O2 by an installed Apex."""
+
+from contextlib import contextmanager
+
+from mmcv.runner.dist_utils import get_dist_info
+
+from hourglass_npu.o2.casting import split_loss, wrap_forward
+from hourglass_npu.o2.engine import O2Engine
+from hourglass_npu.o2.overflow import DeviceFlag
+from hourglass_npu.o2.tensors import any_not_finite
+
+
+class ApexO2(O2Engine):
+    """O2 by an installed Apex, improved in three points.
+
+    The loss is in fp32, a static scale is checked for overflow, and
+    checkpoints hold the masters.
+    """
+
+    name = 'apex'
+
+    def _set_up(self):
+        from apex import amp
+
+        self._amp = amp
+        self._before_skip = None  # the step that Apex will put back
+        # The fused optimizers of Ascend's Apex keep gradients in one block,
+        # and count steps where only the host can undo it.
+        self._gathers = getattr(
+            self.optimizer, 'is_npu_fused_optimizer', False
+        )
+        self.selects_on_device &= not self._gathers
+        options = self.options
+        amp.initialize(
+            self.model,
+            self.optimizer,
+            opt_level='O2',
+            loss_scale=options.loss_scale,
+            min_loss_scale=options.min_loss_scale,
+            max_loss_scale=options.max_loss_scale,
+            verbosity=0,
+        )
+        if not options.loss_in_half and split_loss(self.model)[0]:
+            # Ours instead of the casts that Apex has put around everything.
+            del self.model.forward
+            wrap_forward(self.model, self.dtype, False)
+
+    @property
+    def loss_scale(self):
+        """float: The factor on the next loss."""
+        return self._scaler_state()['loss_scale']
+
+    def _stash(self):
+        return self.optimizer._amp_stash
+
+    def _has_masters(self):
+        # Not its lazy_init_called: Apex makes the masters, then calls
+        # load_state_dict, and sets that only afterwards.
+        return hasattr(self._stash(), 'all_fp32_from_fp32_grad_stash')
+
+    def pairs(self):
+        """Return the trained low-precision weights and their masters."""
+        if not self._has_masters():
+            self.optimizer._amp_lazy_init()
+        stash = self._stash()
+        return stash.all_fp16_params, stash.all_fp32_from_fp16_params
+
+    @contextmanager
+    def scale_loss(self, loss):
+        """Scale a loss; afterwards look at what its backward pass left."""
+        step = vars(self.optimizer)['step']
+        if self._before_skip is step:
+            self._before_skip = None  # the step that does nothing was made
+        static = self.options.loss_scale != 'dynamic'
+        if static and self._saturation is not None:
+            self._saturation[0]()
+        self._leave_buckets()
+        with self._amp.scale_loss(loss, self.optimizer) as scaled_loss:
+            yield scaled_loss
+        self._leave_buckets(forget=True)
+        if vars(self.optimizer)['step'] is not step:
+            # Apex has seen an overflow, and has replaced the next step.
+            self._before_skip, self._flags = step, []
+            self._count(True)
+            self._stop_if_hopeless()
+        elif static and self._before_skip is None:
+            self._check_static_scale()
+
+    def _leave_buckets(self, forget=False):
+        """Take gradients out of the buckets of DistributedDataParallel.
+
+        Buckets are overwritten while Apex still refers to them; and Apex
+        detaches gradients in place, which a view of a bucket refuses.
+
+        Args:
+            forget (bool): Drop the half gradients after use; else copy the
+                fp32 ones before Apex keeps them.
+        """
+        if get_dist_info()[1] == 1 or self._gathers:
+            return
+        low = self.pairs()[0]
+        full = self._stash().all_fp32_from_fp32_params
+        for param in low if forget else full:
+            if param.grad is not None:
+                param.grad = None if forget else param.grad.clone()
+
+    def _check_static_scale(self):
+        """Look for overflow, which Apex does for a dynamic scale only."""
+        grads = [w.grad for w in self.master_params() if w.grad is not None]
+        if grads:
+            found = self._with_saturation(any_not_finite(grads))
+            self._flags.append(DeviceFlag(found))
+
+    def _drop_grads(self):
+        if not self._gathers:
+            super()._drop_grads()
+
+    def _make_step(self):
+        self._plain_step()
+
+    def _scaler_state(self):
+        return self._amp.state_dict()['loss_scaler0']
+
+    def _load_scaler_state(self, state):
+        state = {key: state[key] for key in ('loss_scale', 'unskipped')}
+        self._amp.load_state_dict({'loss_scaler0': state})

@@ -1,0 +1,115 @@
+"""Mixed precision O2: work on many tensors in few kernels."""
+
+import functools
+
+import torch
+from torch._utils import (
+    _flatten_dense_tensors,
+    _take_tensors,
+    _unflatten_dense_tensors,
+)
+
+
+def copy_all(targets, sources):
+    """Copy tensor by tensor, converting, in few kernels where torch can."""
+    if not targets:
+        return
+    if hasattr(torch, '_foreach_copy_'):
+        torch._foreach_copy_(targets, sources)
+        return
+    for target, source in zip(targets, sources):
+        target.copy_(source)
+
+
+def to_fp32(tensors):
+    """Return fp32 copies of tensors."""
+    copies = [torch.empty_like(t, dtype=torch.float32) for t in tensors]
+    copy_all(copies, tensors)
+    return copies
+
+
+def any_not_finite(grads):
+    """Look for inf and NaN.
+
+    Args:
+        grads (list[Tensor]): fp32, on one device, at least one.
+
+    Returns:
+        Tensor: 1.0 or 0.0, a scalar on that device.
+    """
+    # A sum takes one pass and no memory. Inf and NaN never leave it; it
+    # overflows by itself only where gradients are of the order of 1e30.
+    total = torch.stack([grad.sum() for grad in grads]).sum()
+    return (~torch.isfinite(total)).float()
+
+
+def unscale(grads, factor):
+    """Look for overflow in gradients, then multiply them in place.
+
+    Args:
+        grads (list[Tensor]): fp32, on one device, at least one.
+        factor (float): The inverse of the loss scale.
+
+    Returns:
+        Tensor: 1.0 where one of them held inf or NaN, else 0.0; a scalar on
+        that device.
+    """
+    device = grads[0].device
+    if _has_unscale_kernel(device):
+        found = torch.zeros((), device=device)
+        torch._amp_foreach_non_finite_check_and_unscale_(
+            grads, found, torch.full_like(found, factor)
+        )
+        return found
+    found = any_not_finite(grads)
+    if factor != 1.0:
+        torch._foreach_mul_(grads, factor)
+    return found
+
+
+@functools.lru_cache(maxsize=None)
+def _has_unscale_kernel(device):
+    """Try the kernel of torch's GradScaler, which checks and scales."""
+    one = torch.ones((), device=device)
+    try:
+        torch._amp_foreach_non_finite_check_and_unscale_(
+            [torch.ones(1, device=device)], torch.zeros_like(one), one
+        )
+    except (AttributeError, NotImplementedError, RuntimeError):
+        return False  # the CPU of older releases
+    return True
+
+
+def flatten(tensors):
+    """Copy tensors into flat ones, block by block.
+
+    Args:
+        tensors (Iterable[Tensor]): Of any shapes and dtypes.
+
+    Yields:
+        tuple[list[Tensor], Tensor]: Tensors of one dtype, together 64 MiB at
+        most unless one alone is larger, and their flat copy.
+    """
+    for block in _take_tensors(tensors, 2**26):
+        yield block, _flatten_dense_tensors(block)
+
+
+def unflatten(blocks):
+    """Copy flat tensors back to the tensors that :func:`flatten` read."""
+    for block, flat in blocks:
+        copy_all(block, _unflatten_dense_tensors(flat, block))
+
+
+def is_on(value, device):
+    """Tell whether a value is a tensor on a device."""
+    return isinstance(value, torch.Tensor) and value.device == device
+
+
+def own_floats(module):
+    """Return names and values of a module's own float weights, buffers."""
+    own = list(module._parameters.items()) + list(module._buffers.items())
+    return [
+        (name, value)
+        for name, value in own
+        if value is not None and value.is_floating_point()
+    ]

@@ -1,0 +1,45 @@
+"""What the benchmark takes from the bundle beside mmcv and mmpose.
+
+All of it stands here, so that a move of the bundle's files ends here. Its
+parts are imported when they are needed: stock's processes come here, too.
+"""
+
+import argparse
+import runpy
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parents[2] / 'mmpose-master/hourglass_npu'
+runpy.run_path(str(PACKAGE / 'bootstrap.py'))['use_this_package']()
+
+from hourglass_npu.bootstrap import ensure_packages  # noqa: E402
+from hourglass_npu.errors import run  # noqa: E402
+from hourglass_npu.paths import CONFIGS  # noqa: E402
+
+__all__ = ['ensure_packages', 'run']
+
+LARGE = CONFIGS / 'hourglass52_mpii_384x384.py'
+SMALL = CONFIGS / 'hourglass_mpii_sample_96x96.py'
+
+
+def draw_data(folder, train, val):
+    """Draw so many pictures of people as a data set in MPII's form."""
+    from hourglass_npu.sample.dataset import make_sample
+
+    make_sample(folder, dict(seed=0, train=train, val=val))
+
+
+def quicken(model, fold, amp):
+    """Do as ``--fuse-conv-bn`` and ``--amp`` of the commands."""
+    from hourglass_npu.options import apply_speed
+
+    apply_speed(argparse.Namespace(fuse_conv_bn=fold, amp=amp), model)
+
+
+def export(model, cfg, path):
+    """Write a model's network as ONNX for a batch of one."""
+    from hourglass_npu.export.graph import DeployedNetwork, export
+    from hourglass_npu.pose.backends import settings_from_config
+
+    network = DeployedNetwork(model, settings_from_config(cfg))
+    width, height = cfg.data_cfg.image_size
+    export(network, path, (1, height, width), static=True)

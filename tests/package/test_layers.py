@@ -1,0 +1,53 @@
+"""mmcv's drop-ins < the package < mmpose's drop-ins < commands."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import patch_engine
+import patches
+
+PACKAGE = patches.BUNDLE / 'mmpose-master/hourglass_npu'
+DROP_INS = {
+    (entry['package'] + '/' + entry['file'])[: -len('.py')].replace('/', '.')
+    for entry in patch_engine.load_manifest(patches.MANIFEST)
+    if entry['kind'] == 'drop-in' and entry['package'] == 'mmpose'
+}
+
+
+def imported(path):
+    """Return the modules, and names in them, that a file imports."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            found.add(node.module)
+            found |= {f'{node.module}.{alias.name}' for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize('part', ['training', 'config'])
+def test_the_package_imports_no_drop_in_of_mmpose(part):
+    files = list((PACKAGE / part).glob('*.py'))
+    assert len(files) > 2
+    for path in [*files, PACKAGE / 'devices.py']:
+        used = imported(path)
+        assert not used & DROP_INS, path
+        # It imports the training loop, and that imports the package.
+        assert 'mmpose.apis' not in used, path
+
+
+def test_drop_ins_of_mmcv_import_no_package_of_ours():
+    for path in (patches.BUNDLE / 'mmcv_need').glob('*.py'):
+        if path.name == 'optimizer.py':
+            continue  # asks for the engine when mixed precision is used
+        names = {name.split('.')[0] for name in imported(path)}
+        assert not names & {'hourglass_npu', 'mmpose'}, path
+
+
+def test_imports_are_seen():
+    assert 'mmpose.apis.train' in DROP_INS
+    here = imported(Path(__file__))
+    assert {'ast', 'pathlib.Path', 'patches'} <= here
