@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Takes the device away at one place at a time, and sees it being caught.
 
-Each mutant is a copy of mmcv or mmpose in which one device argument, or one
+Each mutant is a copy of a package in which one device argument, or one
 word between two streams, is missing. It counts as caught if the command that
 is named with it fails, or does not do its work on the device that it was
 given.
@@ -20,7 +20,6 @@ import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
 sys.path.insert(0, str(HERE.parent))
 
 from mpii_data import write_mpii, write_tiny_config  # noqa: E402
@@ -35,22 +34,22 @@ MUTANTS = {
         'train in_turn',
     ),
     'copy': (
-        'mmcv',
-        'runner/dist_utils.py',
+        'hourglass_npu',
+        'devices.py',
         'sent = tensor.to(device, non_blocking=True)',
         'sent = tensor',
         'train',
     ),
     'wait_for_copy': (
-        'mmcv',
-        'runner/dist_utils.py',
+        'hourglass_npu',
+        'devices.py',
         'computing.wait_stream(copying)',
         'pass',
         'train',
     ),
     'keep_for_step': (
-        'mmcv',
-        'runner/dist_utils.py',
+        'hourglass_npu',
+        'devices.py',
         'sent.record_stream(computing)',
         'pass',
         'train',
@@ -84,8 +83,8 @@ MUTANTS = {
         'train 2',
     ),
     'overflow_sum': (
-        'mmcv',
-        'runner/hooks/optimizer.py',
+        'hourglass_npu',
+        'o2/tensors.py',
         'found = torch.zeros((), device=device)',
         'found = torch.zeros((1,))',
         'train o2',
@@ -108,7 +107,8 @@ class Bench:
         self.config = write_tiny_config(folder)
         self.data = write_mpii(folder / 'mpii', train=10, val=2)
         self.packages = {
-            name: Path(self.find(name)).parent for name in ('mmcv', 'mmpose')
+            name: Path(self.find(name)).parent
+            for name in ('mmcv', 'mmpose', 'hourglass_npu')
         }
         done = self.run(None, 'train')
         if not self.is_fine(done):
@@ -151,7 +151,6 @@ class Bench:
         variant = command.partition(' ')[2]
         self.work = Path(tempfile.mkdtemp(dir=str(self.folder)))
         self.reports = self.work / 'reports'
-        tools = ROOT / 'mmpose-master/tools'
         # torch_npu is on the path already.
         path = os.environ['PYTHONPATH'].split(os.pathsep)
         if mutant is not None:
@@ -160,7 +159,9 @@ class Bench:
         if variant == '2':
             words += ['-m', 'torch.distributed.run', '--standalone']
             words += ['--nproc_per_node=2', '--local-addr=127.0.0.1']
-        words += [tools / 'train.py', self.config, '--work-dir', self.work]
+        # Not tools/train.py, which takes the package beside it.
+        words += ['-m', 'hourglass_npu', 'train', self.config]
+        words += ['--work-dir', self.work]
         words += ['--no-validate', '--cfg-options', 'total_epochs=1']
         # A line of the log waits for the device, and hides what does not.
         words += ['log_config.interval=100']
