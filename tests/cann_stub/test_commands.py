@@ -1,4 +1,4 @@
-"""The bundle's commands on the simulated NPU, as a user calls them."""
+"""The bundle's commands on the real torch_npu, as a user calls them."""
 
 import json
 import os
@@ -26,19 +26,27 @@ def table_of(output):
 
 
 def copies(report):
-    """Returns the number of calls in streams that do not compute."""
-    streams = report['streams'].items()
-    return sum(calls for name, calls in streams if 'stream 0' not in name)
+    """Returns the number of copies in streams that do not compute."""
+    return sum(
+        tasks.get('copy', 0)
+        for tasks in report['streams'].values()
+        if 'aclnnConvolution' not in tasks
+    )
+
+
+def device_of(report):
+    """Returns the number of the device that was set last."""
+    return int(report['settings']['device'][-1])
 
 
 @pytest.fixture(scope='module')
-def trained(simulator, run, few, tmp_path_factory):
+def trained(cann_stub, run, few, tmp_path_factory):
     """A training of ``train_1p.sh --sample`` in fp32: output and folder."""
     work = tmp_path_factory.mktemp('trained')
     done = run(
         ['bash', 'scripts/train_1p.sh', '--sample', '--work-dir', work]
         + ['--cfg-options', *few, FP32, PLAIN],
-        env=simulator,
+        env=cann_stub,
         timeout=300,
     )
     assert done.returncode == 0, done.stderr[-4000:]
@@ -61,38 +69,37 @@ def test_train_1p_gives_what_the_cpu_gives(trained, run, few, tmp_path):
 
 
 @pytest.mark.timeout(900)
-def test_train_8p_and_eval_8(npu, run, few, tmp_path):
-    # 32 people would be one iteration; each rank takes two of 16.
+def test_eight_devices_train(npu, tiny, tmp_path):
+    config, data = tiny
     done = npu(
-        *('bash', 'scripts/train_8p.sh', '--sample', '--work-dir', tmp_path),
-        *('--cfg-options', *few, 'data.samples_per_gpu=1', FP32),
-        'evaluation.interval=2',
+        *(*TRAIN, 8, config, '--no-validate', '--work-dir', tmp_path / 'work'),
+        *('--cfg-options', 'total_epochs=1', 'data.samples_per_gpu=1', FP32),
         timeout=800,
+        **data,
     )
-    training, evaluation = (
-        [r for r in done.reports if name in r['command'][0]]
-        for name in ('train.py', 'test.py')
-    )
-    for reports in (training, evaluation):
-        assert [report['rank'] for report in reports] == list(range(8))
+    assert [report['rank'] for report in done.reports] == list(range(8))
+    for report in done.reports:
         # The request first, and then the rank's own.
-        assert [r['settings']['set_device'][-1] for r in reports] == list(
-            range(8)
-        )
-    for report in training:
-        assert report['collectives']['allreduce'] > 2
+        assert device_of(report) == report['rank']
+        assert report['collectives']['AllReduce'] > 2
         assert copies(report) == 2 * 3  # iterations, tensors of a batch
-        assert report['settings']['jit_compile'][-1] is False
-        assert report['settings']['allow_internal_format'][-1] is False
-    losses = read_losses(tmp_path)
+    losses = read_losses(tmp_path / 'work')
     assert len(losses) == 2 and all(np.isfinite(losses))
-    # `train_8p.sh --sample` ends with `eval.sh 8`; the numbers are the CPU's.
-    alone = run(
-        ['bash', 'scripts/eval.sh', 1, '--sample', '--device', 'cpu']
-        + ['--work-dir', tmp_path, '--cfg-options', *few],
+
+
+def test_evaluations_give_what_the_cpu_gives(trained, npu, run, few):
+    # `train_1p.sh --sample` has ended with `eval.sh 1`.
+    done, work = trained
+    options = ['--sample', '--work-dir', work, '--cfg-options', *few]
+    two = npu('bash', 'scripts/eval.sh', 2, *options)
+    assert [device_of(report) for report in two.reports] == [0, 1]
+    cpu = run(
+        ['bash', 'scripts/eval.sh', 1, '--device', 'cpu', *options],
+        timeout=300,
     )
-    assert len(table_of(done.stdout)) == 3
-    assert table_of(alone.stdout) == table_of(done.stdout), alone.stderr
+    assert len(table_of(cpu.stdout)) == 3, cpu.stderr
+    assert table_of(done.stdout) == table_of(cpu.stdout)
+    assert table_of(two.stdout) == table_of(cpu.stdout)
 
 
 def test_the_demo_finds_the_same_joints(trained, npu, run, tmp_path):
@@ -105,8 +112,8 @@ def test_the_demo_finds_the_same_joints(trained, npu, run, tmp_path):
         if execute is npu:
             done = npu(*command, NPUID='3')
             (report,) = done.reports
-            assert report['settings']['set_device'][-1] == 3
-            assert report['operators'] > 100
+            assert device_of(report) == 3
+            assert report['kernels']['aclnnConvolution']['float32'] > 10
         else:
             assert run(command + ['--device', 'cpu']).returncode == 0
         found.append(json.loads(result.read_text())['pictures'])
@@ -123,7 +130,7 @@ def test_the_export_works_where_npus_are(trained, npu, tmp_path):
 
 
 def test_a_killed_training_goes_on_to_the_bit(
-    simulator, npu, run, tiny, tmp_path
+    cann_stub, npu, run, tiny, tmp_path
 ):
     config, data = tiny
     command = [*TRAIN, 1, config, '--no-validate', '--seed', '1']
@@ -141,7 +148,7 @@ def test_a_killed_training_goes_on_to_the_bit(
         for name in ('HOME', 'PATH', 'VENV')
         if name in os.environ
     }
-    clean.update(simulator, OMP_NUM_THREADS='1', **data)
+    clean.update(cann_stub, OMP_NUM_THREADS='1', **data)
     work = tmp_path / 'killed'
     words = [*command, '--work-dir', work, *options, 'total_epochs=1000']
     process = subprocess.Popen(
@@ -180,13 +187,13 @@ def test_o2_with_a_static_scale(npu, tiny, tmp_path):
         *(*TRAIN, 1, config, '--no-validate', '--work-dir', tmp_path / 'work'),
         ASCEND_RT_VISIBLE_DEVICES='4,6',
         NPUID='1',
-        NPU_JIT_COMPILE='1',
         **data,
     )
     assert 'float16 on npu:1, loss scale 32768 (static)' in done.stderr
     (report,) = done.reports
-    assert report['settings']['set_device'][-1] == 1
-    assert report['settings']['jit_compile'][-1] is True
+    assert device_of(report) == 1
+    assert report['kernels']['aclnnConvolution'] == {'float16': 16 * 12}
+    assert not report['missing']
     losses = read_losses(tmp_path / 'work')
     assert len(losses) == 12 and all(np.isfinite(losses))
 
@@ -198,7 +205,7 @@ def test_steps_that_overflow_unseen_are_skipped(npu, tiny, tmp_path):
         *(*TRAIN, 1, config, '--no-validate', '--work-dir', tmp_path / 'work'),
         *('--cfg-options', 'amp.loss_scale=1e9', 'total_epochs=1'),
         'amp.max_consecutive_overflows=0',
-        NPU_SIM_SATURATE='1',
+        CANN_STUB_SOC='Ascend910A',
         **data,
     )
     assert 'step skipped (6 so far, 6 in a row)' in done.stderr
@@ -246,3 +253,37 @@ def test_what_is_not_there_is_refused(npu, tiny):
         assert 'Traceback' not in refused.stderr
     refused = npu(*TRAIN, 1, config, '--device', 'npu:9', status=2, **data)
     assert 'numbered 0 to 7' in refused.stderr
+
+
+def test_the_doctor_tries_the_devices(cann_stub, run):
+    done = run(
+        [sys.executable, 'scripts/doctor.py', '--json'],
+        env=dict(cann_stub, VENV=sys.prefix),
+        timeout=240,
+    )
+    found = {
+        finding['check']: finding
+        for finding in json.loads(done.stdout)['findings']
+    }
+    for check, words in (
+        ('devices', 'npu (8), cpu (1)'),
+        ('collective', 'hccl works in a group of one on Ascend910B3'),
+        ('cann', '9.1.0'),
+        ('nodes', '8 in /dev'),
+        ('driver', 'stub'),
+    ):
+        assert found[check]['severity'] == 'ok', found[check]
+        assert words in found[check]['text']
+
+
+def test_what_the_stand_in_lacks_is_refused_by_name(npu, tiny, tmp_path):
+    # The first generation's own way: compiled operators.
+    config, data = tiny
+    done = npu(
+        *(*TRAIN, 1, config, '--no-validate', '--work-dir', tmp_path / 'work'),
+        status=1,
+        CANN_STUB_SOC='Ascend910A',
+        NPU_JIT_COMPILE='1',
+        **data,
+    )
+    assert 'the old operator interface has no kernels here' in done.stderr

@@ -6,15 +6,16 @@ Usage: sync_worker.py OUT ARGUMENT...    arguments of tools/train.py; rank R
 
 import json
 import os
+import runpy
 import sys
 from collections import Counter
 from pathlib import Path
 
-import torch_npu
 from mmcv.runner import EpochBasedRunner
 
-TOOLS = Path(__file__).resolve().parents[2] / 'mmpose-master/tools'
-sys.path.insert(0, str(TOOLS))
+import counts
+
+TRAIN = Path(__file__).resolve().parents[2] / 'mmpose-master/tools/train.py'
 
 call_hook = EpochBasedRunner.call_hook
 marks = []
@@ -23,19 +24,19 @@ marks = []
 def call_and_note(self, name):
     """From the start of one iteration to that of the next: all of it."""
     if name in ('before_train_iter', 'after_train_epoch'):
-        marks.append(Counter(torch_npu.sim.host_syncs))
+        marks.append(Counter(counts.waits()))
     call_hook(self, name)
 
 
 def main():
-    import train
-
     out, sys.argv[1:] = sys.argv[1], sys.argv[2:]
     EpochBasedRunner.call_hook = call_and_note
-    train.main()
-    waits = [dict(after - before) for before, after in zip(marks, marks[1:])]
-    with open(f'{out}.{os.environ.get("RANK", 0)}', 'w') as stream:
-        json.dump(waits, stream)
+    try:
+        runpy.run_path(str(TRAIN), run_name='__main__')
+    finally:
+        waits = [dict(b - a) for a, b in zip(marks, marks[1:])]
+        with open(f'{out}.{os.environ.get("RANK", 0)}', 'w') as stream:
+            json.dump(waits, stream)
 
 
 if __name__ == '__main__':

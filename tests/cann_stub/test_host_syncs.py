@@ -9,12 +9,17 @@ import pytest
 HERE = Path(__file__).parent
 ITERATIONS, LOG_INTERVAL = 6, 3
 
-# Once in a training, by the number of the iteration: the first step of O2
-# makes the optimiser's state, and the host has to know whether it shall, and
-# the table that tells which joints count as found goes to the device; then
-# the ranks agree upon the buckets of DistributedDataParallel.
+# Once in a training, by the number of the iteration: the first step makes the
+# optimiser's state, with O2 only if it is not skipped; tables of numbers
+# (colours, heatmaps, the joints of the accuracy) go to the device. Then the
+# ranks agree on the buckets of DistributedDataParallel.
 ONCE = {
-    1: ('hooks/optimizer.py', 'pose/heatmaps.py'),
+    1: (
+        'hooks/optimizer.py',
+        'o2/overflow.py',
+        'pose/heatmaps.py',
+        'detectors/top_down.py',
+    ),
     2: ('parallel/distributed.py',),
 }
 

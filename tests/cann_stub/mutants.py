@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """Takes the device away at one place at a time, and sees it being caught.
 
-Each mutant is a copy of mmcv or mmpose in which one device argument, or one
+Each mutant is a copy of a package in which one device argument, or one
 word between two streams, is missing. It counts as caught if the command that
 is named with it fails, or does not do its work on the device that it was
 given.
 
-Usage: mutants.py [NAME...]    without names: all; status 1 if one survives
+Usage: bash scripts/cann_stub.sh python tests/cann_stub/mutants.py [NAME...]
+    without names: all; status 1 if one survives
 """
 
 import argparse
@@ -19,7 +20,6 @@ import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
 sys.path.insert(0, str(HERE.parent))
 
 from mpii_data import write_mpii, write_tiny_config  # noqa: E402
@@ -34,22 +34,22 @@ MUTANTS = {
         'train in_turn',
     ),
     'copy': (
-        'mmcv',
-        'runner/dist_utils.py',
+        'hourglass_npu',
+        'devices.py',
         'sent = tensor.to(device, non_blocking=True)',
         'sent = tensor',
         'train',
     ),
     'wait_for_copy': (
-        'mmcv',
-        'runner/dist_utils.py',
+        'hourglass_npu',
+        'devices.py',
         'computing.wait_stream(copying)',
         'pass',
         'train',
     ),
     'keep_for_step': (
-        'mmcv',
-        'runner/dist_utils.py',
+        'hourglass_npu',
+        'devices.py',
         'sent.record_stream(computing)',
         'pass',
         'train',
@@ -83,8 +83,8 @@ MUTANTS = {
         'train 2',
     ),
     'overflow_sum': (
-        'mmcv',
-        'runner/hooks/optimizer.py',
+        'hourglass_npu',
+        'o2/tensors.py',
         'found = torch.zeros((), device=device)',
         'found = torch.zeros((1,))',
         'train o2',
@@ -105,9 +105,10 @@ class Bench:
     def __init__(self, folder):
         self.folder = folder
         self.config = write_tiny_config(folder)
-        self.data = write_mpii(folder / 'mpii', train=4, val=2)
+        self.data = write_mpii(folder / 'mpii', train=10, val=2)
         self.packages = {
-            name: Path(self.find(name)).parent for name in ('mmcv', 'mmpose')
+            name: Path(self.find(name)).parent
+            for name in ('mmcv', 'mmpose', 'hourglass_npu')
         }
         done = self.run(None, 'train')
         if not self.is_fine(done):
@@ -140,7 +141,7 @@ class Bench:
         return folder
 
     def run(self, mutant, command):
-        """Runs a command on the simulated NPU.
+        """Runs a command on the stand-in's NPUs.
 
         Args:
             mutant (Path | None): From :meth:`mutate`.
@@ -150,15 +151,17 @@ class Bench:
         variant = command.partition(' ')[2]
         self.work = Path(tempfile.mkdtemp(dir=str(self.folder)))
         self.reports = self.work / 'reports'
-        tools = ROOT / 'mmpose-master/tools'
-        path = [str(HERE / 'packages')]
+        # torch_npu is on the path already.
+        path = os.environ['PYTHONPATH'].split(os.pathsep)
         if mutant is not None:
             path.insert(0, str(mutant))
         words = [sys.executable]
         if variant == '2':
             words += ['-m', 'torch.distributed.run', '--standalone']
             words += ['--nproc_per_node=2', '--local-addr=127.0.0.1']
-        words += [tools / 'train.py', self.config, '--work-dir', self.work]
+        # Not tools/train.py, which takes the package beside it.
+        words += ['-m', 'hourglass_npu', 'train', self.config]
+        words += ['--work-dir', self.work]
         words += ['--no-validate', '--cfg-options', 'total_epochs=1']
         # A line of the log waits for the device, and hides what does not.
         words += ['log_config.interval=100']
@@ -169,8 +172,10 @@ class Bench:
             os.environ,
             MPII_ROOT=str(self.data),
             NPUID=str(self.NUMBER),
-            NPU_SIM_LOG=str(self.reports),
+            CANN_STUB_LOG=str(self.reports),
             OMP_NUM_THREADS='1',
+            # Faults of an operator are said where it is called.
+            TASK_QUEUE_ENABLE='0',
             PYTHONDONTWRITEBYTECODE='1',
             PYTHONPATH=os.pathsep.join(path),
         )
@@ -187,15 +192,14 @@ class Bench:
             json.loads(path.read_text())
             for path in self.reports.glob('*.json')
         ]
-        reports = [report for report in reports if report['operators']]
+        reports = [report for report in reports if report['kernels']]
         return (
             done.returncode == 0
             and bool(reports)
             and all(
-                # The weights alone are a hundred copies.
-                report['operators'] > 500
-                and report['settings']['set_device'][-1]
-                == self.NUMBER + report['rank']
+                report['kernels'].get('aclnnConvolutionBackward')
+                and report['settings']['device'][-1]
+                == str(self.NUMBER + report['rank'])
                 for report in reports
             )
         )
@@ -218,7 +222,8 @@ def survivors(names):
                 print(f'{name}: SURVIVES {command}')
                 continue
             lines = [line for line in done.stderr.splitlines() if line.strip()]
-            said = [line for line in lines if 'Error: ' in line] or lines[-1:]
+            said = [line for line in lines if 'CANN stub: ' in line]
+            said += [line for line in lines if 'Error: ' in line] + lines[-1:]
             words = said[0] if done.returncode else 'not on its device'
             print(f'{name}: caught by {command}: {words}')
     return found

@@ -1,7 +1,6 @@
-"""The simulated NPU for the tests of this folder; docs/NPU_SIMULATOR.md.
+"""The real torch_npu on a stand-in for CANN; docs/CANN_STUB.md.
 
-The package lies in ``packages/``, which must not be on this process's path:
-for the other tests there is no NPU.
+Neither is on this process's path: for the other tests there is no NPU.
 """
 
 import json
@@ -10,66 +9,55 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 from mpii_data import write_annotations, write_mpii, write_tiny_config
 
-ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = Path(__file__).with_name('packages')
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
 SAMPLE = ROOT / 'mmpose-master/data/mpii_sample'
-BUILD = PACKAGES / 'torch_npu/_build.py'
-OLDEST_TORCH = (2, 11)
+BUILD = HERE / 'build.py'
+
+# Status of build.py where torch or Python has no torch_npu.
+NOT_SERVED = 3
 
 
 @pytest.fixture(scope='session')
-def simulator(run):
-    """Builds the simulator; skips what needs it where that cannot be.
+def cann_stub(run):
+    """Builds the stand-in; skips what needs it where that cannot be.
 
-    Where ``CI`` is ``true`` a missing compiler is a failure, for else nobody
-    would notice that the NPU's lines are not run any more.
+    Where ``CI`` is ``true`` only a torch or Python that torch_npu does not
+    serve is a reason to skip: else nobody would notice that the NPU's lines
+    are not run any more.
 
     Returns:
-        dict: Environment of a process that shall have eight NPUs.
+        dict: Environment of a process that has eight NPUs.
     """
-    version = tuple(int(part) for part in torch.__version__.split('.')[:2])
-    if version < OLDEST_TORCH:
-        pytest.skip(
-            'the simulated NPU needs torch 2.11 or later, this is '
-            f'{torch.__version__}; see the stand-ins in '
-            'tests/mmcv_need/test_dist_utils.py'
-        )
-    own = {
-        name: os.environ[name]
-        for name in ('CXX', 'NPU_SIM_CACHE', 'XDG_CACHE_HOME')
-        if name in os.environ
-    }
-    built = run(
-        [sys.executable, BUILD],
-        env=own,
-        timeout=580,
-    )
+    given = ('CXX', 'CANN_STUB_CACHE', 'PIP_INDEX_URL', 'TORCH_NPU_WHEELS')
+    own = {name: os.environ[name] for name in given if name in os.environ}
+    built = run([sys.executable, BUILD, '--show'], env=own, timeout=580)
     if built.returncode:
         reason = built.stderr.strip() or built.stdout
-        if os.environ.get('CI') == 'true':
+        if os.environ.get('CI') == 'true' and built.returncode != NOT_SERVED:
             pytest.fail(reason)
         pytest.skip(reason)
-    path = [str(PACKAGES)] + os.environ.get('PYTHONPATH', '').split(os.pathsep)
-    return dict(own, PYTHONPATH=os.pathsep.join(filter(None, path)))
+    lines = built.stdout.splitlines()
+    return dict(own, **dict(line.split('=', 1) for line in lines))
 
 
 @pytest.fixture
-def npu(simulator, run, tmp_path):
+def npu(cann_stub, run, tmp_path):
     """Runs commands on a host with eight NPUs, in the bundle's folder.
 
     Returns:
         callable: ``npu(*command, status=0, **environment)`` gives the
-        CompletedProcess, with the simulator's reports by rank in
-        ``reports``.
+        CompletedProcess, with the stand-in's reports by rank in ``reports``.
     """
     runs = []
 
     def execute(*command, status=0, timeout=300, **environment):
         runs.append(tmp_path / f'reports{len(runs)}')
-        environment = dict(simulator, NPU_SIM_LOG=str(runs[-1]), **environment)
+        environment = dict(
+            cann_stub, CANN_STUB_LOG=str(runs[-1]), **environment
+        )
         done = run(command, env=environment, timeout=timeout)
         assert done.returncode == status, (
             done.stdout[-2000:] + done.stderr[-4000:]
@@ -78,7 +66,7 @@ def npu(simulator, run, tmp_path):
             json.loads(path.read_text()) for path in runs[-1].glob('*.json')
         ]
         # A launcher and a check of the request touch no device.
-        reports = [report for report in reports if report['initialized']]
+        reports = [report for report in reports if report['kernels']]
         done.reports = sorted(reports, key=lambda report: report['rank'])
         return done
 
