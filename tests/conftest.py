@@ -47,6 +47,19 @@ INHERITED = (
 )
 
 
+# A test that takes one of these starts processes.
+STARTS_PROCESSES = {'launch', 'ranks', 'run'}
+
+
+def pytest_collection_modifyitems(items):
+    """Mark what fixtures and folders tell of the needs of a test."""
+    for item in items:
+        if STARTS_PROCESSES & set(item.fixturenames):
+            item.add_marker('processes')
+        if 'cann_stub' in Path(str(item.fspath)).parts:
+            item.add_marker('compiles')
+
+
 @pytest.fixture(scope='session', name='original')
 def _original():
     return original
