@@ -158,7 +158,10 @@ def sources(part):
 def fingerprint(place, compiler):
     """Returns what the libraries depend on, as a short hash."""
     digest = hashlib.sha256()
-    for path in sorted(HERE.glob('*/*.[ch]*')) + [Path(__file__)]:
+    parts = [part for parts in PARTS.values() for part in parts]
+    files = [path for part in parts for path in (HERE / part).iterdir()]
+    files = [path for path in files if path.suffix in ('.cpp', '.h')]
+    for path in sorted(files) + [Path(__file__)]:
         digest.update(path.name.encode() + b'\0' + path.read_bytes())
     told = subprocess.run(
         [compiler, '--version'], stdout=subprocess.PIPE, check=True
@@ -330,6 +333,9 @@ def build(version=None):
     cache().mkdir(parents=True, exist_ok=True)
     with open(str(cache() / 'lock'), 'w') as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        # What a build that was killed has left.
+        for left in cache().glob('tmp*'):
+            shutil.rmtree(str(left))
         place = install(version or numbers + '.*')
         name = f'{place.name}-{fingerprint(place, compiler)}'
         folder = cache() / name

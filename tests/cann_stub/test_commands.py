@@ -221,8 +221,8 @@ def test_the_fused_adam_of_torch_npu_keeps_its_memory(npu, tiny, tmp_path):
     config, data = tiny
     weights = []
     for name, form in (
-        ('NpuFusedAdam', 'Optimiser: NpuFusedAdam, fused'),
-        ('Adam', "Optimiser: Adam, torch's default on npu"),
+        ('NpuFusedAdam', 'Optimizer: NpuFusedAdam, fused'),
+        ('Adam', "Optimizer: Adam, torch's default on npu"),
     ):
         work = tmp_path / name
         done = npu(
