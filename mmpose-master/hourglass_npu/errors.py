@@ -248,6 +248,8 @@ def explain_failure(error):
         for pattern, text in _USED_UP:
             if pattern.search(str(error)):
                 return text
+    if _is_about_semaphore(error):
+        return _USED_UP[0][1]
     if isinstance(error, OSError) and error.errno in DISK_ERRORS:
         return str(error)
     lost = _lost_worker(error)
@@ -277,6 +279,16 @@ _USED_UP = (
         'data.workers_per_gpu',
     ),
 )
+
+
+def _is_about_semaphore(error):
+    """Tell whether shared memory has no room for multiprocessing's locks."""
+    if not isinstance(error, OSError) or error.errno != errno.ENOSPC:
+        return False
+    last = traceback.extract_tb(error.__traceback__)[-1:]
+    return bool(last) and last[0].filename.endswith('synchronize.py')
+
+
 # torch has no class for it: RuntimeError in every release.
 _WORKER_IS_GONE = re.compile(
     r'DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) '

@@ -152,10 +152,10 @@ SOCKETS = """
 import os, sys, torch
 from hourglass_npu import lifetime
 from torch.utils.data import DataLoader
-remove = lifetime.keep_sockets_together()
-loader = DataLoader(list(range(8)), batch_size=2, num_workers=2,
-                    multiprocessing_context=sys.argv[1])
 if __name__ == '__main__':
+    remove = lifetime.keep_sockets_together()
+    loader = DataLoader(list(range(8)), batch_size=2, num_workers=2,
+                        multiprocessing_context=sys.argv[1])
     print(sum(len(batch) for batch in loader), os.listdir(sys.argv[2]))
     if sys.argv[3] == 'kill':
         os.kill(os.getpid(), 9)

@@ -226,11 +226,21 @@ def _outlive_signals(start, worker_id):
     multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(
         _end_without_batch
     )
+    sys.excepthook = _say_in_a_line
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(20))
     if start is not None:
         start(worker_id)
+
+
+def _say_in_a_line(kind, error, trace):
+    """Print what a thread of a data worker has failed for."""
+    words = explain_failure(error)
+    if words is None:
+        sys.__excepthook__(kind, error, trace)
+    else:
+        print(f'error: in a data worker: {words}', file=sys.stderr)
 
 
 def _end_without_batch(error, batch):
