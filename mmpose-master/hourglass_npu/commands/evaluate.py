@@ -42,7 +42,7 @@ def parse_args(argv=None):
     parser.add_argument(
         'checkpoint',
         nargs='?',
-        help='checkpoint file (default: latest.pth of the work folder)',
+        help='checkpoint file (default: the latest of the work folder)',
     )
     parser.add_argument(
         '--onnx',
@@ -114,7 +114,12 @@ def check_request(args):
         raise UserError(
             '--onnx brings its own weights: leave the checkpoint away'
         )
-    path = args.checkpoint or os.path.join(cfg.work_dir, 'latest.pth')
+    path = args.checkpoint
+    if path is None and not args.onnx:
+        from hourglass_npu.training.checkpoints import Checkpoints
+
+        saved = Checkpoints.of_config(cfg)
+        path = saved.latest() or saved.latest_link
     if args.onnx:
         if not os.path.isfile(args.onnx):
             raise UserError(

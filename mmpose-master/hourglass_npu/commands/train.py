@@ -159,15 +159,14 @@ def find_resume(args, cfg, logger):
         return args.resume_from or cfg.resume_from
     from mmcv.runner.dist_utils import get_dist_info
 
-    from hourglass_npu.training.checkpoints import find_whole_checkpoint
+    from hourglass_npu.training.checkpoints import Checkpoints
     from hourglass_npu.training.ranks import broadcast_object
 
     path = problem = None
     # One looks for all: they must not go different ways.
     if get_dist_info()[0] == 0:
-        template = (cfg.checkpoint_config or {}).get('filename_tmpl')
         try:
-            path = find_whole_checkpoint(cfg.work_dir, template, logger)
+            path = Checkpoints.of_config(cfg).find_whole(logger)
         except UserError as error:
             problem = str(error)
     path, problem = broadcast_object((path, problem))
@@ -175,7 +174,8 @@ def find_resume(args, cfg, logger):
         raise UserError(problem)
     if path is None:
         logger.info(
-            f'No checkpoint in {cfg.work_dir} to resume from: starting afresh'
+            f'No checkpoint in {Checkpoints.of_config(cfg).folder} to resume '
+            'from: starting afresh'
         )
     return path
 

@@ -11,6 +11,8 @@ import inspect
 import math
 from collections import namedtuple
 
+from hourglass_npu.errors import UserError
+
 Rule = namedtuple('Rule', 'wanted holds')
 Rule.__doc__ = """What a value must be.
 
@@ -158,6 +160,8 @@ RULES = {
     'lr_config.min_lr_ratio': SHARE,
     'checkpoint_config.interval': _either(FROM_1, -1),
     'checkpoint_config.interval_minutes': _either(POSITIVE, None),
+    'checkpoint_config.out_dir': _either(TEXT, None),
+    'checkpoint_config.filename_tmpl': TEXT,
     'checkpoint_config.max_keep_ckpts': _either(FROM_1, -1),
     'dist_params.timeout': POSITIVE,
     'evaluation.interval': FROM_1,
@@ -201,6 +205,14 @@ def faults(cfg):
                 text = repr(value)
                 text = text if len(text) <= 60 else text[:57] + '...'
                 found.append(f'{key} is {text}: {rule.wanted} is wanted')
+    template = _at(cfg._cfg_dict, 'checkpoint_config.filename_tmpl')
+    if isinstance(template, str):
+        from hourglass_npu.training.checkpoints import check_template
+
+        try:
+            check_template(template)
+        except UserError as error:
+            found.append(str(error))
     for place, known in known_keys().items():
         node = _at(cfg._cfg_dict, place)
         if not isinstance(node, dict) or 'type' in node:

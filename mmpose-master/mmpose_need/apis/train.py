@@ -331,6 +331,9 @@ def train_model(
 
     if cfg.resume_from:
         runner.resume(cfg.resume_from)
+        for hook in runner.hooks:
+            if isinstance(hook, ResumableCheckpointHook):
+                hook.note_resumed(runner, cfg.resume_from)
     elif cfg.load_from:
         runner.load_checkpoint(cfg.load_from)
     try:
