@@ -194,6 +194,7 @@ def predict(model, dataset, cfg, device, distributed):
     )
     settings.update(cfg.data.get('test_dataloader', {}))
     loader = build_dataloader(dataset, **settings)
+    loader.in_threads = True
     # Ranks share no gradients here: each has its own whole model.
     model = MMDataParallel(model.to(device), device_ids=[-1])
     test = multi_gpu_test if distributed else single_gpu_test

@@ -101,9 +101,7 @@ class _ResumableEvaluation:
             saving.save_best(runner)
         if runner.rank == 0 and path != said:
             self.logger.info(f'Its file is {path}')
-            mmcv.dump(
-                self.best_json, osp.join(runner.work_dir, 'best.json')
-            )
+            mmcv.dump(self.best_json, osp.join(runner.work_dir, 'best.json'))
 
 
 class ResumableEvalHook(_ResumableEvaluation, EvalHook):

@@ -196,6 +196,7 @@ def _eval_hook(cfg, distributed, settings):
     loader = build_dataloader(
         dataset, **dict(settings, **cfg.data.get('val_dataloader', {}))
     )
+    loader.in_threads = True
     hook = ResumableDistEvalHook if distributed else ResumableEvalHook
     return hook(loader, **cfg.get('evaluation', {}))
 

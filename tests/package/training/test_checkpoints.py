@@ -2,7 +2,6 @@
 
 import logging
 import os
-import sys
 from types import SimpleNamespace
 
 import pytest
@@ -209,53 +208,29 @@ def train(folder, epochs, hook, resume=None, runner=EpochBasedRunner):
         dict(filename_tmpl='epoch_{:03d}.pth'),
         dict(filename_tmpl='{0}', max_keep_ckpts=2),
         dict(filename_tmpl='newest.pth'),
-        dict(by_epoch=False, interval=2),
-        dict(by_epoch=False, interval=2, filename_tmpl='it{:04d}.pth'),
-        dict(by_epoch=False, interval=3, max_keep_ckpts=2),
         dict(max_keep_ckpts=2),
         dict(out_dir='elsewhere'),
     ],
 )
-def test_files_are_those_of_stock(released, run, tmp_path, settings):
+def test_files_are_those_of_stock(stock, monkeypatch, tmp_path, settings):
+    module = stock('mmcv', 'runner/epoch_based_runner.py')
+    monkeypatch.setattr(module.time, 'sleep', lambda seconds: None)
     settings = dict(dict(interval=1), **settings)
     ours, theirs = tmp_path / 'ours', tmp_path / 'theirs'
-    if 'out_dir' in settings:
-        settings['out_dir'] = str(ours / 'out')
-    made = train(ours, 4, ResumableCheckpointHook(**settings))
-    if 'out_dir' in settings:
-        settings['out_dir'] = str(theirs / 'out')
-    script = tmp_path / 'theirs.py'
-    script.write_text(
-        f'import sys; sys.path[:0] = [{str(released)!r}, '
-        f'{os.path.dirname(__file__)!r}]\n'
-        'import time; time.sleep = lambda seconds: None\n'
-        'import mmcv, torch, logging\n'
-        'from mmcv.runner import CheckpointHook, EpochBasedRunner\n'
-        'from torch import nn\n'
-        'from torch.utils.data import DataLoader\n'
-        'class Model(nn.Module):\n'
-        '    def __init__(self):\n'
-        '        super().__init__()\n'
-        '        self.fc = nn.Linear(4, 1)\n'
-        '    def train_step(self, x, optimizer, **kwargs):\n'
-        '        return dict(loss=self.fc(x).mean(), num_samples=len(x))\n'
-        'model = Model()\n'
-        'made = EpochBasedRunner(model, work_dir=sys.argv[1], max_epochs=4,\n'
-        '    optimizer=torch.optim.SGD(model.parameters(), lr=0.1),\n'
-        '    logger=logging.getLogger(), meta={})\n'
-        f'made.register_hook(CheckpointHook(**{settings!r}))\n'
-        'made.run([DataLoader(torch.ones(12, 4), batch_size=4)],\n'
-        "    [('train', 1)])\n"
-        "print(made.meta['hook_msgs']['last_ckpt'])\n"
-    )
-    done = run([sys.executable, script, theirs])
-    assert done.returncode == 0, done.stderr
+    for folder in (ours, theirs):
+        if 'out_dir' in settings:
+            settings['out_dir'] = str(folder / 'out')
+        if folder == ours:
+            made = train(ours, 4, ResumableCheckpointHook(**settings))
+            continue
+        hook = CheckpointHook(**settings)
+        runner = train(theirs, 4, hook, runner=module.EpochBasedRunner)
 
     def files(folder):
         return sorted(str(p.relative_to(folder)) for p in folder.rglob('*'))
 
     assert files(ours) == files(theirs)
-    last = done.stdout.strip().splitlines()[-1]
+    last = runner.meta['hook_msgs']['last_ckpt']
     assert made.meta['hook_msgs']['last_ckpt'] == last.replace(
         str(theirs), str(ours)
     )
@@ -263,6 +238,28 @@ def test_files_are_those_of_stock(released, run, tmp_path, settings):
     link = store.latest_link
     assert store.latest() == store.find_whole('silent') == link
     assert os.path.samefile(link, made.meta['hook_msgs']['last_ckpt'])
+
+
+@pytest.mark.parametrize(
+    'settings, files',
+    [
+        (dict(interval=4), ['iter_4.pth', 'iter_8.pth', 'iter_12.pth']),
+        (
+            dict(interval=6, filename_tmpl='it{:03d}.pth'),
+            ['it006.pth', 'it012.pth'],
+        ),
+        (dict(interval=3, max_keep_ckpts=2), ['iter_9.pth', 'iter_12.pth']),
+    ],
+)
+def test_iterations_give_files_their_numbers(tmp_path, settings, files):
+    """Stock names them all by the epoch, and resumes behind its end."""
+    hook = ResumableCheckpointHook(by_epoch=False, **settings)
+    made = train(tmp_path, 4, hook)
+    found = {path.name for path in tmp_path.iterdir()}
+    assert found == {*files, 'latest.pth'}
+    store = Checkpoints.of_runner(made)
+    expected = [str(tmp_path / name) for name in files[::-1]]
+    assert [saved.path for saved in store.list()] == expected
 
 
 def test_keep_n_and_the_latest_do_without_a_clock(tmp_path):
