@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from hourglass_npu import __version__
 from hourglass_npu.config.load import check_data, choose_work_dir, load_config
 from hourglass_npu.config.parts import check_parts
+from hourglass_npu.config.unread import unread_keys
 from hourglass_npu.errors import Stopped, UserError, log_tracebacks
 from hourglass_npu.files import make_folder
 from hourglass_npu.options import add_options, parse
@@ -324,6 +325,8 @@ def main():
         f'{cfg.data.workers_per_gpu} data worker(s) and '
         f'{cfg.data.samples_per_gpu} sample(s) in a step'
     )
+    for line in unread_keys(cfg):
+        logger.warning(line)
     cfg.resume_from = find_resume(args, cfg, logger)
 
     if args.seed is not None or args.deterministic:

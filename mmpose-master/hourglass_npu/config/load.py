@@ -29,6 +29,7 @@ OPTIONAL_KEYS = tuple(DEFAULTS) + (
     'checkpoint_config',
     'compile',
     'cudnn_benchmark',
+    'custom_hooks',
     'ddp',
     'device_prefetch',
     'eval_config',

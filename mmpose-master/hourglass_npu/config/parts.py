@@ -129,6 +129,8 @@ def _parts(cfg, training):
         return
     for hook in cfg.get('log_config', {}).get('hooks', ()):
         yield Part('log_config.hooks', hook, HOOKS, ('interval',))
+    for number, hook in enumerate(cfg.get('custom_hooks') or ()):
+        yield Part(f'custom_hooks.{number}', hook, HOOKS, ('priority',))
     for place, settings in _optimizers(cfg['optimizer']):
         # An unknown type is the registry's to tell: it knows what is missing.
         if isinstance(settings.get('type'), str) and OPTIMIZERS.get(

@@ -86,6 +86,19 @@ ONE_OR_MORE = Rule(
     lambda v: FROM_1.holds(v) or _list_of(FROM_1).holds(v),
 )
 
+# Those of mmcv 1.2.7, and two of later ones.
+PRIORITIES = dict(
+    HIGHEST=0,
+    VERY_HIGH=10,
+    HIGH=30,
+    ABOVE_NORMAL=40,
+    NORMAL=50,
+    BELOW_NORMAL=60,
+    LOW=70,
+    VERY_LOW=90,
+    LOWEST=100,
+)
+
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 DATA_KEYS = (
     'samples_per_gpu',
@@ -119,6 +132,11 @@ RULES = {
     'eval_config': SETTINGS,
     'log_config': LOG,
     'log_config.hooks': _list_of(PART),
+    'custom_hooks': _either(_list_of(PART), None),
+    'custom_hooks.*.priority': Rule(
+        f'one of {", ".join(PRIORITIES)}, or a whole number from 0 to 100,',
+        lambda v: v in PRIORITIES or (_whole(v) and 0 <= v <= 100),
+    ),
     'dist_params': SETTINGS,
     'workflow': _list_of(STEP),
     'frozen_parameters': _list_of(TEXT),

@@ -6,15 +6,17 @@ What has no counterpart in mmpose is in the package ``hourglass_npu``.
 import torch
 from mmcv.parallel import MMDataParallel, MMDistributedDataParallel
 from mmcv.parallel.distributed import compress_gradients
-from mmcv.runner import EpochBasedRunner, OptimizerHook
+from mmcv.runner import HOOKS, EpochBasedRunner, OptimizerHook
 from mmcv.runner.dist_utils import get_device, get_dist_info, set_device
 from mmcv.runner.optimizer.builder import choose_form
+from mmcv.utils import build_from_cfg
 from mmpose.core import Fp16OptimizerHook, build_optimizers
 from mmpose.core.distributed_wrapper import DistributedDataParallelWrapper
 from mmpose.datasets import build_dataloader, build_dataset
 from mmpose.utils import get_root_logger
 
 import hourglass_npu.training.log  # noqa: F401  (registers ReadableLogHook)
+from hourglass_npu.config.rules import PRIORITIES
 from hourglass_npu.devices import (
     check_channels_last,
     choose_prefetch,
@@ -35,6 +37,7 @@ from hourglass_npu.training.workers import (
     seed_worker,
     stop_workers,
 )
+from hourglass_npu.weights import check_same_model, count_fitting
 
 
 def _training_device(cfg, distributed):
@@ -181,6 +184,40 @@ def _checkpoint_hook(config):
     return ResumableCheckpointHook(**config)
 
 
+def _register_custom_hooks(runner, cfg):
+    """Register the hooks of ``custom_hooks``, as later mmpose does."""
+    for settings in cfg.get('custom_hooks', None) or ():
+        if not isinstance(settings, dict):
+            runner.register_hook(settings)
+            continue
+        settings = dict(settings)
+        priority = settings.pop('priority', 'NORMAL')
+        if settings['type'] == 'EMAHook' and cfg.resume_from:
+            # It resumes itself, for its averages.
+            settings.setdefault('resume_from', cfg.resume_from)
+        runner.register_hook(
+            build_from_cfg(settings, HOOKS), PRIORITIES.get(priority, priority)
+        )
+
+
+def _load(runner, model, cfg):
+    """Resume, or load weights, as the config says."""
+    if cfg.resume_from:
+        check_same_model(model, cfg.resume_from)
+        runner.resume(cfg.resume_from)
+        for hook in runner.hooks:
+            if isinstance(hook, ResumableCheckpointHook):
+                hook.note_resumed(runner, cfg.resume_from)
+    elif cfg.load_from:
+        checkpoint = runner.load_checkpoint(cfg.load_from)
+        fit, size = count_fitting(model, checkpoint)
+        tell = runner.logger.info if fit else runner.logger.warning
+        tell(
+            f'{fit} of the {size} tensors of the model were loaded from '
+            f'{cfg.load_from}'
+        )
+
+
 def _eval_hook(cfg, distributed, settings):
     """Build the hook that evaluates on the validation set."""
     dataset = build_dataset(cfg.data.val, dict(test_mode=True))
@@ -235,6 +272,9 @@ def train_model(
       ``mmcv.parallel.distributed.compress_gradients``.
     - ``checkpoint_config.interval_minutes`` (float | None): see
       :class:`ResumableCheckpointHook`.
+    - ``custom_hooks`` (list[dict]): further hooks, each with ``type``, its
+      arguments and ``priority``, as in later mmpose. Without a priority they
+      come behind the checkpoint and before the evaluation.
     - ``data.train_dataloader.persistent_workers`` (bool): whether the data
       workers outlive an epoch, which changes no number. True by default,
       where there are workers.
@@ -314,6 +354,7 @@ def train_model(
         cfg.log_config,
         cfg.get('momentum_config', None),
     )
+    _register_custom_hooks(runner, cfg)
     if distributed:
         saving = cfg.checkpoint_config or {}
         by_iter = not saving.get('by_epoch', True)
@@ -330,13 +371,7 @@ def train_model(
             _eval_hook(cfg, distributed, dict(loader_settings, seed=None))
         )
 
-    if cfg.resume_from:
-        runner.resume(cfg.resume_from)
-        for hook in runner.hooks:
-            if isinstance(hook, ResumableCheckpointHook):
-                hook.note_resumed(runner, cfg.resume_from)
-    elif cfg.load_from:
-        runner.load_checkpoint(cfg.load_from)
+    _load(runner, model, cfg)
     try:
         runner.run(data_loaders, cfg.workflow)
     finally:
