@@ -186,7 +186,7 @@ def predict(model, dataset, cfg, device, distributed):
 
     settings = dict(
         samples_per_gpu=1,
-        workers_per_gpu=cfg.data.workers_per_gpu,
+        workers_per_gpu=cfg.data.get('workers_per_gpu', 0),
         dist=distributed,
         shuffle=False,
         drop_last=False,

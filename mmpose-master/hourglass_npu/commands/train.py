@@ -319,11 +319,12 @@ def main():
     environment = '\n'.join(f'{key}: {fact}' for key, fact in facts.items())
     logger.info(f'Environment:\n{environment}')
     logger.info(f'Config:\n{cfg.pretty_text}')
+    loader = dict(cfg.data, **cfg.data.get('train_dataloader', {}))
     logger.info(
         f'Training on {world_size} x {device.type}, per process '
         f'{torch.get_num_threads()} thread(s), '
-        f'{cfg.data.workers_per_gpu} data worker(s) and '
-        f'{cfg.data.samples_per_gpu} sample(s) in a step'
+        f'{loader.get("workers_per_gpu", 0)} data worker(s) and '
+        f'{loader.get("samples_per_gpu", 1)} sample(s) in a step'
     )
     for line in unread_keys(cfg):
         logger.warning(line)

@@ -8,6 +8,7 @@ is found here, from the registry and the signature.
 import inspect
 from collections import namedtuple
 
+from hourglass_npu.config.evaluation import evaluation_faults
 from hourglass_npu.config.rules import nearest
 from hourglass_npu.errors import UserError
 
@@ -36,6 +37,8 @@ def check_parts(cfg, training):
     faults = []
     for part in _parts(cfg._cfg_dict, training):
         faults += part_faults(part)
+    if training and not faults:
+        faults = evaluation_faults(cfg)
     if faults:
         raise UserError(f'the config {cfg.filename}: ' + '; '.join(faults))
 

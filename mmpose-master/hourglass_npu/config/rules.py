@@ -57,6 +57,17 @@ def _list_of(rule, length=None):
     )
 
 
+def _by_channel(rule):
+    """One for pictures in grey, three for those in colour."""
+    return Rule(
+        f'a list of 1 or 3, each {rule.wanted},',
+        lambda value: (
+            _list_of(rule, 1).holds(value) or _list_of(rule, 3).holds(value)
+        ),
+    )
+
+
+NUMBER = Rule('a number', _number)
 FROM_0 = _rule('a whole number from 0', _whole, lambda v: v >= 0)
 FROM_1 = _rule('a whole number from 1', _whole, lambda v: v >= 1)
 NOT_NEGATIVE = _rule('a number from 0', _number, lambda v: v >= 0)
@@ -159,8 +170,8 @@ RULES = {
     'data.*.pipeline.*.scale_factor': Rule(
         SHARE.wanted, lambda v: isinstance(v, (list, tuple)) or SHARE.holds(v)
     ),
-    'data.*.pipeline.*.mean': _list_of(NOT_NEGATIVE, 3),
-    'data.*.pipeline.*.std': _list_of(POSITIVE, 3),
+    'data.*.pipeline.*.mean': _by_channel(NUMBER),
+    'data.*.pipeline.*.std': _by_channel(POSITIVE),
     'optimizer.lr': NOT_NEGATIVE,
     'optimizer.*.lr': NOT_NEGATIVE,
     'optimizer.weight_decay': NOT_NEGATIVE,

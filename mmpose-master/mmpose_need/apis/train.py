@@ -303,9 +303,14 @@ def train_model(
     device = _training_device(cfg, distributed)
     num_devices = get_dist_info()[1] if distributed else len(cfg.gpu_ids)
 
+    # Of each step, unless a loader's own settings say otherwise.
+    train_dataloader = cfg.data.get('train_dataloader', {})
+    sizes = {
+        key: cfg.data.get(key, train_dataloader.get(key, default))
+        for key, default in (('samples_per_gpu', 1), ('workers_per_gpu', 0))
+    }
     loader_settings = dict(
-        samples_per_gpu=cfg.data.samples_per_gpu,
-        workers_per_gpu=cfg.data.workers_per_gpu,
+        sizes,
         num_gpus=len(cfg.gpu_ids),
         dist=distributed,
         seed=cfg.seed,
@@ -331,7 +336,6 @@ def train_model(
     if choose_prefetch(cfg.get('device_prefetch', None), device, pinned):
         model.send = send_beside
 
-    train_dataloader = cfg.data.get('train_dataloader', {})
     runner = EpochBasedRunner(
         model,
         optimizer=optimizer,
@@ -340,7 +344,7 @@ def train_model(
         meta=meta,
         max_epochs=cfg.total_epochs,
         samples_per_gpu=train_dataloader.get(
-            'samples_per_gpu', cfg.data.samples_per_gpu
+            'samples_per_gpu', sizes['samples_per_gpu']
         ),
         num_of_gpus=num_devices,
     )
