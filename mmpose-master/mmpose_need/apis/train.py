@@ -24,7 +24,10 @@ from hourglass_npu.devices import (
 )
 from hourglass_npu.errors import UserError
 from hourglass_npu.o2.choice import initialize
-from hourglass_npu.training.checkpoints import ResumableCheckpointHook
+from hourglass_npu.training.checkpoints import (
+    ResumableCheckpointHook,
+    saving_hook,
+)
 from hourglass_npu.training.evaluation import (
     ResumableDistEvalHook,
     ResumableEvalHook,
@@ -191,13 +194,21 @@ def _register_custom_hooks(runner, cfg):
             runner.register_hook(settings)
             continue
         settings = dict(settings)
-        priority = settings.pop('priority', 'NORMAL')
-        if settings['type'] == 'EMAHook' and cfg.resume_from:
+        averages = settings['type'] == 'EMAHook'
+        priority = settings.pop('priority', 49 if averages else 'NORMAL')
+        priority = PRIORITIES.get(priority, priority)
+        if averages and cfg.resume_from:
             # It resumes itself, for its averages.
             settings.setdefault('resume_from', cfg.resume_from)
-        runner.register_hook(
-            build_from_cfg(settings, HOOKS), PRIORITIES.get(priority, priority)
-        )
+        hook = build_from_cfg(settings, HOOKS)
+        between = PRIORITIES['ABOVE_NORMAL'] < priority < PRIORITIES['NORMAL']
+        runner.register_hook(hook, 'NORMAL' if between else priority)
+        saving = saving_hook(runner)
+        if between and saving is not None:
+            # Behind the step, before the checkpoint: those are of one
+            # priority here.
+            runner.hooks.remove(hook)
+            runner.hooks.insert(runner.hooks.index(saving), hook)
 
 
 def _load(runner, model, cfg):
