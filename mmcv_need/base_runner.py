@@ -59,22 +59,6 @@ def _momentum_of(group):
     return group['betas'][0] if 'betas' in group else 0
 
 
-class DeferredNumber:
-    """A number for the log that is computed when it is read.
-
-    Args:
-        tensor (Tensor): What it is computed from, on any device.
-        finish (callable): Takes the list of its values, returns the number.
-    """
-
-    def __init__(self, tensor, finish):
-        self.tensor = tensor.detach()
-        self.finish = finish
-
-    def __float__(self):
-        return float(self.finish(self.tensor.reshape(-1).tolist()))
-
-
 class DeferredLogBuffer(LogBuffer):
     """mmcv's buffer, but values stay on their device until they are due.
 
@@ -94,8 +78,9 @@ class DeferredLogBuffer(LogBuffer):
         """Take in the values of an iteration.
 
         Args:
-            vars (dict): By name numbers, tensors of one number, or
-                :class:`DeferredNumber`.
+            vars (dict): By name numbers, tensors of one number, or objects
+                with ``tensor`` and ``finish``, which takes the list of the
+                tensor's values and returns the number.
             count (int): Weight of the values in averages.
         """
         super().update(vars, count)

@@ -12,6 +12,7 @@ Four things differ from mmcv 1.2.7:
 """
 
 import contextlib
+import fcntl
 import glob
 import io
 import os
@@ -23,6 +24,7 @@ import shutil
 import sys
 import time
 import types
+import uuid
 import warnings
 import zipfile
 from collections import OrderedDict
@@ -956,6 +958,10 @@ def get_state_dict(module, destination=None, prefix='', keep_vars=False):
 # Writing ------------------------------------------------------------------
 
 
+_ATTEMPTS = 10
+"""How often a file is written whose folder is removed while it is written."""
+
+
 class _Sink:
     """File for ``torch.save`` that keeps a failure for later.
 
@@ -988,44 +994,62 @@ class _Sink:
 
 
 def _temporary(path):
-    """Name a temporary file beside ``path``; remove those of killed runs."""
+    """Name a temporary file beside ``path``; remove those of killed runs.
+
+    A file that another process still writes is locked, and stays.
+    """
     folder, name = osp.split(path)
     for old in glob.glob(
         osp.join(glob.escape(folder), f'.{glob.escape(name)}.*.tmp')
     ):
         with contextlib.suppress(OSError):
+            if not osp.islink(old):
+                with open(old, 'rb') as file:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.remove(old)
-    return osp.join(folder, f'.{name}.{os.getpid()}.tmp')
+    # Numbers of processes are not unique where several hosts write.
+    return osp.join(folder, f'.{name}.{uuid.uuid4().hex[:12]}.tmp')
 
 
 def _write_atomically(path, write):
     """Write a file so that its name always stands for a whole file.
 
+    If several processes write it, the last one to end wins.
+
     Args:
-        path (str): The file. Its folder is created if it is missing.
-        write (callable): Gets a file-like object to write to.
+        path (str): The file. Its folder is created if it is missing, also if
+            it is removed meanwhile.
+        write (callable): Gets a file-like object to write to; it may be
+            called again.
 
     Raises:
         OSError: It could not be written. An earlier file of this name stays,
             and no part of the new one.
     """
-    folder = osp.dirname(path)
-    temporary = _temporary(path)
-    try:
-        mkdir_or_exist(folder)
-        with open(temporary, 'xb') as file:
-            sink = _Sink(file)
-            write(sink)
-            sink.finish()
-        os.replace(temporary, path)
-    except OSError as error:
-        raise OSError(
-            error.errno, f'{path} was not written: {error.strerror or error}'
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            os.remove(temporary)
-    _sync_folder(folder)
+    for attempt in range(_ATTEMPTS):
+        temporary = _temporary(path)
+        try:
+            mkdir_or_exist(osp.dirname(path))
+            with open(temporary, 'xb') as file:
+                with contextlib.suppress(OSError):  # not on every file system
+                    fcntl.flock(file, fcntl.LOCK_EX)
+                sink = _Sink(file)
+                write(sink)
+                sink.finish()
+                os.replace(temporary, path)
+            break
+        except OSError as error:
+            gone = isinstance(error, FileNotFoundError)
+            if gone and attempt < _ATTEMPTS - 1:
+                continue  # the folder was removed, and the file with it
+            raise OSError(
+                error.errno,
+                f'{path} was not written: {error.strerror or error}',
+            ) from error
+        finally:
+            with contextlib.suppress(OSError):
+                os.remove(temporary)
+    _sync_folder(osp.dirname(path))
 
 
 def _sync_folder(folder):
@@ -1041,7 +1065,8 @@ def _sync_folder(folder):
 def link_checkpoint(path, link):
     """Let a second name such as ``latest.pth`` stand for a checkpoint.
 
-    The name always stands for a whole checkpoint, the earlier or this one.
+    The name always stands for a whole checkpoint, the earlier or this one. If
+    the checkpoint was removed meanwhile, nothing is done.
 
     Args:
         path (str): The checkpoint.
@@ -1052,19 +1077,28 @@ def link_checkpoint(path, link):
         OSError: Neither a link nor a copy could be made.
     """
     folder = osp.dirname(link)
-    temporary = _temporary(link)
-    try:
-        os.symlink(osp.relpath(path, folder or os.curdir), temporary)
-        os.replace(temporary, link)
-    except (OSError, NotImplementedError):
-        with contextlib.suppress(OSError):
-            os.remove(temporary)
-        with open(path, 'rb') as source:
-            _write_atomically(
-                link, lambda sink: shutil.copyfileobj(source, sink)
-            )
-    else:
-        _sync_folder(folder)
+    for _ in range(_ATTEMPTS):
+        temporary = _temporary(link)
+        try:
+            os.symlink(osp.relpath(path, folder or os.curdir), temporary)
+            os.replace(temporary, link)
+            return _sync_folder(folder)
+        except FileNotFoundError:
+            # Another process has taken it for a dead one's; or the folder was
+            # removed, and the checkpoint with it.
+            if not osp.exists(path):
+                return None
+        except (OSError, NotImplementedError):
+            with contextlib.suppress(OSError):
+                os.remove(temporary)
+            break
+    with open(path, 'rb') as source:
+
+        def copy(sink):
+            source.seek(0)
+            shutil.copyfileobj(source, sink)
+
+        _write_atomically(link, copy)
 
 
 def _to_cpu(state):

@@ -180,18 +180,31 @@ pass_on() {
   [ -z "$child" ] || kill -s "$1" -- "-$child"
 }
 
+# name_launchers: prints the processes that a child must not outlive: those of
+# this script, then this script, each as PID:START, START being its time of
+# start. See hourglass_npu/lifetime.py.
+name_launchers() {
+  local line fields
+  read -r line <"/proc/$$/stat"
+  # After the name, which may hold any character: state, and 18 more.
+  read -r -a fields <<<"${line##*) }"
+  printf '%s\n' "${HOURGLASS_LAUNCHERS:-} $$:${fields[19]}"
+}
+
 # wait_for COMMAND...: runs it in its own process group and passes signals on.
-# (A shell runs no trap while it waits for a foreground command.)
+# (A shell runs no trap while it waits for a foreground command.) Python
+# processes below it end when this script is killed.
 wait_for() {
-  local status=0
+  local status=0 launchers
+  launchers=$(name_launchers)
   child=''
   interrupted=''
   trap 'interrupted=130; pass_on INT' INT
   trap 'interrupted=143; pass_on TERM' TERM
-  trap 'interrupted=129; pass_on TERM' HUP
+  trap 'interrupted=129; pass_on HUP' HUP
   trap 'pass_on USR1' USR1
   set -m
-  "$@" &
+  HOURGLASS_LAUNCHERS=$launchers "$@" &
   child=$!
   set +m
   wait "$child" || status=$?

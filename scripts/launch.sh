@@ -13,9 +13,10 @@
 #   OMP_WAIT_POLICY
 #       how these threads wait for each other (default: PASSIVE)
 #
-# SIGTERM, SIGINT: save and stop, status 143 or 130; a second one stops at once.
-# SIGUSR1: save and continue. Otherwise the exit status is that of the process,
-# or of the first process that failed.
+# SIGTERM, SIGINT, SIGHUP: save and stop, status 143, 130 or 129; a second one
+# stops at once. SIGUSR1: save and continue. Otherwise the exit status is that
+# of the process, or of the first process that failed. If this script is
+# killed, all processes end.
 set -euo pipefail
 here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
 # shellcheck source=scripts/common.sh
@@ -123,11 +124,7 @@ if [ -z "${OMP_NUM_THREADS:-}" ]; then
 fi
 
 # Send signals to the ranks of this host, not to torch's launcher, which would
-# give them little or no time to save. Ranks that stop on a signal write its
-# number to this file.
-STOPPED_FILE=$(mktemp)
-export STOPPED_FILE
-trap 'rm -f "$STOPPED_FILE"' EXIT
+# give them little or no time to save.
 # shellcheck disable=SC2329 # wait_for calls it
 pass_on() {
   local ranks
@@ -139,10 +136,6 @@ pass_on() {
     kill -s "$1" "$child" 2>/dev/null || true
   fi
 }
-status=0
 wait_for "$PY" "$here/ranks.py" "$launcher" "${options[@]}" \
   ${elastic[@]+"${elastic[@]}"} "$program" "${arguments[@]}" \
-  --launcher pytorch || status=$?
-stopped=$(cat "$STOPPED_FILE")
-[ -z "$stopped" ] || status=$((128 + stopped))
-exit "$status"
+  --launcher pytorch

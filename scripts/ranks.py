@@ -7,14 +7,29 @@ no other. Either ends in a traceback of its own when one of its processes has
 failed. Here the exit status is that of the process that failed first, as a
 shell gives it; what went wrong that process has said itself, and where it had
 no time to, one line tells which it was and how it ended.
+
+Ranks end with this process, and this process with the script that started it.
 """
 
+import contextlib
 import importlib
 import logging
+import os
+import runpy
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
+
+BOOTSTRAP = os.path.join(
+    os.path.dirname(os.path.realpath(__file__)),
+    '../mmpose-master/hourglass_npu/bootstrap.py',
+)
+runpy.run_path(BOOTSTRAP)['use_this_package']()
+
+from hourglass_npu import errors, lifetime  # noqa: E402
 
 USERS_MISTAKE = 2
 """Exit status of a process that has said all that there is to say."""
@@ -34,15 +49,20 @@ def conclude(status, rank=None):
         hint = ''
         if name == 'SIGKILL':
             hint = '; if nobody did it, memory may have run out'
-        print(f'error: {who} was ended by {name}{hint}', file=sys.stderr)
+        say(f'error: {who} was ended by {name}{hint}')
         sys.exit(128 - status)
     if status != USERS_MISTAKE:
-        print(
+        say(
             f'error: {who} has failed with status {status}; what it said is '
-            'above',
-            file=sys.stderr,
+            'above'
         )
     sys.exit(status)
+
+
+def say(text):
+    """Prints a line on standard error, unless nobody reads it any more."""
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
 
 
 def listen_at_loopback():
@@ -74,7 +94,9 @@ def run_elastic(launcher, arguments):
         launcher (module): That module.
         arguments (list[str]): Its command line.
     """
-    from torch.distributed.elastic.multiprocessing import errors
+    from torch.distributed.elastic.multiprocessing.errors import (
+        ChildFailedError,
+    )
     from torch.distributed.elastic.rendezvous.api import RendezvousError
 
     # It tells of each process that it ends since another has failed.
@@ -83,14 +105,13 @@ def run_elastic(launcher, arguments):
     listen_at_loopback()
     try:
         launcher.run(launcher.parse_args(arguments))
-    except errors.ChildFailedError as error:
+    except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         conclude(failure.exitcode, rank)
     except RendezvousError as error:
-        print(
+        say(
             f'error: the hosts did not find each other ({error}). Compare '
-            'the --rdzv options on all of them',
-            file=sys.stderr,
+            'the --rdzv options on all of them'
         )
         sys.exit(1)
 
@@ -109,12 +130,41 @@ def run_plain(launcher, arguments):
         conclude(error.returncode)
 
 
+@contextlib.contextmanager
+def stops_heard():
+    """Context after which the process ends as its stopped ranks would.
+
+    Torch's launcher would take a rank's status 143 for a failure. So ranks
+    that stop on a signal end with status 0, and write its number to this
+    pipe: no file that could be left behind.
+    """
+    reader, writer = os.pipe()
+    os.set_blocking(reader, False)
+    os.environ['STOPPED_FILE'] = f'/proc/{os.getpid()}/fd/{writer}'
+    try:
+        yield
+    finally:
+        with contextlib.suppress(BlockingIOError):
+            number = os.read(reader, 100).split()[0]
+            # Also if a rank has failed, as one does whose peers are gone.
+            sys.exit(128 + int(number))
+
+
 def main():
     """Does what the command line says."""
     name, *arguments = sys.argv[1:]
+    me = lifetime.identify(os.getpid())
+    launchers = f'{os.environ.get(lifetime.LAUNCHERS, "")} {me}'
+    os.environ[lifetime.LAUNCHERS] = launchers
+    # Torch's launcher, too, leaves folders behind when it is killed.
+    tempfile.tempdir = lifetime.make_temporary_folder()
     start = run_elastic if name == 'torch.distributed.run' else run_plain
-    start(importlib.import_module(name), arguments)
+    try:
+        with stops_heard():
+            start(importlib.import_module(name), arguments)
+    finally:
+        shutil.rmtree(tempfile.tempdir, ignore_errors=True)
 
 
 if __name__ == '__main__':
-    main()
+    errors.run(main)

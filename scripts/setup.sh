@@ -310,6 +310,10 @@ if [ -n "$todo" ]; then
   # These settings would make pip install outside the environment.
   unset PIP_USER PIP_TARGET PIP_PREFIX PIP_REQUIRE_VIRTUALENV
   export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1
+  # pip unpacks into folders there. If it is killed, the next run clears them.
+  export TMPDIR=$state/tmp
+  rm -rf "$TMPDIR"
+  mkdir "$TMPDIR"
 fi
 site=$(echo "$VENV"/lib/python*/site-packages)
 for step in $todo; do
@@ -321,6 +325,10 @@ for step in $todo; do
     package) install_package ;;
   esac
 done
+if [ -n "$todo" ]; then
+  rm -rf "$TMPDIR"
+  unset TMPDIR
+fi
 # Report what else would prevent training; this is no failure of set-up.
 [ -z "$todo" ] || "$py" "$ROOT/scripts/doctor.py" --brief >&2 || true
 if [ -n "$todo" ] || [ -z "$if_needed" ]; then

@@ -1,7 +1,15 @@
 """Several real processes that work together, as a fixture."""
 
+import inspect
+from pathlib import Path
+
 import pytest
-from launching import torch_launcher
+import torch
+from launching import TORCH, torch_launcher
+
+IN_RANK = Path(__file__).with_name('in_rank.py')
+# Plain data of our own making; torch 1.8 does not know the argument.
+TRUSTED = dict(weights_only=False) if TORCH >= (2, 0) else {}
 
 
 @pytest.fixture
@@ -20,5 +28,35 @@ def launch(run, free_port):
         if check:
             assert done.returncode == 0, done.stdout + done.stderr
         return done
+
+    return execute
+
+
+@pytest.fixture
+def ranks(launch, tmp_path_factory):
+    """Call a function in several ranks of a gloo group.
+
+    Returns:
+        callable: ``ranks(processes, function, *arguments)`` gives what the
+        function returned, in order of rank. It is imported from its file;
+        arguments arrive as text.
+    """
+
+    def execute(processes, function, *arguments, **kwargs):
+        out = tmp_path_factory.mktemp('ranks')
+        file = inspect.getsourcefile(function)
+        launch(
+            processes,
+            IN_RANK,
+            out,
+            file,
+            function.__name__,
+            *arguments,
+            **kwargs,
+        )
+        return [
+            torch.load(str(out / f'{rank}.pt'), **TRUSTED)
+            for rank in range(processes)
+        ]
 
     return execute

@@ -55,8 +55,17 @@ def look_for(*names):
         os.environ[GUARD] = '1'
         sys.stdout.flush()
         # Without a shell on purpose; VENV is the user's own value.
-        os.execv(python, [python] + sys.argv)  # noqa: S606
+        os.execv(python, [python] + _script())  # noqa: S606
     return missing
+
+
+def _script():
+    """Return the running script and its arguments, for Python."""
+    script, *arguments = sys.argv
+    if os.path.isfile(script):
+        return sys.argv
+    # The name that cli.main has given: 'hourglass COMMAND'.
+    return ['-m', 'hourglass_npu'] + script.split()[1:] + arguments
 
 
 def ensure_packages(*names):

@@ -51,14 +51,21 @@ def start(command):
     Args:
         command (str): Key of COMMANDS.
     """
-    module = importlib.import_module(
+    run(_load(command).main)
+
+
+def _load(command):
+    return importlib.import_module(
         f'hourglass_npu.commands.{COMMANDS[command][0]}'
     )
-    run(module.main)
 
 
 def main():
-    """Run ``hourglass``."""
+    """Run ``hourglass``, and end the process."""
+    run(_main)
+
+
+def _main():
     words = sys.argv[1:]
     if words in (['-h'], ['--help']):
         print(usage())
@@ -67,8 +74,9 @@ def main():
     elif not words or words[0] not in COMMANDS:
         given = f"no command '{words[0]}'" if words else 'no command'
         print(f'{usage()}\n\nerror: {given}', file=sys.stderr)
-        sys.exit(2)
+        return 2
     else:
         # argparse takes the program's name from here.
         sys.argv[:2] = [f'hourglass {words[0]}']
-        start(words[0])
+        return _load(words[0]).main()
+    return 0

@@ -17,6 +17,8 @@ import time
 import traceback
 from contextlib import suppress
 
+from hourglass_npu import lifetime, output
+
 OTHERS_SPEAK_AFTER = 8
 """Seconds for which a rank other than 0 keeps an error to itself. Rank 0
 usually reports the same error, and the launcher then ends this process."""
@@ -75,10 +77,12 @@ class _State:
     Attributes:
         signal (int): Signal that asked for the end; 0 for none.
         log (str | None): File that gets tracebacks.
+        last (list[Callable[[], None]]): What :func:`leave` calls.
     """
 
     signal = 0
     log = None
+    last = []
 
 
 def note_signal(number):
@@ -99,29 +103,51 @@ def log_tracebacks(path):
     _State.log = path
 
 
+def call_last(function):
+    """Have something done at the end, even if the process leaves at once.
+
+    Args:
+        function (Callable[[], None]): Called without the data workers.
+    """
+    _State.last.append(function)
+
+
 def run(main):
     """Run a command and end the process with the right status.
 
     0: done. 1: failed; a bug prints its traceback. 2: a mistake of the user,
-    one line. 130, 143: stopped by SIGINT or SIGTERM. HOURGLASS_TRACEBACK=1
+    one line. 129, 130, 143: stopped by SIGHUP, SIGINT or SIGTERM. 141: nobody
+    reads the output any more; nothing is said. HOURGLASS_TRACEBACK=1
     prints the traceback of one-line errors, too. If STOPPED_FILE names a
     file, a stopped rank writes the signal's number there and returns 0:
     torch's launcher would count a stopped rank as failed and end the others.
 
+    The process also ends with its launcher, see
+    :func:`hourglass_npu.lifetime.end_with_launchers`.
+
     Args:
         main (Callable[[], int | None]): The command; it may return a status.
     """
+    output.plug()
+    lifetime.end_with_launchers(leave)
     try:
         try:
-            status = main()
+            try:
+                status = main()
+            except SystemExit as stop:  # of argparse, which has printed help
+                if stop.code:
+                    leave(stop.code if isinstance(stop.code, int) else 1)
+                status = 0
+            _flush()
         except Exception as error:
             _end(error)
     except Stopped as stop:
         status = 128 + stop.number
         if os.environ.get('STOPPED_FILE'):
             status = 0
-            with open(os.environ['STOPPED_FILE'], 'w') as stream:
-                stream.write(f'{stop.number:d}\n')
+            with suppress(OSError):  # the launcher has gone, too
+                with open(os.environ['STOPPED_FILE'], 'w') as stream:
+                    stream.write(f'{stop.number:d}\n')
         name = signal.Signals(stop.number).name
         leave(status, f'stopped by {name}' if _rank() == 0 else None)
     except KeyboardInterrupt:
@@ -133,8 +159,19 @@ def run(main):
         sys.exit(status)
 
 
+def _flush():
+    """Write what is held back; at its end Python would ignore failures."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        text = f'standard output: {error.strerror}'
+        raise OSError(error.errno, text) from error
+
+
 def _end(error):
     """Report an error, and end the process."""
+    if output.is_cut(error):
+        leave(128 + signal.SIGPIPE)
     if _State.signal and (_lost_worker(error) or _lost_peer(error)):
         # The signal reached the data workers or the other ranks first.
         alone = int(os.environ.get('WORLD_SIZE', 1)) == 1
@@ -151,7 +188,8 @@ def _end(error):
     else:
         status, message = 1, explain_failure(error)
     if message is None or os.environ.get('HOURGLASS_TRACEBACK') == '1':
-        sys.stderr.write(trace)
+        with suppress(OSError):
+            sys.stderr.write(trace)
     leave(status, message and f'error: {message}')
 
 
@@ -201,9 +239,15 @@ def explain_failure(error):
         error (Exception): Any exception.
 
     Returns:
-        str | None: A message where a disk is full or forbidden, or where a
-        data worker or a rank was lost; None for everything else.
+        str | None: A message where a disk or shared memory is full or
+        forbidden, where there are too many open files, or where a data worker
+        or a rank was lost; None for everything else.
     """
+    # First: torch's data workers keep the class of an error, not its number.
+    if isinstance(error, (OSError, RuntimeError)):
+        for pattern, text in _USED_UP:
+            if pattern.search(str(error)):
+                return text
     if isinstance(error, OSError) and error.errno in DISK_ERRORS:
         return str(error)
     lost = _lost_worker(error)
@@ -212,8 +256,7 @@ def explain_failure(error):
             f'lost a data worker (process {lost.group(1)}, '
             f'{lost.group(2)}). If it was killed, memory probably ran out: '
             'lower data.workers_per_gpu or data.samples_per_gpu. A bus error '
-            'means that shared memory (/dev/shm) is full: enlarge it, or set '
-            'data.workers_per_gpu=0'
+            f'means that {_USED_UP[0][1]}'
         )
     if _lost_peer(error):
         reason = (str(error).strip().splitlines() or [''])[0]
@@ -221,6 +264,19 @@ def explain_failure(error):
     return None
 
 
+# What torch and Python say where the host has no more to give.
+_USED_UP = (
+    (
+        re.compile(r'</torch_\w+>.*No space left on device', re.DOTALL),
+        'shared memory (/dev/shm) is full: enlarge it, or set '
+        'data.workers_per_gpu=0',
+    ),
+    (
+        re.compile(r'Too many open files|received \d+ items of ancdata'),
+        'too many open files: raise the limit (ulimit -n), or lower '
+        'data.workers_per_gpu',
+    ),
+)
 # torch has no class for it: RuntimeError in every release.
 _WORKER_IS_GONE = re.compile(
     r'DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) '
@@ -272,14 +328,16 @@ def leave(status, message=None):
         status (int): Exit status.
         message (str | None): For standard error.
     """
-    # In a signal's handler the stream may be in use.
-    with suppress(RuntimeError):
-        if message:
-            print(message, file=sys.stderr)
-        sys.stdout.flush()
-        sys.stderr.flush()
+    # In a signal's handler the stream may be in use; or nobody reads it.
+    for number, stream in enumerate((sys.stdout, sys.stderr), 1):
+        with suppress(RuntimeError, OSError):
+            if message and number == 2:
+                print(message, file=stream)
+            stream.flush()
     for worker in multiprocessing.active_children():
         worker.kill()
+    while _State.last:
+        _State.last.pop()()
     # Not sys.exit(): threads of a process group whose peer is gone can keep
     # the process alive.
     os._exit(status)

@@ -4,8 +4,9 @@ import contextlib
 import os
 import sys
 
+from hourglass_npu import lifetime
 from hourglass_npu.config import rules
-from hourglass_npu.errors import UserError
+from hourglass_npu.errors import UserError, call_last
 from hourglass_npu.options import apply_trust
 
 
@@ -52,6 +53,7 @@ def start(args, cfg):
     from hourglass_npu.devices import set_arithmetic
 
     apply_trust(args)
+    call_last(lifetime.keep_sockets_together())
     if args.local_rank is not None:
         os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     launcher = args.launcher

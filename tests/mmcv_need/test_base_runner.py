@@ -2,6 +2,7 @@
 
 import copy
 import logging
+from types import SimpleNamespace
 
 import mmcv
 import pytest
@@ -15,7 +16,7 @@ from mmcv.runner import (
     TextLoggerHook,
     save_checkpoint,
 )
-from mmcv.runner.base_runner import DeferredLogBuffer, DeferredNumber
+from mmcv.runner.base_runner import DeferredLogBuffer
 from torch import nn
 
 
@@ -291,7 +292,7 @@ def test_log_averages_what_was_deferred_as_plain_numbers():
     for count in (3, 4, 5, 1):
         loss = torch.rand((), generator=draws)
         hits = torch.randint(0, 9, (2,), generator=draws) + 1
-        share = DeferredNumber(hits, lambda n: n[0] / n[1])
+        share = SimpleNamespace(tensor=hits, finish=lambda n: n[0] / n[1])
         plain.update(
             dict(
                 loss=loss.item(),

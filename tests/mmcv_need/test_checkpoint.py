@@ -1,11 +1,15 @@
 """Checkpoints: what mmcv's are, from anywhere, whole or not at all."""
 
 import collections
+import fcntl
 import hashlib
 import logging
 import os
+import shutil
+import subprocess
 import sys
 import threading
+import time
 import types
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -714,3 +718,61 @@ def test_files_are_closed(tmp_path):
         with pytest.raises(ValueError):
             _load_checkpoint(str(tmp_path / 'bad.pth'))
     assert len(os.listdir('/proc/self/fd')) == before
+
+
+# Writes one name again and again, and says what has gone wrong.
+WRITER = """
+import sys, torch
+from mmcv.runner.checkpoint import link_checkpoint, save_checkpoint
+model = torch.nn.Linear(200, 200)
+torch.nn.init.constant_(model.weight, int(sys.argv[2]))
+for _ in range(int(sys.argv[3])):
+    save_checkpoint(model, sys.argv[1] + '/epoch_1.pth')
+    link_checkpoint(sys.argv[1] + '/epoch_1.pth', sys.argv[1] + '/latest.pth')
+"""
+
+
+def start_writer(folder, number, times):
+    return subprocess.Popen(
+        [sys.executable, '-c', WRITER, *map(str, (folder, number, times))],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_two_processes_write_one_name(tmp_path):
+    writers = [start_writer(tmp_path, number, 40) for number in (1, 2)]
+    for writer in writers:
+        _, errors = writer.communicate(timeout=300)
+        assert writer.returncode == 0, errors
+    for name in ('epoch_1.pth', 'latest.pth'):
+        weight = _load_checkpoint(str(tmp_path / name))['state_dict']['weight']
+        assert weight.unique().tolist() in ([1.0], [2.0])
+    assert not list(tmp_path.glob('.*'))
+
+
+def test_a_folder_that_goes_while_it_is_saved_comes_again(tmp_path):
+    folder = tmp_path / 'work'
+    writer = start_writer(folder, 1, 300)
+    removed = 0
+    while writer.poll() is None:
+        if folder.exists():
+            shutil.rmtree(str(folder), ignore_errors=True)
+            removed += 1
+        time.sleep(0.2)  # several savings, on a busy machine too
+    assert writer.returncode == 0, writer.stderr.read()
+    writer.stderr.close()
+    assert removed
+
+
+def test_files_of_killed_writers_go_and_those_of_others_stay(tmp_path):
+    mine = tmp_path / '.a.pth.1.tmp'
+    dead = [tmp_path / '.a.pth.2.tmp', tmp_path / '.a.pth.3.tmp']
+    dead[0].write_bytes(b'half')
+    dead[1].symlink_to('b.pth')
+    with mine.open('wb') as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        save_checkpoint(torch.nn.Linear(2, 2), str(tmp_path / 'a.pth'))
+        assert sorted(tmp_path.glob('.*')) == [mine]
+    save_checkpoint(torch.nn.Linear(2, 2), str(tmp_path / 'a.pth'))
+    assert not list(tmp_path.glob('.*'))

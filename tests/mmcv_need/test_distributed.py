@@ -1,25 +1,20 @@
 """MMDistributedDataParallel, by two real gloo processes."""
 
-from pathlib import Path
-
 import pytest
 import torch
-import wrapper_worker as worker
-from launching import TORCH, torch_launcher
+import wrapper_cases as worker
+from launching import TORCH
 from mmcv.parallel.distributed import compress_gradients
 
-WORKER = Path(worker.__file__)
 _ran = []
 
 
 @pytest.fixture
-def ranks(run, free_port, tmp_path, original):
+def found(ranks, original):
     """Return what the two processes found, in order of rank; run once."""
     if not _ran:
         stock = original('mmcv', 'parallel/distributed.py')
-        done = run(torch_launcher(WORKER, 2, free_port, tmp_path, stock))
-        assert done.returncode == 0, done.stderr
-        _ran.extend(torch.load(str(tmp_path / f'{r}.pt')) for r in (0, 1))
+        _ran.extend(ranks(2, worker.run_all, stock))
     return _ran
 
 
@@ -32,19 +27,19 @@ def equal(first, second):
     )
 
 
-def test_two_processes_do_what_one_does_with_the_double_batch(ranks):
+def test_two_processes_do_what_one_does_with_the_double_batch(found):
     model = worker.Model()
     alone = worker.train(
         lambda batch: model.train_step(batch)['loss'], model, worker.batches()
     )
     for step in range(worker.STEPS):
         mean = (
-            ranks[0]['plain']['losses'][step]
-            + ranks[1]['plain']['losses'][step]
+            found[0]['plain']['losses'][step]
+            + found[1]['plain']['losses'][step]
         ) / 2
         assert torch.allclose(mean, alone['losses'][step], atol=1e-6)
         for a, b in zip(
-            ranks[0]['plain']['weights'][step], alone['weights'][step]
+            found[0]['plain']['weights'][step], alone['weights'][step]
         ):
             assert (a - b).abs().max() <= 1e-6
     # And training did something.
@@ -56,8 +51,8 @@ def test_two_processes_do_what_one_does_with_the_double_batch(ranks):
     'case',
     ['plain', 'torch', 'copied_gradients', 'unused', 'static_graph', 'stock'],
 )
-def test_all_ranks_hold_the_same_weights(ranks, case):
-    first, second = (rank[case] for rank in ranks)
+def test_all_ranks_hold_the_same_weights(found, case):
+    first, second = (rank[case] for rank in found)
     if first is None:
         pytest.skip(f'torch {torch.__version__} cannot do this')
     assert equal(first['weights'], second['weights'])
@@ -67,21 +62,21 @@ def test_all_ranks_hold_the_same_weights(ranks, case):
 @pytest.mark.parametrize(
     'case', ['torch', 'copied_gradients', 'buckets', 'stock']
 )
-def test_train_step_does_what_forward_of_torch_does(ranks, case):
-    for rank in ranks:
+def test_train_step_does_what_forward_of_torch_does(found, case):
+    for rank in found:
         if rank[case] is None:
             pytest.skip(f'torch {torch.__version__} cannot do this')
         assert equal(rank['plain']['weights'], rank[case]['weights'])
         assert equal([rank['plain']['losses']], [rank[case]['losses']])
 
 
-def test_stock_takes_part_on_torch_1_8(ranks):
-    assert (ranks[0]['stock'] is not None) == (TORCH < (1, 11))
+def test_stock_takes_part_on_torch_1_8(found):
+    assert (found[0]['stock'] is not None) == (TORCH < (1, 11))
 
 
 @pytest.mark.parametrize('case', ['unused', 'static_graph'])
-def test_unused_parameters_stay_and_change_nothing(ranks, case):
-    for rank in ranks:
+def test_unused_parameters_stay_and_change_nothing(found, case):
+    for rank in found:
         if rank[case] is None:
             pytest.skip(f'torch {torch.__version__} has no static_graph')
         used = [weights[:4] for weights in rank[case]['weights']]
@@ -92,12 +87,12 @@ def test_unused_parameters_stay_and_change_nothing(ranks, case):
 
 
 @pytest.mark.parametrize('case, bits', [('fp16', 11), ('bf16', 8)])
-def test_compressed_gradients_are_rounded_and_alike(ranks, case, bits):
+def test_compressed_gradients_are_rounded_and_alike(found, case, bits):
     if TORCH < (1, 10):
-        assert 'needs torch 1.10' in ranks[0][case]
+        assert 'needs torch 1.10' in found[0][case]
         return
     plain, first, second = (
-        rank['weights'] for rank in (ranks[0]['plain'], *both(ranks, case))
+        rank['weights'] for rank in (found[0]['plain'], *both(found, case))
     )
     assert equal(first, second)
     assert not equal(first, plain)
@@ -108,8 +103,8 @@ def test_compressed_gradients_are_rounded_and_alike(ranks, case, bits):
         assert error <= (exact - before).abs().max() * 2.0 ** (1 - bits)
 
 
-def both(ranks, case):
-    return [rank[case] for rank in ranks]
+def both(found, case):
+    return [rank[case] for rank in found]
 
 
 def test_an_unknown_compression_is_refused():
@@ -117,23 +112,23 @@ def test_an_unknown_compression_is_refused():
         compress_gradients(None, 'int8')
 
 
-def test_accumulation_sums_over_batches_and_averages_over_ranks(ranks):
+def test_accumulation_sums_over_batches_and_averages_over_ranks(found):
     expected = worker.Model()
     for batch in worker.batches()[:2]:
         expected.train_step(batch)['loss'].backward()
-    for rank in ranks:
+    for rank in found:
         for grad, param in zip(rank['accumulation'], expected.parameters()):
             assert torch.allclose(grad, param.grad, atol=1e-6)
-    assert equal([ranks[0]['accumulation']], [ranks[1]['accumulation']])
+    assert equal([found[0]['accumulation']], [found[1]['accumulation']])
 
 
 @pytest.mark.parametrize('way', ['train', 'val', 'forward'])
-def test_containers_are_unpacked(ranks, way):
-    assert all(rank['containers'][way] for rank in ranks)
+def test_containers_are_unpacked(found, way):
+    assert all(rank['containers'][way] for rank in found)
 
 
-def test_forward_of_the_module_is_restored(ranks):
-    assert ranks[0]['forward_is_restored'] == {
+def test_forward_of_the_module_is_restored(found):
+    assert found[0]['forward_is_restored'] == {
         'error': 'in the step',
         'after error': True,
         'after hook': True,
@@ -143,5 +138,5 @@ def test_forward_of_the_module_is_restored(ranks):
     }
 
 
-def test_other_threads_reach_the_module_s_own_forward(ranks):
-    assert all(rank['other_threads'] for rank in ranks)
+def test_other_threads_reach_the_module_s_own_forward(found):
+    assert all(rank['other_threads'] for rank in found)

@@ -12,7 +12,6 @@ import torch
 from mmcv.runner import Hook
 from mmcv.runner.checkpoint import _load_checkpoint
 from mmcv.runner.epoch_based_runner import get_random_state, set_random_state
-from processes import launch  # noqa: F401
 from resume_cases import (
     TRAIN,
     Net,

@@ -5,7 +5,6 @@ are looked for in names.json, which wheel_names.py has made of the wheels. A
 name that is not in that table is not in that release.
 """
 
-import ast
 import functools
 import os
 import sys
@@ -20,10 +19,6 @@ import uses  # noqa: E402
 import wheel_names  # noqa: E402
 
 TABLE = wheel_names.load_table()
-# The package of the simulator, wherever it lies in there.
-SIMULATOR = next(
-    (ROOT / 'tests' / 'npu_sim').rglob('torch_npu/__init__.py'), None
-)
 
 # The sources that run on an NPU; tests have stand-ins of their own.
 FOLDERS = ('mmcv_need', 'mmpose-master', 'scripts')
@@ -138,60 +133,6 @@ def test_a_use_that_is_not_there_fails(text, use):
 )
 def test_what_is_no_use_is_not_taken_for_one(text):
     assert uses.uses_in(text) == set()
-
-
-# The simulator --------------------------------------------------------------
-
-
-def simulated():
-    """Return what the simulator shows as torch_npu: {module: names}.
-
-    Its ``__all__`` says; methods of classes stand under ``module.Class``.
-    """
-    shown = {}
-    package = SIMULATOR.parent
-    for path in sorted(package.rglob('__init__.py')) + sorted(
-        package.rglob('utils.py')
-    ):
-        parts = path.relative_to(package.parent).with_suffix('').parts
-        module = '.'.join(p for p in parts if p != '__init__')
-        tree = ast.parse(path.read_text(encoding='utf-8'))
-        public = {
-            name
-            for node in tree.body
-            if isinstance(node, (ast.FunctionDef, ast.ClassDef))
-            for name in [node.name]
-            if not name.startswith('_')
-        }
-        for node in tree.body:
-            if isinstance(node, ast.Assign):
-                if '__all__' in wheel_names._targets(node):
-                    public = set(ast.literal_eval(node.value))
-        shown[module] = public
-        for node in tree.body:
-            if isinstance(node, ast.ClassDef) and node.name in public:
-                shown[f'{module}.{node.name}'] = {
-                    inner.name
-                    for inner in node.body
-                    if isinstance(inner, ast.FunctionDef)
-                    and not inner.name.startswith('_')
-                }
-    return shown
-
-
-@pytest.mark.skipif(SIMULATOR is None, reason='there is no simulator')
-@pytest.mark.parametrize('version', wheel_names.VERSIONS)
-def test_the_simulator_shows_nothing_that_the_real_one_lacks(version):
-    release = TABLE[version]
-    extra = {
-        f'{module}.{name}'
-        for module, names in simulated().items()
-        for name in names
-        # Its own window for tests; what C++ gives to a class is not seen.
-        if name != 'sim' and (module in release or '.' not in module)
-        if name not in release.get(module, ())
-    }
-    assert extra == set()
 
 
 # The table ------------------------------------------------------------------

@@ -14,6 +14,7 @@ from calling import call
 from pose_model import ROOT, picture
 
 from hourglass_npu import demo
+from hourglass_npu.errors import is_user_error
 from hourglass_npu.pose import images
 
 torch = pytest.importorskip('torch')
@@ -309,6 +310,16 @@ def test_results_that_cannot_be_written(model, image, tmp_path, capsys):
     video.write_bytes(b'')
     assert 'only --img' in message('--img', image, str(video))
     assert 'cannot be opened' in message('--img', str(video))
+
+
+def test_a_bug_in_the_drawing_is_raised(model, image, monkeypatch):
+    def slip(canvas, *_):
+        height, width = canvas.shape
+
+    monkeypatch.setattr(demo.draw, '_draw_pose', slip)
+    with pytest.raises(ValueError, match='unpack') as caught:
+        run(*model, '--img', image)
+    assert not is_user_error(caught.value)
 
 
 def test_unusable_pictures(model, tmp_path, capsys):

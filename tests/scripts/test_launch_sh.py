@@ -87,6 +87,9 @@ class Bundle:
             for path in (BUNDLE / source).glob('*.sh'):
                 shutil.copy(str(path), str(target))
         shutil.copy(str(BUNDLE / 'scripts/ranks.py'), str(root / 'scripts'))
+        (self.mmpose / 'hourglass_npu').symlink_to(
+            BUNDLE / 'mmpose-master/hourglass_npu'
+        )
         (root / 'scripts/setup.sh').write_text('exit 0\n')
         for name in ('train', 'test'):
             (self.mmpose / 'tools' / (name + '.py')).write_text(TOOL)

@@ -119,7 +119,8 @@ def _heatmaps(sample):
     """Return the heatmaps that the network is to learn, or None."""
     import numpy as np
     import torch
-    from mmpose.models.detectors.top_down import render_heatmaps
+
+    from hourglass_npu.pose.heatmaps import render_heatmaps
 
     if 'target' in sample:
         return np.asarray(sample['target'])

@@ -13,7 +13,7 @@ import sys
 import time
 from importlib.util import find_spec
 
-from hourglass_npu import __version__
+from hourglass_npu import __version__, output
 from hourglass_npu.config.load import check_data, choose_work_dir, load_config
 from hourglass_npu.config.parts import check_parts
 from hourglass_npu.config.unread import unread_keys
@@ -21,6 +21,7 @@ from hourglass_npu.errors import Stopped, UserError, log_tracebacks
 from hourglass_npu.files import make_folder
 from hourglass_npu.options import add_options, parse
 from hourglass_npu.process import start
+from hourglass_npu.training import lock
 
 NEEDED_KEYS = (
     'checkpoint_config',
@@ -278,7 +279,20 @@ def main():
     cfg = check_request(args)
     if args.check_request:
         return
+    with output.lasting():
+        try:
+            train(args, cfg)
+        finally:
+            lock.release()
 
+
+def train(args, cfg):
+    """Trains.
+
+    Args:
+        args (argparse.Namespace): From :func:`parse_args`.
+        cfg (mmcv.Config): From :func:`check_request`.
+    """
     # Loading torch takes seconds; whoever mistyped an option waits less.
     import mmpose
     import torch
@@ -294,6 +308,7 @@ def main():
     device, distributed = start(args, cfg)
     rank, world_size = get_dist_info()
     make_folder(cfg.work_dir)
+    lock.take(cfg.work_dir)
     cfg.gpu_ids = args.gpu_ids or [0]
     if args.amp:
         cfg.amp = dict(cfg.get('amp') or {}, enabled=True)
@@ -309,6 +324,8 @@ def main():
     logger = get_root_logger(log_file=log_file, log_level=cfg.log_level)
     for handler in logger.handlers:
         handler.handleError = _tell_of_lost_lines
+    if rank == 0:
+        output.tell_losses_to(logger)
     if distributed:
         # torch 1.8 logs to the root logger when a group is formed, which
         # gives that a handler, and our lines would come twice.

@@ -12,7 +12,13 @@ from mmcv.runner.hooks.optimizer import weights_of
 from hourglass_npu.errors import UserError
 from hourglass_npu.o2.overflow import saturation_flag
 from hourglass_npu.o2.settings import AmpOverflow
-from hourglass_npu.o2.tensors import flatten, is_on, own_floats, unflatten
+from hourglass_npu.o2.tensors import (
+    flatten,
+    has_unscale_kernel,
+    is_on,
+    own_floats,
+    unflatten,
+)
 
 
 class O2Engine:
@@ -61,6 +67,9 @@ class O2Engine:
         self.device = next(model.parameters()).device
         self.selects_on_device = self.device.type != 'cpu'
         self._saturation = saturation_flag(self.device)
+        # Tried now: on a chip that saturates, the kernel clears the flag, and
+        # must not do so between a backward pass and its own use.
+        has_unscale_kernel(self.device)
         self._flags = []  # of the passes since the last step
         self._open_step = None  # taken, outcome not read yet
         self._stepped = set()  # ids of weights whose state exists

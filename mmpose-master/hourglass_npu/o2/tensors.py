@@ -55,12 +55,13 @@ def unscale(grads, factor):
         that device.
     """
     device = grads[0].device
-    if _has_unscale_kernel(device):
+    if has_unscale_kernel(device):
         found = torch.zeros((), device=device)
         torch._amp_foreach_non_finite_check_and_unscale_(
             grads, found, torch.full_like(found, factor)
         )
-        return found
+        # On a chip that saturates torch_npu gives it a shape of (1,).
+        return found.reshape(())
     found = any_not_finite(grads)
     if factor != 1.0:
         torch._foreach_mul_(grads, factor)
@@ -68,7 +69,7 @@ def unscale(grads, factor):
 
 
 @functools.lru_cache(maxsize=None)
-def _has_unscale_kernel(device):
+def has_unscale_kernel(device):
     """Try the kernel of torch's GradScaler, which checks and scales."""
     one = torch.ones((), device=device)
     try:

@@ -73,10 +73,7 @@ def load_model(config, checkpoint, device=None):
     from mmcv.runner.dist_utils import set_device
     from mmpose.models import build_posenet
 
-    try:
-        device = set_device(device)
-    except ValueError as error:
-        raise UserError(str(error)) from error
+    device = set_device(device)
     cfg = load_config(config)
     cfg.model.pretrained = None
     model = build_posenet(cfg.model)

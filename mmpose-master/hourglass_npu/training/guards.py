@@ -6,6 +6,7 @@ of them is in docs/RELIABILITY.md.
 
 import functools
 import json
+import multiprocessing.queues
 import os
 import signal
 import sys
@@ -23,9 +24,11 @@ from hourglass_npu.errors import (
     OTHERS_SPEAK_AFTER,
     Stopped,
     UserError,
+    explain_failure,
     leave,
     note_signal,
 )
+from hourglass_npu.lifetime import end_with_parent
 from hourglass_npu.o2.overflow import DeviceFlag
 from hourglass_npu.training.checkpoints import Checkpoints, saving_hook
 from hourglass_npu.training.ranks import average_bn_stats, barrier
@@ -49,16 +52,19 @@ def make(cfg):
 
 # Signals ------------------------------------------------------------------
 
+_NOHUP = signal.SIGHUP, signal.SIG_IGN
+
 
 class SignalGuard(Hook):
     """Stop a training in good order, or save, when a signal asks for it.
 
-    SIGTERM and SIGINT: finish the step, with all its iterations
+    SIGTERM, SIGINT and SIGHUP: finish the step, with all its iterations
     (``cumulative_iters``), write a checkpoint and raise
     :class:`hourglass_npu.errors.Stopped`. A second signal, a second or more
     later, ends the process at once (one Ctrl-C can come twice, from the
     terminal and from the launcher). SIGUSR1: the same without the end. While
-    the run is evaluated, which changes nothing, SIGTERM and SIGINT end that.
+    the run is evaluated, which changes nothing, the first three end that.
+    Under nohup, SIGHUP stays ignored.
 
     All ranks have to save in the same iteration. So each sends the others, in
     a sum of two numbers through the host's memory, what it was asked for, and
@@ -68,7 +74,12 @@ class SignalGuard(Hook):
     Register it behind the checkpoint hook and before the evaluation.
     """
 
-    SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+    SIGNALS = (
+        signal.SIGTERM,
+        signal.SIGINT,
+        signal.SIGHUP,
+        signal.SIGUSR1,
+    )
 
     def __init__(self):
         self.asked = [0, 0]  # signal to stop by, whether to save
@@ -84,7 +95,8 @@ class SignalGuard(Hook):
         self._evaluating = True  # a resumed run may begin with it
         if threading.current_thread() is threading.main_thread():
             for number in self.SIGNALS:
-                self._previous[number] = signal.signal(number, self._note)
+                if (number, signal.getsignal(number)) != _NOHUP:
+                    self._previous[number] = signal.signal(number, self._note)
 
     def after_run(self, runner):
         """Gives the signals back."""
@@ -192,20 +204,36 @@ class SignalGuard(Hook):
 
 
 def _outlive_signals(start, worker_id):
-    """Starts a data worker that is there until its parent has finished.
+    """Start a data worker that is there until its parent has finished.
 
     Signals often go to all processes of a job. SIGTERM leaves the worker 20 s,
-    less than launchers leave ranks.
+    less than launchers leave ranks. If the parent is killed, the worker is,
+    too; torch alone would see it after 5 s.
 
     Args:
         start (callable | None): What else to do at the start.
         worker_id (int): Number of the worker.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    # The thread that starts workers is the one that trains, and outlives them.
+    end_with_parent()
+    multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(
+        _end_without_batch
+    )
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(20))
     if start is not None:
         start(worker_id)
+
+
+def _end_without_batch(error, batch):
+    """End a data worker that cannot hand over a batch.
+
+    Python would print a traceback and go on, and the training would wait for
+    the batch for ever.
+    """
+    words = explain_failure(error) or repr(error)
+    leave(1, f'error: a batch could not be handed over: {words}')
 
 
 # Ranks that hang ----------------------------------------------------------

@@ -5,7 +5,14 @@ import torch
 from mmcv import Config
 from mmpose.models import build_posenet
 from mpii_data import CONFIGS
-from test_apis_train import SAFE, cfg, same, train  # noqa: F401
+from test_apis_train import (
+    SAFE,
+    Losses,
+    cfg,  # noqa: F401
+    same,
+    train,
+    with_stock_pipeline,
+)
 
 from hourglass_npu.o2 import operators
 from hourglass_npu.o2.settings import AmpOptions
@@ -27,6 +34,13 @@ def test_the_configs_ask_for_o2_at_32768():
         amp = Config.fromfile(str(path)).amp
         assert amp == dict(opt_level='O2', loss_scale=32768.0)
         assert AmpOptions(**amp).enabled is None
+
+
+def test_each_low_loss_is_that_of_the_stock_pipeline(low):
+    lean, usual = Losses(), Losses()
+    train(low, hooks=[lean])
+    train(with_stock_pipeline(low), hooks=[usual])
+    assert lean.seen == usual.seen and len(set(lean.seen)) == 6
 
 
 def test_a_run_in_mixed_precision(low):

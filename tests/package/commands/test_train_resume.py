@@ -12,7 +12,6 @@ import pytest
 from launching import TORCH
 from mmcv.runner.checkpoint import _load_checkpoint
 from mpii_data import write_mpii, write_tiny_config
-from processes import launch  # noqa: F401
 from resume_cases import assert_same
 
 from hourglass_npu.paths import MMPOSE_ROOT

@@ -14,6 +14,7 @@ onnx = pytest.importorskip('onnx')
 import onnxruntime  # noqa: E402
 from calling import call  # noqa: E402
 
+from hourglass_npu.errors import is_user_error  # noqa: E402
 from hourglass_npu.export import graph  # noqa: E402
 from hourglass_npu.pose import backends, decode, geometry  # noqa: E402
 from hourglass_npu.pose.boxes import from_box  # noqa: E402
@@ -294,6 +295,17 @@ def test_requests_that_cannot_be_met(convert, capfd, options, message):
     assert captured.err.startswith('error: ')
     assert 'Traceback' not in captured.err and 'graph(' not in captured.out
     assert not list(path.parent.iterdir())
+
+
+@pytest.mark.parametrize('name', ['_heatmaps', 'forward'])
+def test_a_bug_in_the_graph_is_raised(convert, monkeypatch, name):
+    def slip(self, img):
+        height, width = img.shape
+
+    monkeypatch.setattr(graph.DeployedNetwork, name, slip)
+    with pytest.raises(ValueError, match='unpack') as caught:
+        convert()
+    assert not is_user_error(caught.value)
 
 
 def test_differences_of_joints_are_told_in_units_of_heatmaps():

@@ -1,14 +1,13 @@
 """Mixed precision O2 in a runner, and by two processes."""
 
 import logging
-from pathlib import Path
+from unittest import mock
 
-import o2_worker as worker
 import pytest
 import torch
-from launching import torch_launcher
-from mmcv.parallel import MMDataParallel
+from mmcv.parallel import MMDataParallel, MMDistributedDataParallel
 from mmcv.runner import EpochBasedRunner, Hook
+from mmcv.runner.dist_utils import get_dist_info
 from mmcv.runner.hooks.optimizer import AmpOptimizerHook, amid_step
 from o2_cases import (
     OPTIMIZERS,
@@ -20,6 +19,7 @@ from o2_cases import (
 )
 from torch import nn
 
+from hourglass_npu.o2 import engine as engine_module
 from hourglass_npu.o2.choice import initialize
 from hourglass_npu.o2.settings import AmpOverflow
 
@@ -236,32 +236,94 @@ def test_the_last_step_of_a_run_is_counted(tmp_path):
     assert engine.skipped_steps == 1
 
 
+STEPS = 4
+
+
+def train_in_a_rank(saturating=False):
+    """Train; rank 1 alone overflows in step 2.
+
+    Args:
+        saturating (bool): As on a chip where no gradient shows it.
+    """
+    rank, _ = get_dist_info()
+    overflows = {'now': False}
+    flag = (lambda: None, lambda: overflows['now']) if saturating else None
+    model = Toy()
+    with torch.no_grad():
+        model.first.weight.add_(rank)  # initialize makes them equal
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    with mock.patch.object(
+        engine_module, 'saturation_flag', lambda device: flag
+    ):
+        driver = NativeDriver(model, optimizer, make_case('sgd'))
+    wrapped = MMDistributedDataParallel(model)
+    engine, losses = driver.engine, []
+    for step in range(STEPS):
+        optimizer.zero_grad()
+        loss = run_batch(wrapped, 2 * step + rank)
+        losses.append(loss.detach())
+        bad = step == 2 and rank == 1
+        overflows['now'] = bad and saturating
+        with engine.scale_loss(loss) as scaled:
+            (scaled * (1e8 if bad and not saturating else 1)).backward()
+        if step == 0:
+            first = [p.grad for p in engine.master_params()]
+            first = [g.clone() for g in first if g is not None]
+        optimizer.step()
+    return dict(
+        masters=[p.detach() for p in engine.master_params()],
+        losses=losses,
+        first=first,
+        skipped=engine.skipped_steps,
+    )
+
+
+def accumulate_in_a_rank(*indices):
+    """Return the gradients of several backward passes before one step."""
+    rank, _ = get_dist_info()
+    model = Toy()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    engine = NativeDriver(model, optimizer, make_case('sgd')).engine
+    wrapped = MMDistributedDataParallel(model)
+    for index in indices:
+        with engine.scale_loss(run_batch(wrapped, index + rank)) as scaled:
+            scaled.backward()
+    return [p.grad for p in engine.master_params() if p.grad is not None]
+
+
+def run_in_a_rank():
+    """Return what this rank finds in all cases."""
+    return dict(
+        shown=train_in_a_rank(),
+        hidden=train_in_a_rank(saturating=True),
+        passes=[
+            accumulate_in_a_rank(0),
+            accumulate_in_a_rank(2),
+            accumulate_in_a_rank(0, 2),
+        ],
+    )
+
+
 _ran = []
 
 
 @pytest.fixture
-def ranks(run, free_port, tmp_path):
+def found(ranks):
     """Return what the two processes found, in order of rank; run once."""
-    if not _ran:
-        command = torch_launcher(
-            Path(worker.__file__), 2, free_port, str(tmp_path)
-        )
-        done = run(command)
-        assert done.returncode == 0, done.stderr
-        _ran.extend(torch.load(str(tmp_path / f'{r}.pt')) for r in (0, 1))
+    _ran.extend(ranks(2, run_in_a_rank) if not _ran else ())
     return _ran
 
 
 @pytest.mark.parametrize('case', ['shown', 'hidden'])
-def test_ranks_stay_equal_and_skip_together(ranks, case):
-    first, second = (rank[case] for rank in ranks)
+def test_ranks_stay_equal_and_skip_together(found, case):
+    first, second = (rank[case] for rank in found)
     assert first['skipped'] == second['skipped'] == 1
     assert equal(first['masters'], second['masters'])
     assert all(torch.isfinite(m).all() for m in first['masters'])
     assert first['losses'] != second['losses']
 
 
-def test_half_gradients_are_averaged_before_they_are_unscaled(ranks):
+def test_half_gradients_are_averaged_before_they_are_unscaled(found):
     """As with Apex: what goes over the wire is half and scaled."""
     grads = []
     for index in (0, 1):
@@ -280,11 +342,11 @@ def test_half_gradients_are_averaged_before_they_are_unscaled(ranks):
             wanted.append((a / 2 + b / 2).float() / 32768.0)
         else:
             wanted.append(a / 2 + b / 2)
-    for rank in ranks:
+    for rank in found:
         assert equal(rank['shown']['first'], wanted)
 
 
-def test_passes_add_up_though_ddp_reuses_its_buckets(ranks):
-    for rank in ranks:
+def test_passes_add_up_though_ddp_reuses_its_buckets(found):
+    for rank in found:
         first, second, both = rank['passes']
         assert equal([a + b for a, b in zip(first, second)], both)

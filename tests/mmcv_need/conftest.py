@@ -1,0 +1,1 @@
+from processes import launch, ranks  # noqa: F401
