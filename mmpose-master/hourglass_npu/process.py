@@ -133,7 +133,7 @@ def share_cores(device, args, cfg):
         for text in group
     }
     most = cfg.data.get('samples_per_cpu')
-    if most and on_cpu and processes > 1:
+    if most and on_cpu and processes > 1 and 'samples_per_gpu' in cfg.data:
         if 'data.samples_per_gpu' not in asked:
             cfg.data.samples_per_gpu = min(cfg.data.samples_per_gpu, most)
     if 'data.workers_per_gpu' not in asked:

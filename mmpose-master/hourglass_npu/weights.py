@@ -3,19 +3,8 @@
 from hourglass_npu.errors import UserError, is_user_error
 
 
-def load_weights(model, path):
-    """Load a checkpoint that must fit the model to the last tensor.
-
-    Args:
-        model (nn.Module): The bare model, on the CPU; changed in place.
-        path (str): Checkpoint.
-
-    Returns:
-        dict: ``meta`` of the checkpoint; empty if it has none.
-
-    Raises:
-        UserError: The checkpoint cannot be read, or is of another model.
-    """
+def _read(path):
+    """Return the content of a checkpoint, and its weights by name."""
     import torch
     from mmcv.runner import _load_checkpoint
 
@@ -26,19 +15,30 @@ def load_weights(model, path):
             raise
         reason = ' '.join(str(error).split())
         raise UserError(f'{path} cannot be read: {reason}') from error
+    weights = _weights_of(checkpoint)
+    if weights is None or not all(
+        isinstance(value, torch.Tensor) for value in weights.values()
+    ):
+        raise UserError(f'{path} holds no weights (tensors by name)')
+    return checkpoint, weights
+
+
+def _weights_of(checkpoint):
     saved = checkpoint
     if isinstance(checkpoint, dict):
         saved = checkpoint.get('state_dict', checkpoint)
     if not isinstance(saved, dict) or not all(
-        isinstance(key, str) and isinstance(value, torch.Tensor)
-        for key, value in saved.items()
+        isinstance(key, str) for key in saved
     ):
-        raise UserError(f'{path} holds no weights (tensors by name)')
-    weights = {
+        return None
+    return {
         key[7:] if key.startswith('module.') else key: value
         for key, value in saved.items()
     }
-    own = model.state_dict()
+
+
+def _faults(own, weights):
+    """Say how two models differ, by their tensors."""
     missing = [key for key in own if key not in weights]
     strange = [key for key in weights if key not in own]
     other = [
@@ -57,12 +57,88 @@ def load_weights(model, path):
             f'{len(other)} of another shape, such as {key}: '
             f'{tuple(weights[key].shape)} instead of {tuple(own[key].shape)}'
         )
+    return '; '.join(faults)
+
+
+def load_weights(model, path):
+    """Load a checkpoint that must fit the model to the last tensor.
+
+    Args:
+        model (nn.Module): The bare model, on the CPU; changed in place.
+        path (str): Checkpoint.
+
+    Returns:
+        dict: ``meta`` of the checkpoint; empty if it has none.
+
+    Raises:
+        UserError: The checkpoint cannot be read, or is of another model.
+    """
+    checkpoint, weights = _read(path)
+    own = model.state_dict()
+    faults = _faults(own, weights)
     if faults:
         raise UserError(
             f'{path} is a checkpoint of another model than the config '
             f'describes. It holds {len(weights)} tensors, the model has '
-            f'{len(own)}: {"; ".join(faults)}.'
+            f'{len(own)}: {faults}.'
         )
     model.load_state_dict(weights)
     meta = checkpoint.get('meta')
     return meta if isinstance(meta, dict) else {}
+
+
+def _own(model):
+    """Return the tensors of a model as checkpoints hold them."""
+    from mmcv.runner.checkpoint import get_state_dict
+
+    return get_state_dict(getattr(model, 'module', model))
+
+
+def check_same_model(model, path):
+    """Refuse to resume the training of another model.
+
+    Args:
+        model (nn.Module): The model, in its wrapper or not.
+        path (str): Checkpoint.
+
+    Raises:
+        UserError: Its tensors are not those of the model; averages that
+            mmcv's ``EMAHook`` has put beside them do not count.
+    """
+    _, weights = _read(path)
+    own = _own(model)
+    # The averages are buffers that come when the run starts.
+    weights = {
+        key: value
+        for key, value in weights.items()
+        if key in own or not key.startswith('ema_')
+    }
+    faults = _faults(
+        {k: v for k, v in own.items() if 'num_batches_tracked' not in k},
+        {k: v for k, v in weights.items() if 'num_batches_tracked' not in k},
+    )
+    if faults:
+        raise UserError(
+            f'{path} is a checkpoint of another model than the config '
+            f'describes ({faults}), and a training is resumed with its own: '
+            'to begin a new one with these weights, give load_from instead'
+        )
+
+
+def count_fitting(model, checkpoint):
+    """Count what a checkpoint has put into a model.
+
+    Args:
+        model (nn.Module): The model, in its wrapper or not.
+        checkpoint (dict): What was loaded.
+
+    Returns:
+        tuple[int, int]: Tensors that were loaded, tensors of the model.
+    """
+    own, weights = _own(model), _weights_of(checkpoint) or {}
+    fit = [
+        key
+        for key in own
+        if getattr(weights.get(key), 'shape', None) == own[key].shape
+    ]
+    return len(fit), len(own)

@@ -98,6 +98,7 @@ def evaluation(cfg, people, network, samples_per_gpu=1, fold=False, amp=False):
         shuffle=False,
         drop_last=False,
     )
+    batches.in_threads = True
 
     def work():
         results = single_gpu_test(model, batches)

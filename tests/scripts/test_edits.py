@@ -5,6 +5,7 @@ import re
 import sys
 from types import SimpleNamespace
 
+import cv2
 import mmcv
 import numpy as np
 import pytest
@@ -46,6 +47,50 @@ def test_a_config_is_printed_with_any_yapf(monkeypatch):
     monkeypatch.setattr(module, 'FormatCode', newer)
     text = Config(dict(a=1, b='x')).pretty_text
     assert text.split() == ['a=1', "b='x'"]
+
+
+def bottom_up(module):
+    """Transform a picture as mmpose's bottom-up configs do."""
+    np.random.seed(3)
+    random = np.random.RandomState(0)
+    info = dict(
+        image_size=np.array(64),
+        heatmap_size=np.array([16, 32]),
+        scale_aware_sigma=False,
+    )
+    results = dict(
+        ann_info=info,
+        img=random.randint(0, 255, (50, 70, 3)).astype(np.uint8),
+        mask=[np.ones((50, 70), bool)] * 2,
+        joints=[random.rand(2, 17, 3) * 50 for _ in range(2)],
+    )
+    return module.BottomUpRandomAffine(30, (0.75, 1.5), 'short', 8)(results)
+
+
+def test_bottom_up_pictures_may_have_their_size_from_numpy(stock):
+    path = 'datasets/pipelines/bottom_up_transform.py'
+    ours = bottom_up(sys.modules['mmpose.datasets.pipelines'])
+    assert ours['img'].shape == (64, 64, 3)
+
+    theirs = stock('mmpose', path)
+    with pytest.raises(cv2.error, match='dsize'):
+        bottom_up(theirs)
+    # With numbers as OpenCV wants them it gives the same.
+    warp = cv2.warpAffine
+    calls = SimpleNamespace(
+        **{
+            **vars(cv2),
+            'warpAffine': lambda a, m, size: warp(a, m, tuple(map(int, size))),
+        }
+    )
+    theirs.cv2, kept = calls, theirs.cv2
+    try:
+        expected = bottom_up(theirs)
+    finally:
+        theirs.cv2 = kept
+    for key in ('img', 'mask', 'joints'):
+        for one, other in zip(ours[key], expected[key]):
+            assert np.array_equal(one, other)
 
 
 def test_a_sync_bn_layer_is_built():

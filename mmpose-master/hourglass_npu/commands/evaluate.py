@@ -42,7 +42,7 @@ def parse_args(argv=None):
     parser.add_argument(
         'checkpoint',
         nargs='?',
-        help='checkpoint file (default: latest.pth of the work folder)',
+        help='checkpoint file (default: the latest of the work folder)',
     )
     parser.add_argument(
         '--onnx',
@@ -114,7 +114,12 @@ def check_request(args):
         raise UserError(
             '--onnx brings its own weights: leave the checkpoint away'
         )
-    path = args.checkpoint or os.path.join(cfg.work_dir, 'latest.pth')
+    path = args.checkpoint
+    if path is None and not args.onnx:
+        from hourglass_npu.training.checkpoints import Checkpoints
+
+        saved = Checkpoints.of_config(cfg)
+        path = saved.latest() or saved.latest_link
     if args.onnx:
         if not os.path.isfile(args.onnx):
             raise UserError(
@@ -181,7 +186,7 @@ def predict(model, dataset, cfg, device, distributed):
 
     settings = dict(
         samples_per_gpu=1,
-        workers_per_gpu=cfg.data.workers_per_gpu,
+        workers_per_gpu=cfg.data.get('workers_per_gpu', 0),
         dist=distributed,
         shuffle=False,
         drop_last=False,
@@ -189,6 +194,7 @@ def predict(model, dataset, cfg, device, distributed):
     )
     settings.update(cfg.data.get('test_dataloader', {}))
     loader = build_dataloader(dataset, **settings)
+    loader.in_threads = True
     # Ranks share no gradients here: each has its own whole model.
     model = MMDataParallel(model.to(device), device_ids=[-1])
     test = multi_gpu_test if distributed else single_gpu_test

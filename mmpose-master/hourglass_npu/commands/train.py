@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from hourglass_npu import __version__, output
 from hourglass_npu.config.load import check_data, choose_work_dir, load_config
 from hourglass_npu.config.parts import check_parts
+from hourglass_npu.config.unread import unread_keys
 from hourglass_npu.errors import Stopped, UserError, log_tracebacks
 from hourglass_npu.files import make_folder
 from hourglass_npu.options import add_options, parse
@@ -160,15 +161,14 @@ def find_resume(args, cfg, logger):
         return args.resume_from or cfg.resume_from
     from mmcv.runner.dist_utils import get_dist_info
 
-    from hourglass_npu.training.checkpoints import find_whole_checkpoint
+    from hourglass_npu.training.checkpoints import Checkpoints
     from hourglass_npu.training.ranks import broadcast_object
 
     path = problem = None
     # One looks for all: they must not go different ways.
     if get_dist_info()[0] == 0:
-        template = (cfg.checkpoint_config or {}).get('filename_tmpl')
         try:
-            path = find_whole_checkpoint(cfg.work_dir, template, logger)
+            path = Checkpoints.of_config(cfg).find_whole(logger)
         except UserError as error:
             problem = str(error)
     path, problem = broadcast_object((path, problem))
@@ -176,7 +176,8 @@ def find_resume(args, cfg, logger):
         raise UserError(problem)
     if path is None:
         logger.info(
-            f'No checkpoint in {cfg.work_dir} to resume from: starting afresh'
+            f'No checkpoint in {Checkpoints.of_config(cfg).folder} to resume '
+            'from: starting afresh'
         )
     return path
 
@@ -335,12 +336,15 @@ def train(args, cfg):
     environment = '\n'.join(f'{key}: {fact}' for key, fact in facts.items())
     logger.info(f'Environment:\n{environment}')
     logger.info(f'Config:\n{cfg.pretty_text}')
+    loader = dict(cfg.data, **cfg.data.get('train_dataloader', {}))
     logger.info(
         f'Training on {world_size} x {device.type}, per process '
         f'{torch.get_num_threads()} thread(s), '
-        f'{cfg.data.workers_per_gpu} data worker(s) and '
-        f'{cfg.data.samples_per_gpu} sample(s) in a step'
+        f'{loader.get("workers_per_gpu", 0)} data worker(s) and '
+        f'{loader.get("samples_per_gpu", 1)} sample(s) in a step'
     )
+    for line in unread_keys(cfg):
+        logger.warning(line)
     cfg.resume_from = find_resume(args, cfg, logger)
 
     if args.seed is not None or args.deterministic:

@@ -29,6 +29,7 @@ OPTIONAL_KEYS = tuple(DEFAULTS) + (
     'checkpoint_config',
     'compile',
     'cudnn_benchmark',
+    'custom_hooks',
     'ddp',
     'device_prefetch',
     'eval_config',
@@ -100,9 +101,15 @@ def load_config(path, groups=None):
     cfg.workflow = [tuple(step) for step in cfg.workflow]
     for split in ('train', 'val', 'test'):
         _resolve_data_paths(cfg.data.get(split))
-    for key in ('work_dir', 'load_from', 'resume_from'):
-        if cfg[key] and '://' not in cfg[key]:
-            cfg[key] = str(MMPOSE_ROOT / os.path.expanduser(cfg[key]))
+    saving = cfg.get('checkpoint_config') or {}
+    for node, key in (
+        (cfg, 'work_dir'),
+        (cfg, 'load_from'),
+        (cfg, 'resume_from'),
+        (saving, 'out_dir'),
+    ):
+        if node.get(key) and '://' not in node[key]:
+            node[key] = str(MMPOSE_ROOT / os.path.expanduser(node[key]))
     return cfg
 
 

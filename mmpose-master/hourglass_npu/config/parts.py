@@ -8,6 +8,7 @@ is found here, from the registry and the signature.
 import inspect
 from collections import namedtuple
 
+from hourglass_npu.config.evaluation import evaluation_faults
 from hourglass_npu.config.rules import nearest
 from hourglass_npu.errors import UserError
 
@@ -36,6 +37,8 @@ def check_parts(cfg, training):
     faults = []
     for part in _parts(cfg._cfg_dict, training):
         faults += part_faults(part)
+    if training and not faults:
+        faults = evaluation_faults(cfg)
     if faults:
         raise UserError(f'the config {cfg.filename}: ' + '; '.join(faults))
 
@@ -129,6 +132,8 @@ def _parts(cfg, training):
         return
     for hook in cfg.get('log_config', {}).get('hooks', ()):
         yield Part('log_config.hooks', hook, HOOKS, ('interval',))
+    for number, hook in enumerate(cfg.get('custom_hooks') or ()):
+        yield Part(f'custom_hooks.{number}', hook, HOOKS, ('priority',))
     for place, settings in _optimizers(cfg['optimizer']):
         # An unknown type is the registry's to tell: it knows what is missing.
         if isinstance(settings.get('type'), str) and OPTIMIZERS.get(

@@ -11,6 +11,8 @@ import inspect
 import math
 from collections import namedtuple
 
+from hourglass_npu.errors import UserError
+
 Rule = namedtuple('Rule', 'wanted holds')
 Rule.__doc__ = """What a value must be.
 
@@ -55,6 +57,17 @@ def _list_of(rule, length=None):
     )
 
 
+def _by_channel(rule):
+    """One for pictures in grey, three for those in colour."""
+    return Rule(
+        f'a list of 1 or 3, each {rule.wanted},',
+        lambda value: (
+            _list_of(rule, 1).holds(value) or _list_of(rule, 3).holds(value)
+        ),
+    )
+
+
+NUMBER = Rule('a number', _number)
 FROM_0 = _rule('a whole number from 0', _whole, lambda v: v >= 0)
 FROM_1 = _rule('a whole number from 1', _whole, lambda v: v >= 1)
 NOT_NEGATIVE = _rule('a number from 0', _number, lambda v: v >= 0)
@@ -82,6 +95,19 @@ STEP = Rule(
 ONE_OR_MORE = Rule(
     'a whole number from 1, or a list of such',
     lambda v: FROM_1.holds(v) or _list_of(FROM_1).holds(v),
+)
+
+# Those of mmcv 1.2.7, and two of later ones.
+PRIORITIES = dict(
+    HIGHEST=0,
+    VERY_HIGH=10,
+    HIGH=30,
+    ABOVE_NORMAL=40,
+    NORMAL=50,
+    BELOW_NORMAL=60,
+    LOW=70,
+    VERY_LOW=90,
+    LOWEST=100,
 )
 
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
@@ -117,6 +143,11 @@ RULES = {
     'eval_config': SETTINGS,
     'log_config': LOG,
     'log_config.hooks': _list_of(PART),
+    'custom_hooks': _either(_list_of(PART), None),
+    'custom_hooks.*.priority': Rule(
+        f'one of {", ".join(PRIORITIES)}, or a whole number from 0 to 100,',
+        lambda v: v in PRIORITIES or (_whole(v) and 0 <= v <= 100),
+    ),
     'dist_params': SETTINGS,
     'workflow': _list_of(STEP),
     'frozen_parameters': _list_of(TEXT),
@@ -139,8 +170,8 @@ RULES = {
     'data.*.pipeline.*.scale_factor': Rule(
         SHARE.wanted, lambda v: isinstance(v, (list, tuple)) or SHARE.holds(v)
     ),
-    'data.*.pipeline.*.mean': _list_of(NOT_NEGATIVE, 3),
-    'data.*.pipeline.*.std': _list_of(POSITIVE, 3),
+    'data.*.pipeline.*.mean': _by_channel(NUMBER),
+    'data.*.pipeline.*.std': _by_channel(POSITIVE),
     'optimizer.lr': NOT_NEGATIVE,
     'optimizer.*.lr': NOT_NEGATIVE,
     'optimizer.weight_decay': NOT_NEGATIVE,
@@ -158,6 +189,8 @@ RULES = {
     'lr_config.min_lr_ratio': SHARE,
     'checkpoint_config.interval': _either(FROM_1, -1),
     'checkpoint_config.interval_minutes': _either(POSITIVE, None),
+    'checkpoint_config.out_dir': _either(TEXT, None),
+    'checkpoint_config.filename_tmpl': TEXT,
     'checkpoint_config.max_keep_ckpts': _either(FROM_1, -1),
     'dist_params.timeout': POSITIVE,
     'evaluation.interval': FROM_1,
@@ -201,6 +234,14 @@ def faults(cfg):
                 text = repr(value)
                 text = text if len(text) <= 60 else text[:57] + '...'
                 found.append(f'{key} is {text}: {rule.wanted} is wanted')
+    template = _at(cfg._cfg_dict, 'checkpoint_config.filename_tmpl')
+    if isinstance(template, str):
+        from hourglass_npu.training.checkpoints import check_template
+
+        try:
+            check_template(template)
+        except UserError as error:
+            found.append(str(error))
     for place, known in known_keys().items():
         node = _at(cfg._cfg_dict, place)
         if not isinstance(node, dict) or 'type' in node:

@@ -22,7 +22,7 @@ def read_people(path):
         UserError: The file is missing, or contains no list in JSON.
     """
     try:
-        people = json.loads(read_bytes(path).decode())
+        people = json.loads(read_bytes(path).decode('utf-8-sig'))
     except (RecursionError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise UserError(f'{path} is not valid JSON: {error}') from error
     if not isinstance(people, list):

@@ -48,6 +48,8 @@ class O2Engine:
         consecutive_overflows (int): Skipped steps since the last real one.
         work_dir (str | None): Folder of the run's checkpoints. An error that
             ends the run names the last good one; None names none.
+        find_checkpoint (callable | None): Returns the last good one's path, or
+            None; by default it is the folder's latest.pth.
     """
 
     name = None
@@ -59,6 +61,7 @@ class O2Engine:
         self.dtype = dtype
         self.logger = logger or logging.getLogger(__name__)
         self.work_dir = None
+        self.find_checkpoint = None
         self.skipped_steps = 0
         self.consecutive_overflows = 0
         self.device = next(model.parameters()).device
@@ -347,7 +350,9 @@ class O2Engine:
         if self.work_dir is None:
             return ''
         latest = os.path.join(self.work_dir, 'latest.pth')
-        if not os.path.exists(latest):
+        if self.find_checkpoint is not None:
+            latest = self.find_checkpoint()
+        if latest is None or not os.path.exists(latest):
             return '. There is no checkpoint of this run'
         return f'. The last good checkpoint is {os.path.realpath(latest)}'
 

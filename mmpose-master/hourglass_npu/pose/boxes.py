@@ -126,7 +126,7 @@ class BoxFile:
         self._image_size = image_size
         self._people = {}
         try:
-            content = json.loads(read_bytes(path).decode())
+            content = json.loads(read_bytes(path).decode('utf-8-sig'))
         except (ValueError, RecursionError) as error:
             raise UserError(f'{path} is not valid JSON: {error}') from error
         names = {}

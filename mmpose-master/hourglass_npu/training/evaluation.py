@@ -7,7 +7,11 @@ import mmcv
 from mmcv.runner.epoch_based_runner import get_random_state, set_random_state
 from mmpose.core import DistEvalHook, EvalHook
 
-from hourglass_npu.training.ranks import barrier
+from hourglass_npu.training.checkpoints import (
+    ResumableCheckpointHook,
+    saving_hook,
+)
+from hourglass_npu.training.ranks import barrier, broadcast_object
 
 
 class _ResumableEvaluation:
@@ -17,7 +21,8 @@ class _ResumableEvaluation:
     so far is part of the checkpoint. Since a checkpoint is saved before it is
     evaluated, a run that resumes at the end of an epoch begins with that
     epoch's evaluation. ``best.json`` follows the checkpoint: it never names
-    scores of another run, or of epochs that were given up.
+    scores of another run, or of epochs that were given up. The checkpoint
+    that it names is there: if none was due, one is saved.
     """
 
     evaluated = 0
@@ -67,6 +72,36 @@ class _ResumableEvaluation:
         if 'best_score' in self.best_json:
             # Not numpy's: it goes into checkpoints.
             self.best_json['best_score'] = float(self.best_json['best_score'])
+        if self.save_best:
+            self._name_best(runner)
+
+    def _name_best(self, runner):
+        """Let ``best.json`` name the file that holds what was evaluated."""
+        name = f'epoch_{runner.epoch + 1}.pth'
+        # So says mmpose, whatever saves the checkpoints, and where.
+        said = osp.join(runner.work_dir, name)
+        better = self.best_json.get('best_ckpt') == said
+        saving = saving_hook(runner)
+        if isinstance(saving, ResumableCheckpointHook):
+            path, there = saving.path_of_best(runner)
+            if not there:
+                better = broadcast_object(better)
+        elif saving is not None and saving.by_epoch:
+            template = saving.args.get('filename_tmpl', 'epoch_{}.pth')
+            folder = saving.out_dir or runner.work_dir
+            path = osp.join(folder, template.format(runner.epoch + 1))
+            there = better = better and osp.isfile(path)
+        else:
+            return
+        if not better:
+            return
+        if runner.rank == 0:
+            self.best_json['best_ckpt'] = path
+        if not there:
+            saving.save_best(runner)
+        if runner.rank == 0 and path != said:
+            self.logger.info(f'Its file is {path}')
+            mmcv.dump(self.best_json, osp.join(runner.work_dir, 'best.json'))
 
 
 class ResumableEvalHook(_ResumableEvaluation, EvalHook):

@@ -16,7 +16,7 @@ from contextlib import suppress
 from datetime import timedelta
 
 import torch
-from mmcv.runner import CheckpointHook, Hook
+from mmcv.runner import Hook
 from mmcv.runner.dist_utils import get_dist_info, get_host_group
 from mmcv.runner.hooks.optimizer import amid_step, engine_of
 
@@ -30,7 +30,7 @@ from hourglass_npu.errors import (
 )
 from hourglass_npu.lifetime import end_with_parent
 from hourglass_npu.o2.overflow import DeviceFlag
-from hourglass_npu.training.checkpoints import find_whole_checkpoint
+from hourglass_npu.training.checkpoints import Checkpoints, saving_hook
 from hourglass_npu.training.ranks import average_bn_stats, barrier
 
 DEFAULT_TIMEOUT = 1800
@@ -146,7 +146,7 @@ class SignalGuard(Hook):
             self._obey(runner, *self._answer())
         else:
             self._obey(runner, *self.asked)
-        saving = _checkpoint_hook(runner)
+        saving = saving_hook(runner)
         if saving is not None and not (
             saving.by_epoch and self.every_n_epochs(runner, saving.interval)
         ):
@@ -189,7 +189,7 @@ class SignalGuard(Hook):
             raise Stopped(number)
 
     def _save(self, runner):
-        saving = _checkpoint_hook(runner)
+        saving = saving_hook(runner)
         if saving is None:
             runner.logger.warning('checkpoint_config is None: nothing saved')
             return
@@ -201,13 +201,6 @@ class SignalGuard(Hook):
         # file is there. Behind that it does not matter who is gone already.
         with suppress(RuntimeError):
             barrier()
-
-
-def _checkpoint_hook(runner):
-    for hook in runner.hooks:
-        if isinstance(hook, CheckpointHook) and hook.interval > 0:
-            return hook
-    return None
 
 
 def _outlive_signals(start, worker_id):
@@ -466,7 +459,7 @@ class LossGuard(Hook):
             listed = f'the people could not be listed: {error}'
         good = None
         with suppress(UserError):
-            good = find_whole_checkpoint(runner.work_dir, logger='silent')
+            good = Checkpoints.of_runner(runner).find_whole('silent')
         good = os.path.realpath(good) if good else 'none'
         rate = next(iter(rates.values()))[0]
         raise UserError(

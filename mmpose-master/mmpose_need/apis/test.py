@@ -3,12 +3,15 @@
 import shutil
 import sys
 import time
+import warnings
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
+from mmcv.parallel import is_module_wrapper
 from mmcv.parallel.data_parallel import find_device
 from mmcv.runner.dist_utils import gather_objects, get_dist_info
+from mmpose.models import TopDown
 
 
 def single_gpu_test(model, data_loader):
@@ -17,11 +20,13 @@ def single_gpu_test(model, data_loader):
     Args:
         model (nn.Module): Wrapped model; it is called with
             ``return_loss=False`` and the loader's batches.
-        data_loader (DataLoader): In the order of the data set.
+        data_loader (DataLoader): In the order of the data set. With an
+            attribute ``in_threads`` that is true, a ``TopDown`` on a CPU has
+            several batches at a time.
 
     Returns:
-        list: What the model returned, one element per batch; per person if
-        it returned a list for a batch of several.
+        list: What the model returned, one element per batch; of ``TopDown``,
+        which returns a list for a batch of several, one per person.
     """
     return _predict(model, data_loader, _Progress(len(data_loader.dataset)))
 
@@ -91,11 +96,14 @@ def _predict(model, data_loader, progress, stride=1):
     """Return the outputs by batch; ``stride`` ranks advance together."""
     model.eval()
     results = []
+    forward = getattr(type(_inner(model)), 'forward_test', None)
+    people = forward is TopDown.forward_test
     for batch, result in _outputs(model, data_loader):
         # The first entry of a batch tells its size.
         size = len(next(iter(batch.values())))
-        # Of several people TopDown returns a list of what it returns of one.
-        several = size > 1 and isinstance(result, list)
+        # Of several people TopDown returns a list of what it returns of one;
+        # what the list of another model means is its own affair.
+        several = people and size > 1 and isinstance(result, list)
         results.extend(result if several else [result])
         if progress is not None:
             progress.advance(size * stride)
@@ -112,7 +120,8 @@ def _outputs(model, data_loader):
     cores, so each has fewer threads than a single process. For equal results
     with any number of ranks one thread computes each batch, and the threads
     of this process take a batch each, which is no slower than all of them on
-    one.
+    one. That is done where the loader asks for it, and for ``TopDown`` alone:
+    another model may keep something of its input in itself.
 
     Args:
         model (nn.Module): In evaluation mode.
@@ -127,9 +136,14 @@ def _outputs(model, data_loader):
         with torch.no_grad():
             return model(return_loss=False, **batch)
 
-    device = find_device(model)
     threads = torch.get_num_threads()
-    if threads == 1 or device is None or device.type != 'cpu':
+    if (
+        threads == 1
+        or not getattr(data_loader, 'in_threads', False)
+        or type(_inner(model)) is not TopDown
+        or getattr(find_device(model), 'type', None) != 'cpu'
+        or _has_modes()
+    ):
         for batch in data_loader:
             yield batch, call(batch)
         return
@@ -151,6 +165,20 @@ def _outputs(model, data_loader):
                 yield batch, result.result()
     finally:
         torch.set_num_threads(threads)
+
+
+def _inner(model):
+    return model.module if is_module_wrapper(model) else model
+
+
+def _has_modes():
+    """Tell whether the caller has set what holds for its thread alone."""
+    asked = [torch.is_autocast_enabled()]
+    for name in ('is_inference_mode_enabled', 'is_autocast_cpu_enabled'):
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # torch 2.4 has new names
+            asked.append(getattr(torch, name, bool)())
+    return any(asked)
 
 
 class _Progress:

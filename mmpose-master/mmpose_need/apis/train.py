@@ -6,15 +6,17 @@ What has no counterpart in mmpose is in the package ``hourglass_npu``.
 import torch
 from mmcv.parallel import MMDataParallel, MMDistributedDataParallel
 from mmcv.parallel.distributed import compress_gradients
-from mmcv.runner import EpochBasedRunner, OptimizerHook
+from mmcv.runner import HOOKS, EpochBasedRunner, OptimizerHook
 from mmcv.runner.dist_utils import get_device, get_dist_info, set_device
 from mmcv.runner.optimizer.builder import choose_form
+from mmcv.utils import build_from_cfg
 from mmpose.core import Fp16OptimizerHook, build_optimizers
 from mmpose.core.distributed_wrapper import DistributedDataParallelWrapper
 from mmpose.datasets import build_dataloader, build_dataset
 from mmpose.utils import get_root_logger
 
 import hourglass_npu.training.log  # noqa: F401  (registers ReadableLogHook)
+from hourglass_npu.config.rules import PRIORITIES
 from hourglass_npu.devices import (
     check_channels_last,
     choose_prefetch,
@@ -22,7 +24,10 @@ from hourglass_npu.devices import (
 )
 from hourglass_npu.errors import UserError
 from hourglass_npu.o2.choice import initialize
-from hourglass_npu.training.checkpoints import ResumableCheckpointHook
+from hourglass_npu.training.checkpoints import (
+    ResumableCheckpointHook,
+    saving_hook,
+)
 from hourglass_npu.training.evaluation import (
     ResumableDistEvalHook,
     ResumableEvalHook,
@@ -35,6 +40,7 @@ from hourglass_npu.training.workers import (
     seed_worker,
     stop_workers,
 )
+from hourglass_npu.weights import check_same_model, count_fitting
 
 
 def _training_device(cfg, distributed):
@@ -181,6 +187,48 @@ def _checkpoint_hook(config):
     return ResumableCheckpointHook(**config)
 
 
+def _register_custom_hooks(runner, cfg):
+    """Register the hooks of ``custom_hooks``, as later mmpose does."""
+    for settings in cfg.get('custom_hooks', None) or ():
+        if not isinstance(settings, dict):
+            runner.register_hook(settings)
+            continue
+        settings = dict(settings)
+        averages = settings['type'] == 'EMAHook'
+        priority = settings.pop('priority', 49 if averages else 'NORMAL')
+        priority = PRIORITIES.get(priority, priority)
+        if averages and cfg.resume_from:
+            # It resumes itself, for its averages.
+            settings.setdefault('resume_from', cfg.resume_from)
+        hook = build_from_cfg(settings, HOOKS)
+        between = PRIORITIES['ABOVE_NORMAL'] < priority < PRIORITIES['NORMAL']
+        runner.register_hook(hook, 'NORMAL' if between else priority)
+        saving = saving_hook(runner)
+        if between and saving is not None:
+            # Behind the step, before the checkpoint: those are of one
+            # priority here.
+            runner.hooks.remove(hook)
+            runner.hooks.insert(runner.hooks.index(saving), hook)
+
+
+def _load(runner, model, cfg):
+    """Resume, or load weights, as the config says."""
+    if cfg.resume_from:
+        check_same_model(model, cfg.resume_from)
+        runner.resume(cfg.resume_from)
+        for hook in runner.hooks:
+            if isinstance(hook, ResumableCheckpointHook):
+                hook.note_resumed(runner, cfg.resume_from)
+    elif cfg.load_from:
+        checkpoint = runner.load_checkpoint(cfg.load_from)
+        fit, size = count_fitting(model, checkpoint)
+        tell = runner.logger.info if fit else runner.logger.warning
+        tell(
+            f'{fit} of the {size} tensors of the model were loaded from '
+            f'{cfg.load_from}'
+        )
+
+
 def _eval_hook(cfg, distributed, settings):
     """Build the hook that evaluates on the validation set."""
     dataset = build_dataset(cfg.data.val, dict(test_mode=True))
@@ -196,6 +244,7 @@ def _eval_hook(cfg, distributed, settings):
     loader = build_dataloader(
         dataset, **dict(settings, **cfg.data.get('val_dataloader', {}))
     )
+    loader.in_threads = True
     hook = ResumableDistEvalHook if distributed else ResumableEvalHook
     return hook(loader, **cfg.get('evaluation', {}))
 
@@ -234,6 +283,9 @@ def train_model(
       ``mmcv.parallel.distributed.compress_gradients``.
     - ``checkpoint_config.interval_minutes`` (float | None): see
       :class:`ResumableCheckpointHook`.
+    - ``custom_hooks`` (list[dict]): further hooks, each with ``type``, its
+      arguments and ``priority``, as in later mmpose. Without a priority they
+      come behind the checkpoint and before the evaluation.
     - ``data.train_dataloader.persistent_workers`` (bool): whether the data
       workers outlive an epoch, which changes no number. True by default,
       where there are workers.
@@ -262,9 +314,14 @@ def train_model(
     device = _training_device(cfg, distributed)
     num_devices = get_dist_info()[1] if distributed else len(cfg.gpu_ids)
 
+    # Of each step, unless a loader's own settings say otherwise.
+    train_dataloader = cfg.data.get('train_dataloader', {})
+    sizes = {
+        key: cfg.data.get(key, train_dataloader.get(key, default))
+        for key, default in (('samples_per_gpu', 1), ('workers_per_gpu', 0))
+    }
     loader_settings = dict(
-        samples_per_gpu=cfg.data.samples_per_gpu,
-        workers_per_gpu=cfg.data.workers_per_gpu,
+        sizes,
         num_gpus=len(cfg.gpu_ids),
         dist=distributed,
         seed=cfg.seed,
@@ -290,7 +347,6 @@ def train_model(
     if choose_prefetch(cfg.get('device_prefetch', None), device, pinned):
         model.send = send_beside
 
-    train_dataloader = cfg.data.get('train_dataloader', {})
     runner = EpochBasedRunner(
         model,
         optimizer=optimizer,
@@ -299,7 +355,7 @@ def train_model(
         meta=meta,
         max_epochs=cfg.total_epochs,
         samples_per_gpu=train_dataloader.get(
-            'samples_per_gpu', cfg.data.samples_per_gpu
+            'samples_per_gpu', sizes['samples_per_gpu']
         ),
         num_of_gpus=num_devices,
     )
@@ -313,6 +369,7 @@ def train_model(
         cfg.log_config,
         cfg.get('momentum_config', None),
     )
+    _register_custom_hooks(runner, cfg)
     if distributed:
         saving = cfg.checkpoint_config or {}
         by_iter = not saving.get('by_epoch', True)
@@ -329,10 +386,7 @@ def train_model(
             _eval_hook(cfg, distributed, dict(loader_settings, seed=None))
         )
 
-    if cfg.resume_from:
-        runner.resume(cfg.resume_from)
-    elif cfg.load_from:
-        runner.load_checkpoint(cfg.load_from)
+    _load(runner, model, cfg)
     try:
         runner.run(data_loaders, cfg.workflow)
     finally:

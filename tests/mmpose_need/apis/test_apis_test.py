@@ -51,14 +51,25 @@ def threads():
     torch.set_num_threads(before)
 
 
-def predict(size=7):
+def predict(size=7, asks=True):
     torch.manual_seed(0)
     net = Net()
     model = MMDataParallel(net, device_ids=[-1])
-    return apis_test.single_gpu_test(model, DataLoader(Numbers(size))), net
+    loader = DataLoader(Numbers(size))
+    loader.in_threads = asks
+    return apis_test.single_gpu_test(model, loader), net
 
 
-def test_predictions_do_not_depend_on_the_number_of_threads(threads, capsys):
+@pytest.fixture
+def top_down(monkeypatch):
+    """Let the network pass for mmpose's."""
+    monkeypatch.setattr(Net, 'forward_test', None, raising=False)
+    monkeypatch.setattr(apis_test, 'TopDown', Net)
+
+
+def test_predictions_do_not_depend_on_the_number_of_threads(
+    threads, top_down, capsys
+):
     threads(1)
     expected, _ = predict()
     for count in (2, 3):
@@ -72,13 +83,79 @@ def test_predictions_do_not_depend_on_the_number_of_threads(threads, capsys):
         assert threading.get_ident() not in {t for t, _ in net.threads}
 
 
-def test_an_error_comes_through_and_leaves_the_threads_as_they_were(threads):
+def test_an_error_comes_through_and_leaves_the_threads_as_they_were(
+    threads, top_down
+):
     threads(2)
     net = Net()
     net.layers = nn.Linear(3, 3)
+    loader = DataLoader(Numbers(5))
+    loader.in_threads = True
     with pytest.raises(RuntimeError):
-        apis_test.single_gpu_test(net, DataLoader(Numbers(5)))
+        apis_test.single_gpu_test(net, loader)
     assert torch.get_num_threads() == 2
+
+
+def test_only_our_commands_have_threads_and_only_for_top_down(
+    threads, monkeypatch
+):
+    threads(2)
+    here = {threading.get_ident()}
+    for asks in (False, True):
+        _, net = predict(4, asks)
+        assert {thread for thread, _ in net.threads} == here
+    monkeypatch.setattr(Net, 'forward_test', None, raising=False)
+    monkeypatch.setattr(apis_test, 'TopDown', Net)
+    _, net = predict(4, asks=False)
+    assert {thread for thread, _ in net.threads} == here
+    _, net = predict(4)
+    assert not {thread for thread, _ in net.threads} & here
+
+
+class Stranger(nn.Module):
+    """Keeps its input in itself, and asks for the modes of its caller."""
+
+    def forward(self, img, return_loss):
+        self.img = img
+        for _ in range(50):
+            img = img @ torch.eye(8)
+        modes = getattr(torch, 'is_inference_mode_enabled', bool)()
+        return [self.img.double().sum().item(), str(img.dtype), modes]
+
+
+@pytest.mark.parametrize('mode', ['no_grad', 'inference_mode', 'autocast'])
+@pytest.mark.parametrize('batch', [1, 3])
+def test_a_strangers_model_gets_what_stock_gives(
+    stock, threads, capsys, mode, batch
+):
+    if not hasattr(torch, mode):
+        pytest.skip(f'torch has no {mode}')
+    arguments = ('cpu', torch.bfloat16) if mode == 'autocast' else ()
+    threads(3)
+    found = []
+    for module in (stock('mmpose', 'apis/test.py'), apis_test):
+        loader = DataLoader(Numbers(6), batch_size=batch)
+        loader.in_threads = True
+        with getattr(torch, mode)(*arguments):
+            found.append(module.single_gpu_test(Stranger(), loader))
+    assert found[0] == found[1] and len(found[0]) == 6 // batch
+    if mode == 'autocast':
+        assert found[1][0][1] == 'torch.bfloat16'
+
+
+@pytest.mark.parametrize('mode', ['inference_mode', 'autocast'])
+def test_modes_of_the_caller_hold_for_top_down_too(threads, top_down, mode):
+    if not hasattr(torch, mode):
+        pytest.skip(f'torch has no {mode}')
+    threads(2)
+    arguments = ('cpu', torch.bfloat16) if mode == 'autocast' else ()
+    with getattr(torch, mode)(*arguments):
+        results, net = predict(3)
+    assert {thread for thread, _ in net.threads} == {threading.get_ident()}
+    if mode == 'autocast':
+        assert results[0].dtype == torch.bfloat16
+    else:
+        assert results[0].is_inference()
 
 
 def test_the_stock_functions_give_the_same(stock, threads, capsys):
@@ -114,6 +191,8 @@ def gather_in_a_rank(tmpdir, *sizes):
     """Predict data sets of several sizes in both ways; sums by size."""
     # Ranks of other widths: the result must not depend on them.
     torch.set_num_threads(1 + get_dist_info()[0])
+    # As for mmpose's network, several batches at a time.
+    Net.forward_test, apis_test.TopDown = None, Net
     found = {}
     for size in map(int, sizes):
         torch.manual_seed(0)
@@ -126,6 +205,7 @@ def gather_in_a_rank(tmpdir, *sizes):
             shuffle=False,
             pin_memory=False,
         )
+        loader.in_threads = True
         found[size] = []
         for settings in (dict(tmpdir=tmpdir), dict(gpu_collect=True)):
             results = multi_gpu_test(model, loader, **settings)
@@ -134,7 +214,7 @@ def gather_in_a_rank(tmpdir, *sizes):
     return found
 
 
-def test_three_processes_give_what_one_gives(ranks, tmp_path):
+def test_three_processes_give_what_one_gives(ranks, top_down, tmp_path):
     sizes = [1, 2, 4, 7]
     found, *others = ranks(3, gather_in_a_rank, tmp_path / 'parts', *sizes)
     assert others == [{size: [] for size in sizes}] * 2

@@ -79,11 +79,14 @@ def test_a_step_of_the_pipeline_is_found_by_its_place():
     assert fault.startswith('data.train.pipeline.0.flip_prob is 1.5: ')
 
 
-def test_colours_are_three():
+def test_colours_are_one_or_three():
+    for mean in ([0.449], [-0.5, 0.4, 0]):
+        step = dict(type='NormalizeTensor', mean=mean)
+        assert not faults(data__val__pipeline=[step])
     (fault,) = faults(
         data__val__pipeline=[dict(type='NormalizeTensor', std=[1, 1, 1, 1])]
     )
-    assert 'data.val.pipeline.0.std is [1, 1, 1, 1]: a list of 3' in fault
+    assert 'data.val.pipeline.0.std is [1, 1, 1, 1]: a list of 1 or 3' in fault
 
 
 def test_what_may_stand_there_has_no_fault():

@@ -187,3 +187,32 @@ def test_checkpoint_hook_of_the_config_is_respected():
     assert apis_train._checkpoint_hook(named) is named
     ours = apis_train._checkpoint_hook(dict(interval=2))
     assert isinstance(ours, CheckpointHook) and ours.interval == 2
+
+
+@pytest.mark.parametrize(
+    'settings, name',
+    [
+        (dict(filename_tmpl='e{:03d}.pth'), 'e002.pth'),
+        (dict(filename_tmpl='newest.pth'), 'epoch_2.pth'),
+        (dict(interval=3), 'epoch_2.pth'),
+        (dict(by_epoch=False, interval=3, max_keep_ckpts=1), 'iter_6.pth'),
+        (dict(by_epoch=False, interval=4, max_keep_ckpts=1), 'iter_6.pth'),
+        (dict(out_dir=None, max_keep_ckpts=1), 'epoch_2.pth'),
+    ],
+)
+def test_the_best_checkpoint_is_there(cfg, scores, settings, name):
+    if 'out_dir' in settings:
+        settings = dict(settings, out_dir=cfg.work_dir + '/else/where')
+    cfg.checkpoint_config = dict(dict(interval=1), **settings)
+    train(cfg, total_epochs=4)
+    assert best(cfg) == (0.75, name)
+    record = json.loads((Path(cfg.work_dir) / 'best.json').read_text())
+    folder = Path(settings.get('out_dir') or cfg.work_dir)
+    assert Path(record['best_ckpt']) == folder / name
+    meta = _load_checkpoint(record['best_ckpt'])['meta']
+    assert (meta['epoch'], meta['iter']) == (2, 6) or name == 'iter_6.pth'
+    assert meta['iter'] == 6
+    # A resume from it says so, too, and needs no other file.
+    weights = train(cfg, resume_from=str(folder / name), total_epochs=4)
+    assert best(cfg) == (0.75, name)
+    assert weights
