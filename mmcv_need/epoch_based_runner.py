@@ -2,11 +2,9 @@
 
 In addition to mmcv 1.2.7, an epoch ends with its speed in the log,
 ``latest.pth`` always stands for a whole checkpoint, and nothing sleeps. (mmcv
-waits 2 s before each epoch, against a deadlock between the data-loader
-workers of two epochs, and 1 s at the end for loggers. In every supported
-torch an exhausted loader joins its workers before it reports the end, or
-keeps them for the next epoch: workers of two epochs never meet. Loggers
-finish in ``after_run``.)
+waits 2 s before each epoch, against a deadlock of data workers: in every
+supported torch, those of two epochs never meet. Loggers finish in
+``after_run``.)
 
 A run that is stopped and resumed ends to the bit like one without a stop: see
 :meth:`EpochBasedRunner.save_checkpoint`.
@@ -31,6 +29,7 @@ from .dist_utils import (
     synchronize,
 )
 from .hooks import IterTimerHook
+from .hooks.iter_timer import give_states, states_of
 from .hooks.optimizer import amid_step, engine_of
 from .utils import get_host_info
 
@@ -81,19 +80,132 @@ def set_random_state(state):
         accelerator.set_rng_state(state[kind])
 
 
+class _RestOfEpoch:
+    """A data loader that once leaves out the batches that are done.
+
+    It stands for the loader from the hooks of ``before_train_epoch`` until
+    the loop over ``runner.data_loader`` begins, whoever wrote that loop. The
+    batches are loaded, though: samplers, workers and augmentations must draw
+    what they drew before.
+
+    Args:
+        runner (EpochBasedRunner): Resumed inside an epoch.
+        point (dict): Section ``resume`` of its checkpoint.
+    """
+
+    def __init__(self, runner, point):
+        self.inner = runner.data_loader
+        self.runner = runner
+        self.point = point
+
+    def __len__(self):
+        return len(self.inner)
+
+    def __getattr__(self, name):
+        if name == 'inner' or name.startswith('__'):
+            raise AttributeError(name)
+        return getattr(self.inner, name)
+
+    def __iter__(self):
+        runner, states = self.runner, self.point['random']
+        runner.data_loader = self.inner
+        done = min(self.point['batches_done'], len(self.inner))
+        if states:
+            set_random_state(states['epoch_start'])
+        runner._begin_epoch(done)
+        runner.logger.info(
+            'Going on inside of epoch %d: its first %d of %d batches are '
+            'loaded again, but not trained on',
+            runner.epoch + 1,
+            done,
+            len(self.inner),
+        )
+        batches = iter(())
+        if done < len(self.inner):
+            batches = iter(self.inner)
+            for _ in islice(batches, done):
+                pass
+        if states:
+            set_random_state(states['now'])
+        for hook in runner.hooks:
+            if isinstance(hook, IterTimerHook):
+                hook.before_epoch(runner)
+        return batches
+
+
 @RUNNERS.register_module()
 class EpochBasedRunner(BaseRunner):
     """Trains and validates in turns of whole epochs."""
 
-    # Of the training epoch that runs: batches that are done (None between
-    # epochs), number of its first iteration, random state it started with.
+    # Of the training epoch that runs: batches done (None between epochs) and
+    # left out, its first iteration, random state and loader at its start.
     _batches_done = None
+    _left_out = 0
     _first_iter = 0
     _epoch_start = None
+    _given_loader = None
     # Random states of all ranks, gathered for the next checkpoint (rank 0).
     _rank_states = None
     # Section ``resume`` of a checkpoint, until all of it has been used.
     _point = None
+    _runs = False  # since ``before_run``
+
+    def call_hook(self, fn_name):
+        """Call one method of every hook, and keep count of the run.
+
+        Not in :meth:`train` and :meth:`run`: a subclass may have its own.
+
+        Args:
+            fn_name (str): Its name, such as ``before_train_epoch``.
+        """
+        if fn_name == 'before_run':
+            self._runs = True
+            self._give_states_to_hooks()
+        elif fn_name == 'after_run':
+            self._runs = False
+        elif fn_name == 'before_train_epoch':
+            self._given_loader = self.data_loader
+            self._fit_point(self.data_loader)
+        elif fn_name == 'before_train_iter':
+            self._check_rest()
+            self._inner_iter += self._left_out
+        elif fn_name == 'after_train_iter':
+            self._batches_done = self._inner_iter + 1
+        elif fn_name == 'after_train_epoch':
+            self._batches_done = None
+            # Here, because hooks may evaluate and save after the epoch.
+            self._log_speed()
+        super().call_hook(fn_name)
+        if fn_name == 'before_train_epoch':
+            point, self._point = self._point, None
+            if point and point['batches_done']:
+                self.data_loader = _RestOfEpoch(self, point)
+                return
+            if point and point['random']:
+                set_random_state(point['random']['now'])
+            self._begin_epoch(0)
+
+    def _begin_epoch(self, done):
+        """Note how a training epoch begins, before its batches are drawn."""
+        self._epoch_start = get_random_state()
+        self._batches_done = self._left_out = done
+        self._first_iter = self._iter - done
+
+    def _check_rest(self):
+        """Begin the epoch anew if the loop did not leave anything out."""
+        rest = self.data_loader
+        if not isinstance(rest, _RestOfEpoch):
+            return
+        self.data_loader = rest.inner
+        self._iter -= rest.point['batches_done']
+        self._begin_epoch(0)
+        self.logger.warning(
+            '%s.train does not go over runner.data_loader: epoch %d is '
+            'trained from its start, not from batch %d on',
+            type(self).__name__,
+            self.epoch + 1,
+            rest.point['batches_done'],
+        )
 
     def run_iter(self, data_batch, train_mode, **kwargs):
         """Put one batch through the model.
@@ -132,57 +244,17 @@ class EpochBasedRunner(BaseRunner):
         self.model.train()
         self.mode = 'train'
         self.data_loader = data_loader
-        self._max_iters = self._max_epochs * len(data_loader)
-        self.call_hook('before_train_epoch')
-        for i, data_batch in self._batches(data_loader):
+        self._max_iters = self._max_epochs * len(self.data_loader)
+        self.call_hook('before_train_epoch')  # may replace the loader
+        for i, data_batch in enumerate(self.data_loader):
             self._inner_iter = i
             self.data_batch = data_batch  # for hooks
             self.call_hook('before_train_iter')
             self.run_iter(data_batch, train_mode=True)
-            self._batches_done = i + 1
             self.call_hook('after_train_iter')
             self._iter += 1
-        self._batches_done = None
-        # Here, because hooks may evaluate and save after the epoch.
-        self._log_speed()
         self.call_hook('after_train_epoch')
         self._epoch += 1
-
-    def _batches(self, data_loader):
-        """Return the batches of a training epoch with their numbers, from 0.
-
-        In an epoch that is resumed, batches that were trained on are left
-        out. They are loaded, though: samplers, workers and augmentations must
-        draw what they drew before.
-        """
-        point, self._point = self._point, None
-        states = point['random'] if point else None
-        done = min(point['batches_done'], len(data_loader)) if point else 0
-        if done and states:
-            set_random_state(states['epoch_start'])
-        self._epoch_start = get_random_state()
-        self._batches_done, self._first_iter = done, self._iter - done
-        if not done:
-            return enumerate(data_loader)
-
-        self.logger.info(
-            'Going on inside of epoch %d: its first %d of %d batches are '
-            'loaded again, but not trained on',
-            self.epoch + 1,
-            done,
-            len(data_loader),
-        )
-        batches = iter(())
-        if done < len(data_loader):
-            batches = enumerate(data_loader)
-            for _ in islice(batches, done):
-                pass
-        if states:
-            set_random_state(states['now'])
-        for hook in self.hooks:
-            if isinstance(hook, IterTimerHook):
-                hook.before_epoch(self)
-        return batches
 
     @torch.no_grad()
     def val(self, data_loader, **kwargs):
@@ -196,7 +268,7 @@ class EpochBasedRunner(BaseRunner):
         self.mode = 'val'
         self.data_loader = data_loader
         self.call_hook('before_val_epoch')
-        for i, data_batch in enumerate(data_loader):
+        for i, data_batch in enumerate(self.data_loader):
             self._inner_iter = i
             self.call_hook('before_val_iter')
             self.run_iter(data_batch, train_mode=False)
@@ -345,14 +417,15 @@ class EpochBasedRunner(BaseRunner):
             states = [self._random_states()]
         return dict(
             batches_done=self._batches_done or 0,
-            setup=self._setup(self.data_loader),
+            setup=self._setup(self._given_loader),
             random=states,
-            hooks={
-                type(hook).__name__: hook.state_dict()
-                for hook in self.hooks
-                if hasattr(hook, 'state_dict')
-            },
+            hooks=states_of(self.hooks, self.logger),
         )
+
+    def _give_states_to_hooks(self):
+        """Give hooks the states of the checkpoint, once."""
+        if self._point is not None:
+            give_states(self.hooks, self._point.pop('hooks', {}))
 
     def resume(
         self, checkpoint, resume_optimizer=True, map_location='default'
@@ -366,6 +439,8 @@ class EpochBasedRunner(BaseRunner):
         self._point = None
         if isinstance(point, dict) and _POINT_KEYS <= set(point):
             self._point = dict(point)
+            if self._runs:  # a hook has called this, as EMA's does
+                self._give_states_to_hooks()
         else:
             self.logger.warning(
                 '%s holds no random states: weights, optimizer and counters '
@@ -419,10 +494,6 @@ class EpochBasedRunner(BaseRunner):
                 old_size,
                 self._iter,
             )
-        for hook in self.hooks:
-            state = point['hooks'].get(type(hook).__name__)
-            if state is not None and hasattr(hook, 'load_state_dict'):
-                hook.load_state_dict(state)
 
     def _place_in(self, cycle):
         """Return where a cycle of the workflow starts; restore random states.
@@ -468,8 +539,10 @@ class EpochBasedRunner(BaseRunner):
           epoch, ``epoch_start``; None if there are several ranks and they
           did not call :meth:`gather_random_states`;
         - ``setup``: what must be the same when the run goes on;
-        - ``hooks``: by class, ``state_dict()`` of hooks that have one; it is
-          given to their ``load_state_dict`` before ``before_run``.
+        - ``hooks``: by class, and number from the second of a class on,
+          ``state_dict()`` of hooks that have one; it is given to their
+          ``load_state_dict`` before ``before_run``, or at once if
+          :meth:`resume` is called later.
 
         Args:
             out_dir (str): Folder.
