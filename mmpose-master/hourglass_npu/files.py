@@ -1,11 +1,20 @@
-"""Writing files: as a whole or not at all."""
+"""Reading and writing files.
+
+What is read is a regular file of a bounded size; what is written is written
+as a whole or not at all.
+"""
 
 import contextlib
 import json
 import os
+import stat
 import uuid
 
 from hourglass_npu.errors import UserError, UserFileNotFoundError
+
+LARGEST_FILE = 2**30
+"""Bytes of a file that is read into memory: many times those of any sound
+one."""
 
 
 def make_folder(path):
@@ -23,22 +32,72 @@ def make_folder(path):
         raise UserError(f'cannot make the folder {path}: {error}') from error
 
 
-def read_bytes(path):
+def open_regular(path, most=LARGEST_FILE):
+    """Open a file that the user named.
+
+    Args:
+        path (str): A regular file.
+        most (int): Its largest size in bytes.
+
+    Returns:
+        io.BufferedReader: The file, open for reading.
+
+    Raises:
+        UserError: There is no such file (a FileNotFoundError as well), it is
+            a device or a pipe, which might have no end, or it is too large.
+    """
+    if os.path.isfile(path):
+        # A file that becomes a pipe in between must not block.
+        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+        file = open(os.open(path, flags), 'rb')
+        facts = os.fstat(file.fileno())
+        if stat.S_ISREG(facts.st_mode) and facts.st_size <= most:
+            return file
+        file.close()
+        if stat.S_ISREG(facts.st_mode):
+            raise UserError(
+                f'{path} is too large: {facts.st_size} bytes; the limit is '
+                f'{most}'
+            )
+    fault = 'there is no such file'
+    if os.path.exists(path) and not os.path.isdir(path):
+        fault = 'this is a device or a pipe, not a file'
+    raise UserFileNotFoundError(f'{path}: {fault}')
+
+
+def read_bytes(path, most=LARGEST_FILE):
     """Read a file that the user named.
 
     Args:
-        path (str): The file.
+        path (str): A regular file.
+        most (int): Its largest size in bytes.
 
     Returns:
         bytes: Its content.
 
     Raises:
-        UserError: There is no such file. It is a FileNotFoundError as well.
+        UserError: See :func:`open_regular`.
     """
-    if not os.path.isfile(path):
-        raise UserFileNotFoundError(f'{path}: there is no such file')
-    with open(path, 'rb') as file:
-        return file.read()
+    with open_regular(path, most) as file:
+        return file.read(most)
+
+
+def read_json(path):
+    """Read a JSON file that the user named.
+
+    Args:
+        path (str): The file.
+
+    Returns:
+        Any: Its content.
+
+    Raises:
+        UserError: As :func:`read_bytes`, or the file is not valid JSON.
+    """
+    try:
+        return json.loads(read_bytes(path).decode('utf-8-sig'))
+    except (RecursionError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f'{path} is not valid JSON: {error}') from error
 
 
 def check_folder_of(path):

@@ -205,10 +205,11 @@ def look_at_picture(path):
         tuple[str | None, tuple[int, int] | None]: What is wrong, with the
         path, or None; width and height, or None.
     """
-    from hourglass_npu.pose.images import fault_and_size
+    from hourglass_npu.pose.images import LARGEST_PICTURE, fault_and_size
 
     try:
-        fault, size = fault_and_size(read_bytes(path), path)
+        content = read_bytes(path, LARGEST_PICTURE)
+        fault, size = fault_and_size(content, path)
     except (OSError, UserError) as error:
         return str(error), None
     return fault and f'{path}: {fault}', size

@@ -1,9 +1,10 @@
 """MPII's annotations in mmpose's JSON form: reading and checking."""
 
 import json
+import os
 
 from hourglass_npu.errors import UserError
-from hourglass_npu.files import read_bytes
+from hourglass_npu.files import read_json
 
 LARGEST_SIDE = 65500
 """Pixels: the longest side of a JPEG. No coordinate is larger."""
@@ -21,10 +22,7 @@ def read_people(path):
     Raises:
         UserError: The file is missing, or contains no list in JSON.
     """
-    try:
-        people = json.loads(read_bytes(path).decode('utf-8-sig'))
-    except (RecursionError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f'{path} is not valid JSON: {error}') from error
+    people = read_json(path)
     if not isinstance(people, list):
         raise UserError(
             f'{path} must contain a list of people, not a '
@@ -65,6 +63,11 @@ def person_faults(person, joints=True):
     image = person.get('image')
     if not isinstance(image, str) or not image or '\0' in image:
         faults.append(f'image is {brief(image)}: must be a file name')
+    elif os.path.isabs(image) or '..' in image.split('/'):
+        faults.append(
+            f'image is {brief(image)}: must be inside of the folder of the '
+            'pictures'
+        )
     center, scale = person.get('center'), person.get('scale')
     if not _is_point(center):
         faults.append(
@@ -131,5 +134,8 @@ def brief(value):
     """
     if value is None:
         return 'missing'
-    text = json.dumps(value)
+    try:
+        text = json.dumps(value)
+    except RecursionError:
+        return 'nested too deep'
     return text if len(text) <= 40 else text[:37] + '...'

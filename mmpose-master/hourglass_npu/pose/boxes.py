@@ -3,14 +3,13 @@
 A person is a box, and the crop that is made of it.
 """
 
-import json
 import os
 from collections import namedtuple
 
 import numpy as np
 
 from hourglass_npu.errors import UserError
-from hourglass_npu.files import read_bytes
+from hourglass_npu.files import read_json
 from hourglass_npu.mpii.people import brief
 from hourglass_npu.pose.geometry import (
     PIXELS_PER_SCALE,
@@ -125,10 +124,7 @@ class BoxFile:
         self.path = path
         self._image_size = image_size
         self._people = {}
-        try:
-            content = json.loads(read_bytes(path).decode('utf-8-sig'))
-        except (ValueError, RecursionError) as error:
-            raise UserError(f'{path} is not valid JSON: {error}') from error
+        content = read_json(path)
         names = {}
         if isinstance(content, dict):
             names = self._picture_names(content.get('images'))

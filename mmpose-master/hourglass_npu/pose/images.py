@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from hourglass_npu.errors import UserError
-from hourglass_npu.files import read_bytes, replaced
+from hourglass_npu.files import open_regular, read_bytes, replaced
 from hourglass_npu.process import silence
 
 PICTURE_SUFFIXES = (
@@ -34,6 +34,13 @@ MAX_SIDE = 32766
 MAX_PIXELS = 178956970
 """Pillow refuses larger pictures, too, as an attack on the memory."""
 
+LARGEST_PICTURE = 2**29
+"""Bytes of a file: MAX_PIXELS of three bytes, not compressed."""
+
+FORMATS = ('JPEG', 'PNG', 'BMP', 'WEBP', 'TIFF', 'PPM')
+"""Formats that Pillow may decode, whatever a file is called. It knows more,
+and runs Ghostscript, another program, for some of them."""
+
 JPEG = b'\xff\xd8'
 """First bytes of a JPEG."""
 
@@ -55,7 +62,7 @@ def read_picture(path):
     """
     # Not cv2.imread: it cannot open every file name on every system, and it
     # prints warnings of its own.
-    content = read_bytes(path)
+    content = read_bytes(path, LARGEST_PICTURE)
     picture = None
     if content:
         is_jpeg = content.startswith(JPEG)
@@ -113,7 +120,7 @@ def fault_and_size(content, path, decode=True):
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         try:
-            picture = Image.open(io.BytesIO(content))
+            picture = Image.open(io.BytesIO(content), formats=FORMATS)
         except Image.DecompressionBombError as error:
             raise UserError(f'{path}: too large: {error}') from error
         except Image.UnidentifiedImageError:
@@ -148,13 +155,15 @@ def orientation(source):
     Raises:
         UserError: The file does not exist, or Pillow cannot read it.
     """
-    in_memory = isinstance(source, bytes)
-    try:
-        picture = Image.open(io.BytesIO(source) if in_memory else source)
-    except Exception as error:  # Pillow raises anything at broken files
-        name = 'a picture' if in_memory else source
-        raise UserError(f'{name}: {_broken(error)}') from error
-    with picture:
+    if isinstance(source, bytes):
+        name, file = 'a picture', io.BytesIO(source)
+    else:
+        name, file = source, open_regular(source, LARGEST_PICTURE)
+    with file:
+        try:
+            picture = Image.open(file, formats=FORMATS)
+        except Exception as error:  # Pillow raises anything at broken files
+            raise UserError(f'{name}: {_broken(error)}') from error
         try:
             return picture.getexif().get(0x0112, 1), picture.size
         except Exception:  # likewise at broken tags

@@ -16,7 +16,7 @@ from scipy.io import savemat
 from tqdm import tqdm
 
 from hourglass_npu.errors import UserError
-from hourglass_npu.files import make_folder, replaced
+from hourglass_npu.files import make_folder, read_json, replaced
 from hourglass_npu.pose.joints import SHORT_NAMES
 from hourglass_npu.sample.picture import draw_demo, draw_picture
 
@@ -180,7 +180,9 @@ def make_sample(out, recipe, force=False, workers=1):
                 f'{out} contains files that this command has not made; remove '
                 'it, or give another folder with --out'
             )
-        there = json.loads(card.read_text())
+        there = read_json(str(card))
+        if not isinstance(there, dict):
+            raise UserError(f'{card} is no recipe; remove {out}')
         if not force:
             if there == recipe:
                 return None

@@ -1,12 +1,21 @@
 """Pictures of every kind come in right, results go out whole or not."""
 
+import os
 import struct
+from contextlib import suppress
 
 import cv2
+import mmcv
 import numpy as np
 import pytest
+from mmpose.datasets.pipelines import loading
+from PIL import Image
 from pose_model import picture
 
+from hourglass_npu.commands.check import look_at_picture
+from hourglass_npu.errors import UserError
+from hourglass_npu.mpii.people import read_people
+from hourglass_npu.mpii.truth import load_truth
 from hourglass_npu.pose import images as pictures
 
 
@@ -144,3 +153,52 @@ def test_what_is_no_video_is_said_to_be_none(tmp_path):
     path.write_bytes(b'no video')
     with pytest.raises(ValueError, match='this video cannot be opened'):
         pictures.Video(str(path))
+
+
+def test_no_picture_starts_another_program(tmp_path, monkeypatch):
+    """Pillow hands PostScript to ``gs``; here it is one that tells."""
+    told = tmp_path / 'told'
+    gs = tmp_path / 'bin/gs'
+    gs.parent.mkdir()
+    gs.write_text(f'#!/bin/sh\necho run >> {told}\n')
+    gs.chmod(0o755)
+    monkeypatch.setenv('PATH', f'{gs.parent}:/usr/bin:/bin')
+    path = tmp_path / 'a.jpg'
+    path.write_text(
+        '%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n'
+        'showpage\n'
+    )
+    with suppress(Exception), Image.open(str(path)) as opened:
+        opened.load()
+    assert told.read_text().startswith('run')  # else this test shows nothing
+    told.unlink()
+    assert 'no picture' in look_at_picture(str(path))[0]
+    for read in (pictures.read_picture, pictures.orientation):
+        with pytest.raises(UserError, match='a.jpg'):
+            read(str(path))
+    for backend in ('cv2', 'pillow'):
+        monkeypatch.setattr(mmcv.image.io, 'imread_backend', backend)
+        with pytest.raises(UserError, match='a.jpg: no picture'):
+            loading.read_picture(str(path))
+    assert not told.exists()
+
+
+def test_only_regular_files_of_a_size_are_read(tmp_path):
+    pipe = tmp_path / 'pipe.jpg'
+    os.mkfifo(str(pipe))
+    sparse = tmp_path / 'sparse.jpg'
+    with sparse.open('wb') as file:
+        file.truncate(2**32)
+    for path, words in (
+        (pipe, 'a device or a pipe'),
+        (tmp_path, 'no such file'),
+        (tmp_path / 'none', 'no such file'),
+        ('/dev/zero', 'a device or a pipe'),
+        (sparse, 'too large'),
+    ):
+        readers = [pictures.read_picture, pictures.orientation, read_people]
+        readers += [load_truth, loading.read_picture]
+        for read in readers:
+            with pytest.raises(UserError, match=words):
+                read(str(path))
+        assert words in look_at_picture(str(path))[0]

@@ -16,6 +16,7 @@ from hourglass_npu.files import read_bytes
 from hourglass_npu.pose.cache import PictureCache
 from hourglass_npu.pose.images import (
     JPEG,
+    LARGEST_PICTURE,
     check_size,
     fault_and_size,
     orientation,
@@ -135,8 +136,13 @@ def read_picture(path, color_type='color', channel_order='rgb'):
         UserError: There is no such file (a FileNotFoundError as well), or it
             holds no picture, or one that is too large.
     """
-    content = read_bytes(path)
+    content = read_bytes(path, LARGEST_PICTURE)
     fault = None
+    if mmcv.image.io.imread_backend == 'pillow':
+        # mmcv would let it open anything; ours opens some formats.
+        fault, _ = fault_and_size(content, path, decode=False)
+        if fault:
+            raise UserError(f'{path}: {fault}')
     # mmcv.use_backend may have chosen a decoder with other pixels.
     if color_type == 'color' and mmcv.image.io.imread_backend == 'cv2':
         picture = _decode_jpeg(content, channel_order, path)
