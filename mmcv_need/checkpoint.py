@@ -2,13 +2,10 @@
 
 Four things differ from mmcv 1.2.7:
 
-- A checkpoint is data. Reading one never runs code that it contains, unless
-  the program was told to trust it (:func:`trust_checkpoints`).
-- A checkpoint is written under a temporary name and then renamed, so that its
-  name always stands for a whole file.
-- Reading compares it with the checksums that torch writes into it.
-- When several processes load and one fails, all of them fail: no process
-  waits forever for one that is gone.
+- Reading never runs code of a checkpoint, unless :func:`trust_checkpoints`.
+- A checkpoint's name always stands for a whole file.
+- Reading compares the file with the checksums in it.
+- When several processes load and one fails, all of them fail.
 """
 
 import contextlib
@@ -20,7 +17,6 @@ import os.path as osp
 import pickle
 import pkgutil
 import re
-import shutil
 import sys
 import time
 import types
@@ -101,13 +97,10 @@ class _Trust:
 def trust_checkpoints(trust=True):
     """Let checkpoints run code while they are loaded, or forbid it again.
 
-    For programs that have asked the user. It holds for this process, and is
-    the only way around safe loading: a forgotten environment variable must
-    not turn it off unnoticed.
+    For programs that have asked the user; it holds for this process.
 
     Args:
-        trust (bool): True lets the files that are loaded from now on do
-            whatever the user may do.
+        trust (bool): True lets files do whatever the user may do.
     """
     _Trust.given = bool(trust)
 
@@ -1084,21 +1077,20 @@ def link_checkpoint(path, link):
             os.replace(temporary, link)
             return _sync_folder(folder)
         except FileNotFoundError:
-            # Another process has taken it for a dead one's; or the folder was
-            # removed, and the checkpoint with it.
+            # Another process has taken it for a dead one's, or the checkpoint
+            # was removed.
             if not osp.exists(path):
                 return None
         except (OSError, NotImplementedError):
             with contextlib.suppress(OSError):
                 os.remove(temporary)
             break
-    with open(path, 'rb') as source:
 
-        def copy(sink):
-            source.seek(0)
+    def copy(sink):
+        with open(path, 'rb') as source:
             shutil.copyfileobj(source, sink)
 
-        _write_atomically(link, copy)
+    _write_atomically(link, copy)
 
 
 def _to_cpu(state):
@@ -1115,11 +1107,9 @@ def _to_cpu(state):
 def save_checkpoint(model, filename, optimizer=None, meta=None, resume=None):
     """Save weights, and what goes with them, to a file.
 
-    The checkpoint holds ``meta``, ``state_dict`` and, if there is an
-    optimizer, ``optimizer``; in mixed precision O2 also ``amp``, the state
-    of the loss scale. mmcv's version, the time and the model's ``CLASSES``
-    are added to ``meta``. Weights keep the model's dtype; in O2 they are the
-    fp32 masters.
+    The checkpoint holds ``meta`` (with mmcv's version, the time and the
+    model's ``CLASSES``), ``state_dict`` (in mixed precision O2 the fp32
+    masters), with an optimizer ``optimizer``, and in O2 ``amp``.
 
     Args:
         model (nn.Module): The model; parallel wrappers are left out.

@@ -73,7 +73,7 @@ def test_set_up_installs_nothing_else():
         '-m pip install --no-deps "$wheel" ||',
         # The package of this checkout.
         '-m pip install --no-deps --no-build-isolation '
-        '    --editable "$ROOT/mmpose-master"',
+        '     --editable "$ROOT/mmpose-master"',
     ]
     values = dict(re.findall(r'^(\w*requirements)=(\S+)$', text, re.M))
     for name in {m.group(1) for m in taken if m} - {None}:
