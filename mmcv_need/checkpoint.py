@@ -17,6 +17,7 @@ import os.path as osp
 import pickle
 import pkgutil
 import re
+import shutil
 import sys
 import time
 import types
