@@ -47,8 +47,9 @@ INHERITED = (
 )
 
 
-# A test that takes one of these starts processes.
+# A test that takes one of these fixtures starts processes, or trains.
 STARTS_PROCESSES = {'launch', 'ranks', 'run'}
+TRAINS = {'checkpoint', 'convert', 'export', 'exported', 'main', 'train'}
 
 
 def pytest_collection_modifyitems(items):
@@ -56,6 +57,8 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if STARTS_PROCESSES & set(item.fixturenames):
             item.add_marker('processes')
+        if TRAINS & set(item.fixturenames):
+            item.add_marker('training')
         if 'cann_stub' in Path(str(item.fspath)).parts:
             item.add_marker('compiles')
 
