@@ -109,9 +109,10 @@ find_steps() {
     todo='patches'
   fi
   # After the checkout was moved, only the package is installed again.
-  if [ "$todo" ] || [ "$(noted package)" != "$package" ]; then
-    todo+=' package'
-  fi
+  case $todo in
+    *environment*) todo+=' package' ;;
+    *) [ "$(noted package)" = "$package" ] || todo+=' package' ;;
+  esac
 }
 
 # choose_base: sets base to the Python to use: $PYTHON, else the one recorded,

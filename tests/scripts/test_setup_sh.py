@@ -634,9 +634,12 @@ def manual(tmp_path):
 def test_setup_py(manual, command):
     run = manual(command, mmcv='1.2.7')
     assert run.returncode == 0, run.stderr
-    pip, patches = run.stdout.splitlines()
-    assert pip.startswith('pip install --no-deps --no-build-isolation -r ')
-    assert pip.endswith('mmpose-master/requirements-source.txt')
+    source, package, patches = run.stdout.splitlines()
+    flags = 'pip install --no-deps --no-build-isolation '
+    assert source.startswith(f'{flags}-r ')
+    assert source.endswith('mmpose-master/requirements-source.txt')
+    assert package.startswith(f'{flags}--editable ')
+    assert package.endswith('mmpose-master')
     assert patches == 'patches apply'
 
 
