@@ -71,7 +71,6 @@ def main():
         torch.distributed.all_reduce(ones)
         if ones.tolist() != [1.0] * 4:
             raise RuntimeError(f'the sum over one process is {ones.tolist()}')
-        torch.distributed.barrier(group=seam.get_host_group())
         name = ''
         if device.type != 'cpu':
             name = getattr(torch, device.type).get_device_name(device.index)

@@ -183,7 +183,7 @@ def test_a_killed_data_worker_ends_the_job(start):
     os.kill(worker, signal.SIGKILL)
     errors = job.wait_for_end()
     assert job.process.returncode == 1
-    (gone,) = re.findall(r'a data worker is gone \(process (\d+)', errors)
+    (gone,) = re.findall(r'lost a data worker \(process (\d+)', errors)
     assert int(gone) == worker
     assert 'lower data.workers_per_gpu' in errors
     assert 'train.py", line' not in errors
