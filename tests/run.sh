@@ -3,7 +3,7 @@
 #
 # usage: bash tests/run.sh [--quick] [options of pytest]
 #
-#   --quick                run the quick tests only: at most 90 s on two cores
+#   --quick                run the quick tests only: some minutes on two cores
 #   VENV=DIR, PYTHON=NAME  as for scripts/setup.sh
 set -euo pipefail
 # shellcheck source=scripts/common.sh
