@@ -95,6 +95,12 @@ def parse_args(argv=None):
         '--heatmaps', action='store_true', help='draw the heatmaps as well'
     )
     result.add_argument(
+        '--no-legend',
+        dest='legend',
+        action='store_false',
+        help='leave out the legend of the colours',
+    )
+    result.add_argument(
         '--json',
         nargs='?',
         const='',
