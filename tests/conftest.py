@@ -48,7 +48,7 @@ INHERITED = (
 
 
 # A test that takes one of these fixtures starts processes, or trains.
-STARTS_PROCESSES = {'launch', 'ranks', 'run'}
+STARTS_PROCESSES = {'apart', 'launch', 'ranks', 'run'}
 TRAINS = {'checkpoint', 'convert', 'export', 'exported', 'main', 'train'}
 
 

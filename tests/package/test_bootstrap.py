@@ -6,12 +6,16 @@ from pathlib import Path
 
 import pytest
 
+from hourglass_npu.bootstrap import ensure_packages
+
 BUNDLE = Path(__file__).resolve().parents[2]
 BOOTSTRAP = BUNDLE / 'mmpose-master/hourglass_npu/bootstrap.py'
 SCRIPT = """
 import json, os, sys
 import runpy
 bootstrap = runpy.run_path({path!r})
+if {command!r}:
+    bootstrap['allow_restart']()
 bootstrap['ensure_packages'](*{names!r})
 guarded = bootstrap['GUARD'] in os.environ
 print(json.dumps([sys.executable, sys.argv[1:], guarded]))
@@ -20,11 +24,14 @@ print(json.dumps([sys.executable, sys.argv[1:], guarded]))
 
 @pytest.fixture
 def run(tmp_path):
-    """Runs a script that asks for packages, with a stand-in environment."""
+    """Run a script that asks for packages, with a stand-in environment."""
 
-    def run(names, venv=True):
+    def run(names, venv=True, command=True):
         script = tmp_path / 'job.py'
-        script.write_text(SCRIPT.format(path=str(BOOTSTRAP), names=names))
+        path = str(BOOTSTRAP)
+        script.write_text(
+            SCRIPT.format(path=path, names=names, command=command)
+        )
         python = tmp_path / 'venv/bin/python'
         if venv:
             python.parent.mkdir(parents=True)
@@ -65,3 +72,19 @@ def test_what_is_nowhere_is_said_once(run, venv):
     assert 'lacks nowhere_at_all, nor_this' in done.stderr
     assert f'bash {BUNDLE}/scripts/setup.sh' in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_what_is_no_command_of_the_bundle_is_never_restarted(run):
+    done = run(['json', 'only_there'], command=False)
+    assert done.returncode == 2
+    assert 'lacks only_there' in done.stderr
+
+
+def test_the_tests_are_never_restarted(monkeypatch, capsys):
+    def restart(*_):
+        raise AssertionError('restarted')
+
+    monkeypatch.setattr(os, 'execv', restart)
+    with pytest.raises(SystemExit, match='2'):
+        ensure_packages('nowhere_at_all')
+    assert 'lacks nowhere_at_all' in capsys.readouterr().err

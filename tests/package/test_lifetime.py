@@ -12,6 +12,8 @@ import pytest
 
 from hourglass_npu import lifetime
 
+pytestmark = pytest.mark.processes
+
 SECONDS = 30
 
 

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.processes
+
 BUNDLE = Path(__file__).resolve().parents[2]
 
 # A Python of version $VERSION for setup.sh: makes environments that hold a

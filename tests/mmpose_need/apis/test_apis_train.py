@@ -22,6 +22,8 @@ from mpii_data import write_mpii, write_tiny_config
 from hourglass_npu.errors import UserError
 from hourglass_npu.training import ranks as rank_hooks
 
+pytestmark = pytest.mark.training
+
 
 @pytest.fixture
 def cfg(tmp_path):

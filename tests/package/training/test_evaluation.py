@@ -21,6 +21,8 @@ from mpii_data import write_mpii, write_tiny_config
 from hourglass_npu.training.evaluation import ResumableEvalHook
 from hourglass_npu.training.workers import seed_worker
 
+pytestmark = pytest.mark.training
+
 
 @pytest.fixture
 def cfg(tmp_path):
