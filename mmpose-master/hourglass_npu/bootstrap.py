@@ -35,6 +35,21 @@ def use_this_package():
     spec.loader.exec_module(module)
 
 
+def enter(command, name):
+    """Run a command with the package that lies here, and end the process.
+
+    Args:
+        command (str): As in ``hourglass COMMAND``.
+        name (str): ``__name__`` of the entry point. Processes that it spawns
+            import it, too: they find the package, and run no command.
+    """
+    use_this_package()
+    if name == '__main__':
+        from hourglass_npu import cli
+
+        cli.start(command)
+
+
 def allow_restart():
     """Say that this process runs a command of the bundle.
 

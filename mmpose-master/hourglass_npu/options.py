@@ -8,6 +8,41 @@ import sys
 from hourglass_npu.errors import UserError
 
 
+class Parser(argparse.ArgumentParser):
+    """The parser of a command's line; see :meth:`parse_args`.
+
+    Args:
+        description (str): What the command does.
+        **settings: Further arguments of argparse's parser.
+    """
+
+    def __init__(self, description, **settings):
+        settings.update(description=description, allow_abbrev=False)
+        super().__init__(**settings)
+
+    def parse_args(self, args=None, namespace=None):
+        """Parse a command line; name the nearest to an unknown option.
+
+        Args:
+            args (list[str] | None): Arguments; None takes ``sys.argv``.
+            namespace (argparse.Namespace | None): As argparse has it.
+
+        Returns:
+            argparse.Namespace: The options. Wrong ones end the process with
+            status 2.
+        """
+        found, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            hint = ''
+            known = [s for a in self._actions for s in a.option_strings]
+            word = unknown[0].split('=')[0]
+            near = difflib.get_close_matches(word, known, 1)
+            if near:
+                hint = f' (did you mean {near[0]}?)'
+            self.error(f'unknown argument {unknown[0]}{hint}')
+        return found
+
+
 def add_trust_option(parser):
     """Adds the one way round the safe loading of checkpoints.
 
@@ -166,28 +201,6 @@ def add_options(parser):
         help="set by torch's launcher",
     )
     add_trust_option(parser)
-
-
-def parse(parser, argv=None):
-    """Parses a command line; an unknown option is answered by the nearest.
-
-    Args:
-        parser (argparse.ArgumentParser): With all options added.
-        argv (list[str] | None): Arguments; None takes ``sys.argv``.
-
-    Returns:
-        argparse.Namespace: The options. Wrong ones end the process with
-        status 2.
-    """
-    args, unknown = parser.parse_known_args(argv)
-    if unknown:
-        hint = ''
-        known = [s for a in parser._actions for s in a.option_strings]
-        near = difflib.get_close_matches(unknown[0].split('=')[0], known, 1)
-        if near:
-            hint = f' (did you mean {near[0]}?)'
-        parser.error(f'unknown argument {unknown[0]}{hint}')
-    return args
 
 
 def count(text):

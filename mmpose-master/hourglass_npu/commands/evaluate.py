@@ -4,7 +4,6 @@ Prints a table of scores and leaves ``pred.mat`` in the work folder. Any
 number of processes gives the same predictions and the same table.
 """
 
-import argparse
 import math
 import os
 
@@ -13,11 +12,11 @@ from hourglass_npu.config.parts import check_parts
 from hourglass_npu.errors import UserError
 from hourglass_npu.files import check_folder_of, make_folder, write_json
 from hourglass_npu.options import (
+    Parser,
     add_options,
     add_speed_options,
     apply_speed,
     check_speed_options,
-    parse,
 )
 from hourglass_npu.process import start
 from hourglass_npu.weights import load_weights
@@ -27,17 +26,8 @@ OUT_SUFFIXES = ('.json', '.pkl', '.pickle', '.yml', '.yaml')
 
 
 def parse_args(argv=None):
-    """Parses the command line.
-
-    Args:
-        argv (list[str] | None): Arguments; None takes ``sys.argv``.
-
-    Returns:
-        argparse.Namespace: The options.
-    """
-    parser = argparse.ArgumentParser(
-        description='Evaluate a pose model.', allow_abbrev=False
-    )
+    """Parse the command line, see :class:`hourglass_npu.options.Parser`."""
+    parser = Parser('Evaluate a pose model.')
     parser.add_argument('config', help='config file')
     parser.add_argument(
         'checkpoint',
@@ -82,7 +72,7 @@ def parse_args(argv=None):
     parser.add_argument(
         '--tmpdir', help='accepted for compatibility; no files are exchanged'
     )
-    args = parse(parser, argv)
+    args = parser.parse_args(argv)
     if args.out and not args.out.endswith(OUT_SUFFIXES):
         parser.error(
             f'--out {args.out}: the name must end in one of '

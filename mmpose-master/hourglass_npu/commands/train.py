@@ -5,7 +5,6 @@ paths of a config start from mmpose-master/, whatever the working directory;
 MPII_ROOT replaces data/mpii.
 """
 
-import argparse
 import copy
 import os
 import signal
@@ -19,7 +18,7 @@ from hourglass_npu.config.parts import check_parts
 from hourglass_npu.config.unread import unread_keys
 from hourglass_npu.errors import Stopped, UserError, log_tracebacks
 from hourglass_npu.files import make_folder
-from hourglass_npu.options import add_options, parse
+from hourglass_npu.options import Parser, add_options
 from hourglass_npu.process import start
 from hourglass_npu.training import lock
 
@@ -53,17 +52,8 @@ def seed_number(text):
 
 
 def parse_args(argv=None):
-    """Parses the command line.
-
-    Args:
-        argv (list[str] | None): Arguments; None takes ``sys.argv``.
-
-    Returns:
-        argparse.Namespace: The options.
-    """
-    parser = argparse.ArgumentParser(
-        description='Train a pose model.', allow_abbrev=False
-    )
+    """Parse the command line, see :class:`hourglass_npu.options.Parser`."""
+    parser = Parser('Train a pose model.')
     parser.add_argument('config', help='config file')
     add_options(parser)
     parser.add_argument(
@@ -110,7 +100,7 @@ def parse_args(argv=None):
         action='store_true',
         help='scale the learning rate by number of devices / 8',
     )
-    return parse(parser, argv)
+    return parser.parse_args(argv)
 
 
 def check_device_count(args):
