@@ -1,4 +1,4 @@
-"""Finds this package, and the Python that has what it needs.
+"""Find this package, and the Python that has what it needs.
 
 For the entry points, which people start with whatever ``python3`` is theirs,
 and which load this file by its path. Only the standard library is used here.

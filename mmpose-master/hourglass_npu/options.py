@@ -44,7 +44,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def add_trust_option(parser):
-    """Adds the one way round the safe loading of checkpoints.
+    """Add the one way round the safe loading of checkpoints.
 
     Args:
         parser (argparse.ArgumentParser): Parser of a command, or a group.
@@ -58,7 +58,7 @@ def add_trust_option(parser):
 
 
 def apply_trust(args):
-    """Does what ``--trust-checkpoint`` says, and says so.
+    """Do what ``--trust-checkpoint`` says, and say so.
 
     Args:
         args (argparse.Namespace): With the option of
@@ -77,7 +77,7 @@ def apply_trust(args):
 
 
 def add_model_options(parser):
-    """Adds the options that choose a model: config, checkpoint, sample.
+    """Add the options that choose a model: config, checkpoint, sample.
 
     Args:
         parser (argparse.ArgumentParser): Parser of a command, or a group.
@@ -102,7 +102,7 @@ def add_model_options(parser):
 
 
 def add_speed_options(parser):
-    """Adds the options that make inference faster.
+    """Add the options that make inference faster.
 
     Args:
         parser (argparse.ArgumentParser): Parser of a command, or a group.
@@ -122,23 +122,23 @@ def add_speed_options(parser):
 
 
 def check_speed_options(args):
-    """Refuses the options of :func:`add_speed_options` beside ``--onnx``.
+    """Refuse the options of :func:`add_speed_options` beside ``--onnx``.
 
     Args:
         args (argparse.Namespace): With these options and ``onnx``.
 
     Raises:
-        ValueError: If there are both.
+        ValueError: There are both.
     """
     if args.onnx and (args.amp or args.fuse_conv_bn):
         raise UserError(
-            '--onnx computes as the file says: leave --amp and '
-            '--fuse-conv-bn away'
+            '--onnx computes as the file says: leave out --amp and '
+            '--fuse-conv-bn'
         )
 
 
 def apply_speed(args, model):
-    """Makes a model faster, as far as it was asked for.
+    """Make a model faster, as far as it was asked for.
 
     Args:
         args (argparse.Namespace): With the options of
@@ -147,7 +147,7 @@ def apply_speed(args, model):
             mode; changed in place.
 
     Raises:
-        ValueError: If this torch lacks operators of the low precision.
+        ValueError: This torch lacks operators of the low precision.
     """
     if args.fuse_conv_bn:
         from mmcv.cnn import fuse_conv_bn
@@ -160,7 +160,7 @@ def apply_speed(args, model):
 
 
 def add_options(parser):
-    """Adds the options that every command has.
+    """Add the options that every command has.
 
     Args:
         parser (argparse.ArgumentParser): Changed in place.
@@ -204,7 +204,7 @@ def add_options(parser):
 
 
 def count(text):
-    """Reads a whole number from 1, for an option.
+    """Read a whole number from 1, for an option.
 
     Args:
         text (str): What was typed.
@@ -213,7 +213,7 @@ def count(text):
         int: The number.
 
     Raises:
-        ValueError: If it is none; argparse says so.
+        ValueError: It is none; argparse says so.
     """
     number = int(text)
     if number < 1:

@@ -62,7 +62,7 @@ class Noise(Dataset):
 
 
 def seed_worker(worker_id):
-    """Seeds numpy, which torch before 1.9 leaves alone in workers."""
+    """Seed numpy, which torch before 1.9 leaves alone in workers."""
     np.random.seed(torch.initial_seed() % 2**32)
 
 
@@ -78,7 +78,7 @@ def make_loader(workers=0, loaded=None, batch_size=2, **kwargs):
 
 
 def scramble():
-    """Puts all generators where no run of the tests has them."""
+    """Put all generators where no run of the tests has them."""
     torch.manual_seed(987)
     random.seed(987)
     np.random.seed(987)

@@ -364,7 +364,7 @@ def test_a_checkpoint_of_another_model_is_refused(
 @pytest.mark.parametrize('option', ['--amp', '--fuse-conv-bn'])
 def test_onnx_computes_as_the_file_says(exported, image, capsys, option):
     error = refused(capsys, '--onnx', exported, '--img', image, option)
-    assert 'leave --amp and --fuse-conv-bn away' in error
+    assert 'leave out --amp and --fuse-conv-bn' in error
 
 
 def test_onnx_files_that_are_none(image, tmp_path, capsys):

@@ -606,7 +606,7 @@ def wait_until(condition):
 
 @pytest.fixture
 def manual(tmp_path):
-    """Runs mmpose-master/setup.py beside a made-up mmcv; pip only notes."""
+    """Run mmpose-master/setup.py beside a made-up mmcv; pip only notes."""
     tools = tmp_path / 'mmpose-master'
     tools.mkdir()
     shutil.copy(str(BUNDLE / 'mmpose-master/setup.py'), str(tools))

@@ -141,7 +141,7 @@ def stuck(tmp_path_factory):
 
 @pytest.fixture
 def start(tmp_path):
-    """Starts a job, and returns it when it trains."""
+    """Start a job, and returns it when it trains."""
     jobs = []
 
     def execute(workers):

@@ -47,7 +47,7 @@ def crops(trained):
 
 @pytest.fixture
 def convert(model, tmp_path):
-    """Runs the command; returns its status and the file."""
+    """Run the command; returns its status and the file."""
     config, checkpoint, image = model
     path = tmp_path / 'x.onnx'
 

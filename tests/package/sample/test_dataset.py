@@ -23,7 +23,7 @@ DEMO = ROOT / 'mmpose-master' / 'demo' / 'mpii_demo_img' / 'demo_mpii.jpg'
 
 
 def run(*options):
-    """Runs the tool and returns what came of it."""
+    """Run the tool and returns what came of it."""
     return subprocess.run(
         [sys.executable, str(TOOL), *map(str, options)],
         capture_output=True,

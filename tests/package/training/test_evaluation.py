@@ -52,7 +52,7 @@ def scores(monkeypatch):
 
 
 def train(cfg, validate=True, **changes):
-    """Trains from a fixed start; returns the weights."""
+    """Train from a fixed start; returns the weights."""
     cfg = Config(copy.deepcopy(dict(cfg._cfg_dict, **changes)))
     torch.manual_seed(0)
     np.random.seed(0)

@@ -29,7 +29,7 @@ lock.release()
 
 @pytest.fixture
 def hold(tmp_path):
-    """Starts a process that holds a folder until its input ends."""
+    """Start a process that holds a folder until its input ends."""
     holders = []
 
     def execute(*options):
