@@ -178,6 +178,19 @@ def released(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
+def no_restart(monkeypatch):
+    """Fail a test that would have pytest start again as another program.
+
+    bootstrap.py does that with a command that lacks packages.
+    """
+
+    def execv(path, arguments):
+        raise AssertionError(f'this would start another program: {path}')
+
+    monkeypatch.setattr(os, 'execv', execv)
+
+
+@pytest.fixture(autouse=True)
 def no_leaks():
     """Fail a test that changes the environment or the working directory."""
     environment, folder = dict(os.environ), os.getcwd()

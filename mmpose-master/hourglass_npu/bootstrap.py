@@ -13,8 +13,6 @@ PACKAGE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(PACKAGE))
 GUARD = 'HOURGLASS_BOOTSTRAPPED'
 
-_may_restart = False
-
 
 def use_this_package():
     """Make ``import hourglass_npu`` find the package that lies here.
@@ -50,21 +48,12 @@ def enter(command, name):
         cli.start(command)
 
 
-def allow_restart():
-    """Say that this process runs a command of the bundle.
-
-    Any other process, such as a notebook or the tests, is never restarted.
-    """
-    global _may_restart
-    _may_restart = True
-
-
 def look_for(*names):
-    """Restart a command with the bundle's Python if packages are missing.
+    """Restart the script with the bundle's Python if packages are missing.
 
     The running script is started again, with the same arguments, by the
     Python of ``.venv`` (or of the folder in ``VENV``). In that case this
-    call does not return. See :func:`allow_restart`.
+    call does not return.
 
     Args:
         *names (str): Packages, as they are imported.
@@ -77,8 +66,7 @@ def look_for(*names):
     restarted = os.environ.pop(GUARD, None)
     venv = os.path.abspath(os.environ.get('VENV') or ROOT + '/.venv')
     python = os.path.join(venv, 'bin', 'python')
-    wanted = missing and _may_restart and not restarted
-    if wanted and os.access(python, os.X_OK):
+    if missing and not restarted and os.access(python, os.X_OK):
         os.environ[GUARD] = '1'
         sys.stdout.flush()
         # Without a shell on purpose; VENV is the user's own value.

@@ -17,7 +17,7 @@ import time
 import traceback
 from contextlib import suppress
 
-from hourglass_npu import bootstrap, lifetime, output
+from hourglass_npu import lifetime, output
 
 OTHERS_SPEAK_AFTER = 8
 """Seconds for which a rank other than 0 keeps an error to itself. Rank 0
@@ -128,7 +128,6 @@ def run(main):
     Args:
         main (Callable[[], int | None]): The command; it may return a status.
     """
-    bootstrap.allow_restart()
     output.plug()
     lifetime.end_with_launchers(leave)
     try:
