@@ -302,6 +302,7 @@ def known_keys():
         dict[str, list[str]]: What is read there.
     """
     from mmcv.runner import EpochBasedRunner
+    from torch.distributed import init_process_group
     from torch.utils.data import DataLoader
 
     from hourglass_npu.training.checkpoints import ResumableCheckpointHook
@@ -319,6 +320,8 @@ def known_keys():
         ResumableCheckpointHook, EpochBasedRunner.save_checkpoint
     )
     known['log_config'] = ['interval', 'hooks']
+    known['dist_params'] = ['backend', 'port']
+    known['dist_params'] += parameters(init_process_group)
     known['ddp'] = ['bucket_cap_mb', 'compression']
     return known
 
