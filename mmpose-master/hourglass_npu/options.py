@@ -52,8 +52,8 @@ def add_trust_option(parser):
     parser.add_argument(
         '--trust-checkpoint',
         action='store_true',
-        help='let a checkpoint run the code that it brings along: it may then '
-        'do anything that you may do; only for files of people whom you trust',
+        help='let a checkpoint run the code in it, with all your rights; only '
+        'for files from people whom you trust',
     )
 
 
@@ -71,7 +71,7 @@ def apply_trust(args):
         if os.environ.get('RANK', '0') == '0':
             print(
                 'warning: --trust-checkpoint: code in the checkpoint is '
-                'executed, with all that you may do',
+                'executed with all your rights',
                 file=sys.stderr,
             )
 
@@ -173,7 +173,7 @@ def add_options(parser):
     parser.add_argument(
         '--device',
         help='auto, cpu, npu, cuda, or one by its number such as npu:3 '
-        '(default: auto, the best that is there)',
+        '(default: auto, the best available)',
     )
     parser.add_argument(
         '--cfg-options',
