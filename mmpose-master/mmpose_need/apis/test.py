@@ -100,7 +100,7 @@ def _predict(model, data_loader, rank=0, ranks=1):
     results = []
     total, started = len(data_loader.dataset), time.time()
     bar = tqdm(total=total, unit=' samples', disable=True if rank else None)
-    done = 0
+    done, silent = 0, bar.disable
     forward = getattr(type(_inner(model)), 'forward_test', None)
     people = forward is TopDown.forward_test
     for batch, result in _outputs(model, data_loader):
@@ -113,7 +113,7 @@ def _predict(model, data_loader, rank=0, ranks=1):
         before, done = done, min(done + size * ranks, total)
         bar.update(done - before)  # padding does not count
     bar.close()
-    if bar.disable and rank == 0:
+    if silent and rank == 0:
         seconds = time.time() - started
         sys.stderr.write(
             f'Tested {done} samples in {seconds:.1f} s, '
