@@ -44,7 +44,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def add_trust_option(parser):
-    """Add the one way round the safe loading of checkpoints.
+    """Add the option that lets checkpoints run code.
 
     Args:
         parser (argparse.ArgumentParser): Parser of a command, or a group.
@@ -58,7 +58,7 @@ def add_trust_option(parser):
 
 
 def apply_trust(args):
-    """Do what ``--trust-checkpoint`` says, and say so.
+    """Obey ``--trust-checkpoint``, with a warning.
 
     Args:
         args (argparse.Namespace): With the option of
@@ -204,7 +204,7 @@ def add_options(parser):
 
 
 def count(text):
-    """Read a whole number from 1, for an option.
+    """Read a whole number, at least 1, for an option.
 
     Args:
         text (str): What was typed.
@@ -213,7 +213,7 @@ def count(text):
         int: The number.
 
     Raises:
-        ValueError: It is none; argparse says so.
+        ValueError: It is none; argparse reports it.
     """
     number = int(text)
     if number < 1:

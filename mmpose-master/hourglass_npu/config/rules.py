@@ -59,7 +59,7 @@ def _list_of(rule, length=None):
 
 
 def _by_channel(rule):
-    """One for pictures in grey, three for those in colour."""
+    """Want one value for pictures in grey, three for those in colour."""
     return Rule(
         f'a list of 1 or 3, each value {rule.wanted}',
         lambda value: (
@@ -296,7 +296,7 @@ def parameters(*functions):
 
 
 def known_keys():
-    """Keys by the place in a config where others would pass unnoticed.
+    """Return keys by the place where others would pass unnoticed.
 
     Returns:
         dict[str, list[str]]: What is read there.
