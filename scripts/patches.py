@@ -371,7 +371,7 @@ def main(arguments=None):
         except engine.PatchError as error:
             problems = error.problems
         except OSError as error:
-            problems = [f'{error}. Run this again when that is mended.']
+            problems = [f'{error}. Fix this and run the command again.']
     if options.json:
         account = report(options.command, found, problems, said)
         print(json.dumps(account, indent=2))

@@ -3,7 +3,8 @@
 #
 # usage: bash tests/run.sh [--quick] [options of pytest]
 #
-#   --quick                run the quick tests only, on all cores
+#   --quick                run the quick tests only, on all cores: 90 seconds
+#                          on two
 #   VENV=DIR, PYTHON=NAME  as for scripts/setup.sh
 set -euo pipefail
 # shellcheck source=scripts/common.sh

@@ -44,7 +44,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def add_trust_option(parser):
-    """Add the one way round the safe loading of checkpoints.
+    """Add the option that lets checkpoints run code.
 
     Args:
         parser (argparse.ArgumentParser): Parser of a command, or a group.
@@ -52,13 +52,13 @@ def add_trust_option(parser):
     parser.add_argument(
         '--trust-checkpoint',
         action='store_true',
-        help='let a checkpoint run the code that it brings along: it may then '
-        'do anything that you may do; only for files of people whom you trust',
+        help='let a checkpoint run the code in it, with all your rights; only '
+        'for files from people whom you trust',
     )
 
 
 def apply_trust(args):
-    """Do what ``--trust-checkpoint`` says, and say so.
+    """Obey ``--trust-checkpoint``, with a warning.
 
     Args:
         args (argparse.Namespace): With the option of
@@ -71,7 +71,7 @@ def apply_trust(args):
         if os.environ.get('RANK', '0') == '0':
             print(
                 'warning: --trust-checkpoint: code in the checkpoint is '
-                'executed, with all that you may do',
+                'executed with all your rights',
                 file=sys.stderr,
             )
 
@@ -173,7 +173,7 @@ def add_options(parser):
     parser.add_argument(
         '--device',
         help='auto, cpu, npu, cuda, or one by its number such as npu:3 '
-        '(default: auto, the best that is there)',
+        '(default: auto, the best available)',
     )
     parser.add_argument(
         '--cfg-options',
@@ -204,7 +204,7 @@ def add_options(parser):
 
 
 def count(text):
-    """Read a whole number from 1, for an option.
+    """Read a whole number, at least 1, for an option.
 
     Args:
         text (str): What was typed.
@@ -213,7 +213,7 @@ def count(text):
         int: The number.
 
     Raises:
-        ValueError: It is none; argparse says so.
+        ValueError: It is none; argparse reports it.
     """
     number = int(text)
     if number < 1:

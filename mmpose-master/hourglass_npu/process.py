@@ -5,8 +5,7 @@ import os
 import sys
 
 from hourglass_npu import lifetime
-from hourglass_npu.config import rules
-from hourglass_npu.errors import UserError, call_last
+from hourglass_npu.errors import call_last
 from hourglass_npu.options import apply_trust
 
 
@@ -63,7 +62,6 @@ def start(args, cfg):
     device = set_device(args.device)
     if launcher != 'none':
         params = dict(cfg.dist_params)
-        check_group_options(params)
         timeout = params.get('timeout')
         if isinstance(timeout, (int, float)) and timeout > 0:
             # RankGuard reports first: the libraries name no rank.
@@ -78,26 +76,6 @@ def start(args, cfg):
         )
     share_cores(device, args, cfg)
     return device, launcher != 'none'
-
-
-def check_group_options(params):
-    """Refuse options of the process group that torch does not have.
-
-    Args:
-        params (dict): ``dist_params`` of a config.
-
-    Raises:
-        UserError: One is unknown; names the nearest.
-    """
-    from torch.distributed import init_process_group
-
-    known = ['backend', 'port', *rules.parameters(init_process_group)]
-    for name in params:
-        if name not in known:
-            raise UserError(
-                f'dist_params.{name} is not known'
-                f'{rules.nearest(name, known, "dist_params")}'
-            )
 
 
 def share_cores(device, args, cfg):

@@ -9,9 +9,8 @@ import torch
 from mpii_data import CONFIGS
 
 from hourglass_npu.config.load import load_config
-from hourglass_npu.errors import UserError
 from hourglass_npu.options import Parser, add_options
-from hourglass_npu.process import check_group_options, share_cores
+from hourglass_npu.process import share_cores
 
 LARGE = str(CONFIGS / 'hourglass52_mpii_384x384.py')
 
@@ -85,9 +84,3 @@ def test_an_unknown_option_is_answered_by_the_nearest(capsys):
     assert 'did you mean --work-dir?' in capsys.readouterr().err
     args = parser.parse_args(['--local-rank=3', '--options', 'a=1'])
     assert args.local_rank == 3 and args.cfg_options == [['a=1']]
-
-
-def test_an_unknown_option_of_the_group_is_named():
-    check_group_options(dict(backend='nccl', timeout=5, init_method='env://'))
-    with pytest.raises(UserError, match=r'did you mean dist_params\.timeout'):
-        check_group_options(dict(time_out=5))
