@@ -15,7 +15,7 @@
 # Options of test.py: python3 mmpose-master/tools/test.py --help
 set -euo pipefail
 # shellcheck source=scripts/common.sh
-source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
+source "$(dirname -- "$(readlink -f -- "$0")")/common.sh"
 nproc=${NPROC:-8}
 case ${1:-} in
   [0-9]*)

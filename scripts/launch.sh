@@ -18,9 +18,8 @@
 # of the process, or of the first process that failed. If this script is
 # killed, all processes end.
 set -euo pipefail
-here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
 # shellcheck source=scripts/common.sh
-source "$here/common.sh"
+source "$(dirname -- "$(readlink -f -- "$0")")/common.sh"
 
 case ${1:-} in
   -h | --help)
@@ -136,6 +135,6 @@ pass_on() {
     kill -s "$1" "$child" 2>/dev/null || true
   fi
 }
-wait_for "$PY" "$here/ranks.py" "$launcher" "${options[@]}" \
+wait_for "$PY" "$ROOT/scripts/ranks.py" "$launcher" "${options[@]}" \
   ${elastic[@]+"${elastic[@]}"} "$program" "${arguments[@]}" \
   --launcher pytorch

@@ -12,5 +12,5 @@
 # Options of train.py: python3 mmpose-master/tools/train.py --help
 set -euo pipefail
 # shellcheck source=scripts/common.sh
-source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
+source "$(dirname -- "$(readlink -f -- "$0")")/common.sh"
 train "${NPROC:-8}" "$@"

@@ -7,7 +7,7 @@
 #   VENV=DIR, PYTHON=NAME  as for scripts/setup.sh
 set -euo pipefail
 # shellcheck source=scripts/common.sh
-source "$(dirname -- "${BASH_SOURCE[0]}")/../scripts/common.sh"
+source "$(dirname -- "$(readlink -f -- "$0")")/../scripts/common.sh"
 # The entry points that the tests start use this environment too.
 export VENV
 bash "$ROOT/scripts/setup.sh"
