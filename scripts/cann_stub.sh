@@ -42,6 +42,8 @@ variables=$(PYTHONDONTWRITEBYTECODE=1 "$PY" \
 while IFS= read -r variable; do
   export "${variable?}"
 done <<<"$variables"
+# shellcheck disable=SC2034 # read in env.sh
+_hg_quiet=yes
 # shellcheck source=env.sh
 source "$ROOT/env.sh"
 exec "$@"

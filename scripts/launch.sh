@@ -55,6 +55,8 @@ while [ $# -gt 0 ]; do
 done
 
 ensure_setup
+# shellcheck disable=SC2034 # read in env.sh
+_hg_quiet=yes
 # shellcheck source=env.sh
 source "$ROOT/env.sh"
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Rewrites the lock files after a requirements file has changed. They list each
-# package and its dependencies, for Python 3.7 and 3.9 to 3.12 (see
+# package and its dependencies, for Python 3.7 and 3.9 to 3.13 (see
 # pyproject.toml), with the hashes of the files for all machine types.
 #
 # usage: bash scripts/lock.sh [--upgrade]

@@ -65,16 +65,19 @@ install() {
   "$py" -m pip install "$@"
 }
 
-# describe_torch VERSION: says which build of torch will be fetched, and its
-# size. Empty: the version of the requirements.
+# describe_torch VERSION: says which build of torch will be fetched, its size
+# and the time. Empty: the version of the requirements.
 describe_torch() {
-  local known machine=${2:-$(uname -m)}
+  local known
   known=$("$py" -m pip index versions torch 2>/dev/null) || known=''
-  case $known,$machine in
-    *+cpu*) echo "torch ${1:+$1 }for the CPU (about 0.2 GB to fetch)" ;;
-    *,x86_64) echo "torch ${1:+$1 }for CUDA (0.8 to 3 GB to fetch)" ;;
-    *) echo "torch ${1:+$1 }(about 0.2 GB to fetch)" ;;
-  esac
+  if [[ $known = *+cpu* ]]; then
+    echo "torch ${1:+$1 }for CPUs (0.2 GB to fetch: a minute)"
+    return
+  fi
+  [ -n "$torch_npu" ] || command -v nvidia-smi >/dev/null ||
+    say 'note: this package index has no torch for CPUs alone, which is a tenth' \
+      'as large; PIP_EXTRA_INDEX_URL can add an index that has'
+  echo "torch ${1:+$1 }(0.2 to 3 GB to fetch: some minutes)"
 }
 
 # network_is_missing LOG: succeeds if pip could not reach an index.

@@ -79,7 +79,8 @@ class Bundle:
         self.mmpose = root / 'mmpose-master'
         for folder in ('scripts', 'notes', 'mmpose-master/tools', '.venv/bin'):
             (root / folder).mkdir(parents=True)
-        shutil.copy(str(BUNDLE / 'env.sh'), str(root))
+        for name in ('env.sh', 'scripts/environment.sh'):
+            shutil.copy(str(BUNDLE / name), str(root / name))
         for source, target in (
             ('scripts', root / 'scripts'),
             ('mmpose-master/tools', self.mmpose / 'tools'),
@@ -242,7 +243,8 @@ def test_what_was_installed_by_hand_serves_too(bundle, changed):
         (bundle.root / 'site' / name).mkdir(parents=True)
         (bundle.root / 'site' / name / '__init__.py').touch()
     if changed:
-        (bundle.root / 'site/mmpose/.originals').mkdir()
+        for name in ('mmcv', 'mmpose'):
+            (bundle.root / 'site' / name / '.originals').mkdir()
     python = bundle.root / 'python'
     (bundle.root / '.venv/bin/python').rename(python)
     shutil.rmtree(str(bundle.root / '.venv'))
@@ -250,7 +252,7 @@ def test_what_was_installed_by_hand_serves_too(bundle, changed):
     run = bundle.run(
         'scripts/train_1p.sh',
         PYTHON=str(python),
-        PYTHONPATH=str(bundle.root / 'site'),
+        HOURGLASS_PYTHONPATH=str(bundle.root / 'site'),
     )
     assert run.returncode == (0 if changed else 3), run.err
     assert len(bundle.read_notes()) == changed
