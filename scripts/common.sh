@@ -22,6 +22,9 @@ case ${PYTHON:-} in
   */*) PYTHON=$PWD/$PYTHON ;;
 esac
 PYTHONS='Python 3.7 or 3.9 to 3.13'
+# Commands that get a served Python.
+GET_PYTHON='apt-get install python3.12-venv, uv python install 3.12, or conda '
+GET_PYTHON+='create -n py312 python=3.12'
 
 # File descriptor of messages: setup.sh redirects 2 while it works.
 messages=2
@@ -112,17 +115,20 @@ choose_python() {
     found=$(find_python "$PYTHON") ||
       refuse "PYTHON=$PYTHON cannot be run; use $PYTHONS"
     is_supported "${found%% *}" ||
-      refuse "PYTHON=$PYTHON is Python ${found%% *}; use $PYTHONS"
+      refuse "PYTHON=$PYTHON is Python ${found%% *}; use $PYTHONS" \
+        "(to get one: $GET_PYTHON)"
     printf '%s\n' "$found"
     return
   fi
-  for name in python3 python3.11 python3.10 python3.12 python3.9 python3.7; do
+  for name in python3 python3.11 python3.10 python3.12 python3.13 python3.9 \
+    python3.7; do
     if found=$(find_python "$name") && is_supported "${found%% *}"; then
       printf '%s\n' "$found"
       return
     fi
   done
-  refuse "found no $PYTHONS; install one, or set PYTHON to its path"
+  refuse "found no $PYTHONS; set PYTHON to the path of one (to get one:" \
+    "$GET_PYTHON)"
 }
 
 # installed_by_hand PYTHON: succeeds if mmpose-master/setup.py has been run

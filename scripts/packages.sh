@@ -145,7 +145,7 @@ conclude() {
         'run: bash scripts/setup.sh --download DIR. Copy DIR here, and run:' \
         'bash scripts/setup.sh --from DIR'
     else
-      say "error: $(grep . "$log" | tail -n 1)"
+      say "error: $({ grep -i error "$log" || grep . "$log"; } | tail -n 1)"
     fi
     say "all that pip has said is in $log"
   fi
@@ -215,6 +215,15 @@ install_torch_npu() {
   install -r "$npu_requirements"
 }
 
+# build ARGUMENT...: pip, for source packages whose setup.py is older than
+# today's Python.
+build() {
+  case ${base%% *} in
+    3.13) "$py" "$ROOT/scripts/pip_source.py" "$@" ;;
+    *) "$py" -m pip "$@" ;;
+  esac
+}
+
 install_mmcv() {
   local site
   site=$(echo "$VENV"/lib/python*/site-packages)
@@ -227,31 +236,31 @@ install_mmcv() {
   if [ "$with_ops" ]; then
     install_mmcv_full
   else
-    MMCV_WITH_OPS=0 "$py" -m pip install --ignore-installed --no-deps \
+    MMCV_WITH_OPS=0 build install --ignore-installed --no-deps \
       --no-build-isolation --no-binary mmcv -r "$mmcv_requirements"
   fi
   # The host's Python may have an mmpose of its own.
-  "$py" -m pip install --ignore-installed --no-deps --no-build-isolation \
+  build install --ignore-installed --no-deps --no-build-isolation \
     -r "$source_requirements"
   note mmcv "${with_ops:-plain}"
 }
 
 # The source of the operators must be patched before it compiles.
 install_mmcv_full() {
-  local build=$state/build
-  rm -rf "$build"
-  mkdir "$build"
-  "$py" -m pip download --no-deps --no-build-isolation --no-binary mmcv \
-    --dest "$build" -r "$mmcv_requirements"
-  tar -xzf "$build"/mmcv-1.2.7.tar.gz -C "$build"
-  "$py" "$ROOT/scripts/patches.py" apply --mmcv "$build/mmcv-1.2.7"
+  local folder=$state/build
+  rm -rf "$folder"
+  mkdir "$folder"
+  build download --no-deps --no-build-isolation --no-binary mmcv \
+    --dest "$folder" -r "$mmcv_requirements"
+  tar -xzf "$folder"/mmcv-1.2.7.tar.gz -C "$folder"
+  "$py" "$ROOT/scripts/patches.py" apply --mmcv "$folder/mmcv-1.2.7"
   # -v shows progress, as this takes long. ninja is in bin/.
   PATH="$VENV/bin:$PATH" MMCV_WITH_OPS=1 MAX_JOBS=${MAX_JOBS:-$(nproc)} \
-    "$py" -m pip install -v --ignore-installed --no-deps \
-    --no-build-isolation "$build/mmcv-1.2.7"
+    build install -v --ignore-installed --no-deps \
+    --no-build-isolation "$folder/mmcv-1.2.7"
   # Keep the originals beside the installed, patched files.
-  cp -r "$build/mmcv-1.2.7/mmcv/.originals" "$site/mmcv/"
-  rm -rf "$build"
+  cp -r "$folder/mmcv-1.2.7/mmcv/.originals" "$site/mmcv/"
+  rm -rf "$folder"
 }
 
 apply_patches() {
