@@ -205,6 +205,16 @@ read_job() {
   config=${config:-$ROOT/mmpose-master/configs/top_down/hourglass/mpii/$name.py}
 }
 
+# count_devices: prints the number of NPUs or CUDA devices.
+count_devices() {
+  local count
+  # shellcheck source=env.sh
+  count=$(_hg_quiet=yes && source "$ROOT/env.sh" && "$PY" -c '
+from mmcv.runner.dist_utils import device_count
+print(device_count("npu") or device_count("cuda"))' 2>/dev/null | tail -n 1)
+  [[ $count =~ ^[0-9]+$ ]] && echo "$count"
+}
+
 # make_sample: creates the sample data set if it does not exist.
 make_sample() {
   local data=$ROOT/mmpose-master/data/mpii_sample

@@ -4,7 +4,7 @@
 # usage: bash scripts/eval.sh [N] [--sample] [--checkpoint K | --onnx FILE]
 #                             [--config C] [options of test.py]
 #
-#   N               number of devices (default: 8)
+#   N               number of devices (default: 8, or all if there are fewer)
 #   --sample        evaluate the sample model on the sample data set
 #   --checkpoint K  checkpoint to evaluate (default: latest.pth in the work
 #                   folder of the config)
@@ -16,7 +16,7 @@
 set -euo pipefail
 # shellcheck source=scripts/common.sh
 source "$(dirname -- "$(readlink -f -- "$0")")/common.sh"
-nproc=${NPROC:-8}
+nproc=${NPROC:-}
 case ${1:-} in
   [0-9]*)
     nproc=$1
@@ -24,9 +24,19 @@ case ${1:-} in
     ;;
 esac
 read_job "$@"
-if [ -n "$sample" ]; then
-  ensure_setup
-  make_sample
+ensure_setup
+if [ -n "$sample" ]; then make_sample; fi
+if [ -z "$nproc" ]; then
+  nproc=8
+  count=$(count_devices) || count=8
+  if [ "$count" = 0 ]; then
+    nproc=1
+    say 'this host has no NPU or CUDA device: one process evaluates on the CPU'
+  elif [ "$count" -lt 8 ]; then
+    nproc=$count
+    say "evaluating on the $count device(s) of this host, not on 8: the" \
+      'scores are the same'
+  fi
 fi
 exec bash "$ROOT/scripts/launch.sh" test "$nproc" "$config" \
   ${checkpoint:+"$checkpoint"} ${rest[@]+"${rest[@]}"}

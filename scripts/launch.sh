@@ -72,7 +72,7 @@ fi
 
 # Check the command line here, so that a mistake is reported once and not by
 # every process.
-"$PY" "$program" --check-request "${arguments[@]}"
+HOURGLASS_NPROC=$nproc "$PY" "$program" --check-request "${arguments[@]}"
 
 # Find a free port, and whether this torch has the elastic launcher.
 probe=$("$PY" - <<'PY'

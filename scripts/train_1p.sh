@@ -11,4 +11,6 @@
 set -euo pipefail
 # shellcheck source=scripts/common.sh
 source "$(dirname -- "$(readlink -f -- "$0")")/common.sh"
+[ "${NPROC:-1}" = 1 ] ||
+  say "note: NPROC=$NPROC has no effect: train_8p.sh trains on several devices"
 train 1 "$@"

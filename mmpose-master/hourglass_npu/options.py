@@ -168,6 +168,49 @@ def add_options(parser):
     add_trust_option(parser)
 
 
+VARIABLES = (
+    'HOURGLASS_PYTHONPATH',
+    'HOURGLASS_TRACEBACK',
+    'MASTER_ADDR',
+    'MASTER_PORT',
+    'MPII_ROOT',
+    'NNODES',
+    'NODE_RANK',
+    'NPROC',
+    'NPUID',
+    'NPU_INTERNAL_FORMAT',
+    'NPU_JIT_COMPILE',
+    'OMP_NUM_THREADS',
+)
+"""Variables that a user sets, of the scripts as well."""
+
+
+def find_near_variables(environment):
+    """Finds variables that were meant for us, but are named otherwise.
+
+    Args:
+        environment (Mapping[str, str]): Variables.
+
+    Returns:
+        list[str]: A warning for each; none in a process of a launcher, which
+        has told them before it started several.
+    """
+    if 'RANK' in environment:
+        return []
+    near = {}
+    for name in sorted(set(environment) - set(VARIABLES)):
+        for known in difflib.get_close_matches(
+            name.upper(), VARIABLES, 1, 0.88
+        ):
+            if known not in environment:
+                near[name] = known
+    return [
+        f'warning: {name}={environment[name]} has no effect: did you mean '
+        f'{known}?'
+        for name, known in near.items()
+    ]
+
+
 def parse(parser, argv=None):
     """Parses a command line; an unknown option is answered by the nearest.
 
@@ -179,6 +222,8 @@ def parse(parser, argv=None):
         argparse.Namespace: The options. Wrong ones end the process with
         status 2.
     """
+    for line in find_near_variables(os.environ):
+        print(line, file=sys.stderr)
     args, unknown = parser.parse_known_args(argv)
     if unknown:
         hint = ''

@@ -80,6 +80,32 @@ def start(args, cfg):
     return device, launcher != 'none'
 
 
+def check_enough_devices(args):
+    """Refuse more processes than this host has devices for, once for all.
+
+    scripts/launch.sh asks for that before it starts them.
+
+    Args:
+        args (argparse.Namespace): Options of :func:`add_options`.
+
+    Raises:
+        UserError: There are too few devices of the kind.
+    """
+    from mmcv.runner.dist_utils import BACKENDS, device_count
+
+    kind = (args.device or 'auto').partition(':')[0]
+    if kind == 'auto':
+        kind = next(kind for kind in BACKENDS if device_count(kind))
+    processes = int(os.environ.get('HOURGLASS_NPROC') or 1)
+    count = device_count(kind) if kind in BACKENDS else 0
+    if kind != 'cpu' and 0 < count < processes:
+        raise UserError(
+            f'{processes} processes need a device each, and this host has '
+            f'{count} {kind} device(s): ask for {count}, with the first '
+            'argument of eval.sh or with NPROC='
+        )
+
+
 def check_group_options(params):
     """Refuse options of the process group that torch does not have.
 

@@ -10,11 +10,11 @@ import sys
 import types
 from pathlib import Path
 
+import doctor_data
 import pytest
 
 import doctor
 import doctor_checks
-import doctor_data
 import npu_host
 import patch_engine
 

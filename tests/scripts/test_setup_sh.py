@@ -522,7 +522,11 @@ def test_operators_are_built_when_asked_for_and_then_kept(bundle):
     build = f'{bundle.venv}/.setup/build/mmcv-1.2.7'
     order = [
         next(i for i, line in enumerate(did) if line.endswith(end))
-        for end in (edit, f'--no-build-isolation {build}', f'apply --inside {bundle.venv}')
+        for end in (
+            edit,
+            f'--no-build-isolation {build}',
+            f'apply --inside {bundle.venv}',
+        )
     ]
     assert order == sorted(order)
     assert '-m venv' not in run.did

@@ -19,7 +19,7 @@ from hourglass_npu.options import (
     check_speed_options,
     parse,
 )
-from hourglass_npu.process import start
+from hourglass_npu.process import check_enough_devices, start
 from hourglass_npu.weights import load_weights
 
 # What mmcv.dump can write.
@@ -245,6 +245,7 @@ def main():
     args = parse_args()
     cfg = check_request(args)
     if args.check_request:
+        check_enough_devices(args)
         return
 
     import mmcv

@@ -20,7 +20,7 @@ from hourglass_npu.config.unread import unread_keys
 from hourglass_npu.errors import Stopped, UserError, log_tracebacks
 from hourglass_npu.files import make_folder
 from hourglass_npu.options import add_options, parse
-from hourglass_npu.process import start
+from hourglass_npu.process import check_enough_devices, start
 from hourglass_npu.training import lock
 
 NEEDED_KEYS = (
@@ -278,6 +278,7 @@ def main():
     check_device_count(args)
     cfg = check_request(args)
     if args.check_request:
+        check_enough_devices(args)
         return
     with output.lasting():
         try:
