@@ -258,7 +258,7 @@ def _check_package(package, targets):
             else 'docs/PATCHES.md says what to edit; only O1 needs it',
         )
     elif any(target.state not in patch_engine.IN_ORDER for target in targets):
-        # Without an environment of ours, set-up makes one: commands go on there.
+        # Where set-up makes an environment, the commands go on there.
         apply = 'python3 scripts/patches.py apply'
         remedy = apply if own.is_dir() else 'bash scripts/setup.sh'
         yield Finding(name, severity, where, remedy)

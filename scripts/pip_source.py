@@ -4,9 +4,9 @@ usage: pip_source.py [--for PYTHON-MACHINE] COMMAND ARGUMENT...
 
 From Python 3.13 on, mmcv's setup.py does not find its version, because
 ``exec`` no longer changes what ``locals()`` returns, and the C file that
-xtcocotools brings does not compile: Cython writes it again. With ``--for``, such as
-``--for 3.10-aarch64``, files for another host are downloaded: pip picks them
-itself, but would ask this host whether a requirement's condition
+xtcocotools brings does not compile: Cython writes it again. With ``--for``,
+such as ``--for 3.10-aarch64``, files for another host are downloaded: pip
+picks them itself, but would ask this host whether a requirement's condition
 (``python_version < '3.9'``) holds.
 """
 

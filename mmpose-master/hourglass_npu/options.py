@@ -199,11 +199,9 @@ def find_near_variables(environment):
         return []
     near = {}
     for name in sorted(set(environment) - set(VARIABLES)):
-        for known in difflib.get_close_matches(
-            name.upper(), VARIABLES, 1, 0.88
-        ):
-            if known not in environment:
-                near[name] = known
+        match = difflib.get_close_matches(name.upper(), VARIABLES, 1, 0.88)
+        if match and match[0] not in environment:
+            near[name] = match[0]
     return [
         f'warning: {name}={environment[name]} has no effect: did you mean '
         f'{known}?'

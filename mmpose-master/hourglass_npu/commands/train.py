@@ -7,6 +7,7 @@ MPII_ROOT replaces data/mpii.
 
 import argparse
 import copy
+import logging
 import os
 import signal
 import sys
@@ -215,6 +216,23 @@ def _tell_of_lost_lines(record):
 _tell_of_lost_lines.done = False
 
 
+def log_to_file(logger, text):
+    """Logs what is too long for a screen to the log file alone.
+
+    Args:
+        logger (logging.Logger): The log.
+        text (str): The text.
+    """
+    if not logger.isEnabledFor(logging.INFO):
+        return
+    record = logger.makeRecord(
+        logger.name, logging.INFO, __file__, 0, text, (), None
+    )
+    for handler in logger.handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.handle(record)
+
+
 def check_request(args):
     """Checks what can be checked before anything is started.
 
@@ -335,8 +353,9 @@ def train(args, cfg):
         collect_env(), MMPose=mmpose.__version__, Hourglass=__version__
     )
     environment = '\n'.join(f'{key}: {fact}' for key, fact in facts.items())
-    logger.info(f'Environment:\n{environment}')
-    logger.info(f'Config:\n{cfg.pretty_text}')
+    log_to_file(logger, f'Environment:\n{environment}')
+    log_to_file(logger, f'Config:\n{cfg.pretty_text}')
+    logger.info(f'Log, with environment and config: {log_file}')
     loader = dict(cfg.data, **cfg.data.get('train_dataloader', {}))
     logger.info(
         f'Training on {world_size} x {device.type}, per process '
