@@ -12,6 +12,9 @@
 #   --config C      config of the model (default:
 #                   hourglass52_mpii_384x384.py)
 #
+# Examples: bash scripts/eval.sh 1 --sample
+#           bash scripts/eval.sh --checkpoint best.pth --json scores.json
+#
 # Options of test.py: python3 mmpose-master/tools/test.py --help
 set -euo pipefail
 # shellcheck source=scripts/common.sh

@@ -13,6 +13,9 @@
 #   OMP_WAIT_POLICY
 #       how these threads wait for each other (default: PASSIVE)
 #
+# Example: NNODES=2 NODE_RANK=0 MASTER_ADDR=10.0.0.1 \
+#          bash scripts/launch.sh train 8 CONFIG.py
+#
 # SIGTERM, SIGINT, SIGHUP: save and stop, status 143, 130 or 129; a second one
 # stops at once. SIGUSR1: save and continue. Otherwise the exit status is that
 # of the process, or of the first process that failed. If this script is

@@ -7,6 +7,8 @@
 #
 #   --upgrade  take newer releases of packages that are not pinned
 #
+# Example: bash scripts/lock.sh --upgrade
+#
 # Needs uv (pip install uv). Add new packages to docs/LICENSES.md; a test
 # compares the two.
 set -euo pipefail

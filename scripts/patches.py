@@ -8,6 +8,9 @@ the package's folder and come back, byte for byte, with ``revert``.
 
 Exit status: 0 all is in order; 1 something is not applied, not reverted, or
 was refused; 2 the command line makes no sense.
+
+examples: python3 scripts/patches.py status
+          python3 scripts/patches.py apply --mmcv /tmp/mmcv-1.2.7
 """
 
 import argparse

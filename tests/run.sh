@@ -5,6 +5,8 @@
 #
 #   --quick                run the quick tests only: some minutes on two cores
 #   VENV=DIR, PYTHON=NAME  as for scripts/setup.sh
+#
+# Example: PYTHON=python3.7 VENV=.venv37 bash tests/run.sh --quick
 set -euo pipefail
 # shellcheck source=scripts/common.sh
 source "$(dirname -- "$(readlink -f -- "$0")")/../scripts/common.sh"

@@ -8,6 +8,49 @@ import sys
 from hourglass_npu.errors import UserError
 
 
+class _ScreenHelp(argparse.RawDescriptionHelpFormatter):
+    """Help that fits a screen: one name for each option, a short usage."""
+
+    def add_usage(self, usage, actions, groups, prefix=None):
+        words = ['%(prog)s']
+        for action in actions:
+            if not action.option_strings:
+                words.append(self._format_args(action, action.dest.upper()))
+        super().add_usage(' '.join(words + ['[OPTION ...]']), [], [], prefix)
+
+    def _format_action_invocation(self, action):
+        if not action.option_strings:
+            return super()._format_action_invocation(action)
+        name = action.option_strings[0]
+        if action.nargs == 0:
+            return name
+        default = self._get_default_metavar_for_optional(action)
+        return f'{name} {self._format_args(action, default)}'
+
+    def _format_args(self, action, default_metavar):
+        if action.nargs == '+':
+            return f'{action.metavar or default_metavar} ...'
+        return super()._format_args(action, default_metavar)
+
+
+def make_parser(description, *examples):
+    """Make the parser of a command.
+
+    Args:
+        description (str): What the command does, in a sentence.
+        *examples (str): Command lines that show how it is used.
+
+    Returns:
+        argparse.ArgumentParser: Without options.
+    """
+    return argparse.ArgumentParser(
+        description=description,
+        epilog='\n  '.join(['examples:', *examples]),
+        formatter_class=_ScreenHelp,
+        allow_abbrev=False,
+    )
+
+
 def add_trust_option(parser):
     """Adds the one way round the safe loading of checkpoints.
 
@@ -17,8 +60,7 @@ def add_trust_option(parser):
     parser.add_argument(
         '--trust-checkpoint',
         action='store_true',
-        help='let a checkpoint run the code that it brings along: it may then '
-        'do anything that you may do; only for files of people whom you trust',
+        help='let a checkpoint run code: only if you trust its author',
     )
 
 
@@ -50,18 +92,17 @@ def add_model_options(parser):
     parser.add_argument(
         '--config',
         metavar='FILE',
-        help='config of the model (default: hourglass52_mpii_384x384.py)',
+        help='config (default: hourglass52_mpii_384x384.py)',
     )
     parser.add_argument(
         '--checkpoint',
         metavar='FILE',
-        help='its weights (default: latest.pth in '
-        'mmpose-master/work_dirs/<name of the config>)',
+        help='weights (default: latest.pth of the config)',
     )
     parser.add_argument(
         '--sample',
         action='store_true',
-        help='the small model that `bash scripts/train_1p.sh --sample` trains',
+        help='the model of `bash scripts/train_1p.sh --sample`',
     )
     add_trust_option(parser)
 
@@ -75,14 +116,12 @@ def add_speed_options(parser):
     parser.add_argument(
         '--fuse-conv-bn',
         action='store_true',
-        help='fold batch norm into the convolutions before it: faster, and '
-        'the same but for rounding',
+        help='fold batch norm into the convolutions: faster',
     )
     parser.add_argument(
         '--amp',
         action='store_true',
-        help='compute in low precision, as mixed precision O2 trains '
-        '(bfloat16 on a CPU)',
+        help='compute in low precision (bfloat16 on a CPU)',
     )
 
 
@@ -132,13 +171,13 @@ def add_options(parser):
     """
     parser.add_argument(
         '--work-dir',
-        help='folder for logs and checkpoints '
-        '(default: mmpose-master/work_dirs/CONFIG NAME)',
+        metavar='DIR',
+        help='logs and checkpoints (default: mmpose-master/work_dirs/CONFIG)',
     )
     parser.add_argument(
         '--device',
-        help='auto, cpu, npu, cuda, or one by its number such as npu:3 '
-        '(default: auto, the best that is there)',
+        metavar='NAME',
+        help='cpu, npu, cuda or npu:3 (default: the best there is)',
     )
     parser.add_argument(
         '--cfg-options',
@@ -146,13 +185,13 @@ def add_options(parser):
         nargs='+',
         action='append',
         metavar='KEY=VALUE',
-        help='override values of the config, e.g. data.samples_per_gpu=16',
+        help='override the config: data.samples_per_gpu=16',
     )
     parser.add_argument(
         '--launcher',
         choices=['none', 'pytorch', 'slurm', 'mpi'],
-        help="what started the processes (default: torch's launcher if its "
-        'variables are set, else none)',
+        metavar='NAME',
+        help='what started the processes: none, pytorch, slurm or mpi',
     )
     # What scripts/launch.sh asks before it starts several processes, each of
     # which would say what is wrong.
@@ -163,7 +202,7 @@ def add_options(parser):
         '--local_rank',
         '--local-rank',
         type=int,
-        help="set by torch's launcher",
+        help=argparse.SUPPRESS,  # set by torch's launcher
     )
     add_trust_option(parser)
 

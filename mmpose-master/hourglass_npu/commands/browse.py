@@ -4,14 +4,13 @@ It shows samples after the config's pipeline, augmentation included: each crop
 with its joints, and beside it the target heatmaps.
 """
 
-import argparse
 import os
 import random
 
 from hourglass_npu.config.load import check_data, choose_work_dir, load_config
 from hourglass_npu.errors import UserError
 from hourglass_npu.files import make_folder
-from hourglass_npu.options import parse
+from hourglass_npu.options import make_parser, parse
 
 COLUMNS = 3
 
@@ -25,9 +24,10 @@ def parse_args(argv=None):
     Returns:
         argparse.Namespace: The options.
     """
-    parser = argparse.ArgumentParser(
-        description='Show training samples with joints and target heatmaps.',
-        allow_abbrev=False,
+    parser = make_parser(
+        'Show training samples with joints and target heatmaps.',
+        'hourglass browse CONFIG.py',
+        'hourglass browse CONFIG.py --number 12',
     )
     parser.add_argument('config', help='config file')
     parser.add_argument(

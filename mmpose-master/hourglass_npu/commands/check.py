@@ -5,7 +5,6 @@ pixel, and the ground truth against its annotations. A fault stops or spoils a
 training or an evaluation. A remark is unusual, but occurs in MPII too.
 """
 
-import argparse
 import concurrent.futures
 import multiprocessing
 import os
@@ -19,7 +18,7 @@ from hourglass_npu.mpii.people import (
     person_label,
     read_people,
 )
-from hourglass_npu.options import count, parse
+from hourglass_npu.options import count, make_parser, parse
 from hourglass_npu.paths import MMPOSE_ROOT
 
 PEOPLE = dict(train=22246, val=2958)
@@ -40,8 +39,10 @@ def parse_args(argv=None):
     Returns:
         argparse.Namespace: The options.
     """
-    parser = argparse.ArgumentParser(
-        description='Check the files of MPII.', allow_abbrev=False
+    parser = make_parser(
+        'Check the files of MPII.',
+        'hourglass check',
+        'hourglass check /data/mpii',
     )
     parser.add_argument(
         'folder',

@@ -5,10 +5,13 @@ checkpoint, or with --onnx from an exported file, which needs neither torch
 nor mmpose.
 """
 
-import argparse
-
 from hourglass_npu.bootstrap import ensure_packages
-from hourglass_npu.options import add_model_options, add_speed_options, parse
+from hourglass_npu.options import (
+    add_model_options,
+    add_speed_options,
+    make_parser,
+    parse,
+)
 
 
 def parse_args(argv=None):
@@ -20,28 +23,24 @@ def parse_args(argv=None):
     Returns:
         argparse.Namespace: The options.
     """
-    parser = argparse.ArgumentParser(
-        description='Find the joints of people and draw them.',
-        epilog='examples:\n'
-        '  python3 demo.py --sample\n'
-        '  python3 demo.py --img a.jpg --bbox 120,40,200,460 --json\n'
-        '  python3 demo.py --img holiday/ --bbox-file boxes.json --out poses/'
-        '\n'
-        '  python3 demo.py --img clip.mp4 --onnx hourglass.onnx --fps',
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+    parser = make_parser(
+        'Find the joints of people and draw them.',
+        'python3 demo.py --sample',
+        'python3 demo.py --img a.jpg --bbox 120,40,200,460 --json',
+        'python3 demo.py --img holiday/ --bbox-file boxes.json --out poses/',
+        'python3 demo.py --img clip.mp4 --onnx hourglass.onnx --fps',
     )
     model = parser.add_argument_group('model')
     add_model_options(model)
     model.add_argument(
         '--onnx',
         metavar='FILE',
-        help='a file of pytorch2onnx.py, instead of config and checkpoint',
+        help='an exported file instead of config and checkpoint',
     )
     model.add_argument(
         '--device',
-        help='npu, cuda or cpu, npu:1 for the second (default: the first of '
-        'these that exists)',
+        metavar='NAME',
+        help='cpu, npu, cuda or npu:3 (default: the best there is)',
     )
     add_speed_options(model)
     source = parser.add_argument_group('pictures and people')
@@ -82,7 +81,7 @@ def parse_args(argv=None):
     result.add_argument(
         '--out',
         metavar='PATH',
-        help='file or folder (default: infer_<name> beside each picture)',
+        help='file or folder (default: infer_<name> beside it)',
     )
     result.add_argument(
         '--kpt-thr',

@@ -4,7 +4,6 @@ Prints a table of scores and leaves ``pred.mat`` in the work folder. Any
 number of processes gives the same predictions and the same table.
 """
 
-import argparse
 import math
 import os
 
@@ -17,6 +16,7 @@ from hourglass_npu.options import (
     add_speed_options,
     apply_speed,
     check_speed_options,
+    make_parser,
     parse,
 )
 from hourglass_npu.process import check_enough_devices, start
@@ -35,8 +35,11 @@ def parse_args(argv=None):
     Returns:
         argparse.Namespace: The options.
     """
-    parser = argparse.ArgumentParser(
-        description='Evaluate a pose model.', allow_abbrev=False
+    parser = make_parser(
+        'Evaluate a pose model.',
+        'hourglass eval CONFIG.py',
+        'hourglass eval CONFIG.py best.pth --json scores.json',
+        'hourglass eval CONFIG.py --onnx hourglass.onnx',
     )
     parser.add_argument('config', help='config file')
     parser.add_argument(

@@ -4,10 +4,8 @@ The file is compared with PyTorch on real and random pictures; a file that
 differs is not kept.
 """
 
-import argparse
-
 from hourglass_npu.bootstrap import ensure_packages
-from hourglass_npu.options import add_model_options, parse
+from hourglass_npu.options import add_model_options, make_parser, parse
 from hourglass_npu.paths import ROOT
 
 TOLERANCE = {'fp32': 1e-4, 'fp16': 2e-2}
@@ -24,9 +22,10 @@ def parse_args(argv=None):
     Returns:
         argparse.Namespace: The options.
     """
-    parser = argparse.ArgumentParser(
-        description='Write a checkpoint as a verified ONNX file.',
-        allow_abbrev=False,
+    parser = make_parser(
+        'Write a checkpoint as a verified ONNX file.',
+        'hourglass export',
+        'hourglass export --sample --out sample.onnx',
     )
     model = parser.add_argument_group('model')
     add_model_options(model)

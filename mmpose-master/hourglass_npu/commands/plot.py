@@ -1,9 +1,7 @@
 """Plot trainings: ``hourglass plot WORK_DIR [WORK_DIR ...]``."""
 
-import argparse
-
 from hourglass_npu.bootstrap import ensure_packages
-from hourglass_npu.options import parse
+from hourglass_npu.options import make_parser, parse
 from hourglass_npu.reports.curves import plot
 
 
@@ -16,8 +14,10 @@ def parse_args(argv=None):
     Returns:
         argparse.Namespace: The options.
     """
-    parser = argparse.ArgumentParser(
-        description='Plot one or several trainings.', allow_abbrev=False
+    parser = make_parser(
+        'Plot one or several trainings.',
+        'hourglass plot work_dirs/a',
+        'hourglass plot work_dirs/a work_dirs/b --out curves.png',
     )
     parser.add_argument(
         'work_dirs',

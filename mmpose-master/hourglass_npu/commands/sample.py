@@ -5,13 +5,12 @@ hourglass sample --out /tmp/s --train 40 --val 10 --seed 7
 hourglass sample --demo          # the demo picture
 """
 
-import argparse
 import os
 import time
 from pathlib import Path
 
 from hourglass_npu.bootstrap import ensure_packages
-from hourglass_npu.options import parse
+from hourglass_npu.options import make_parser, parse
 from hourglass_npu.paths import DEMO_PICTURE, MMPOSE_ROOT
 
 
@@ -24,9 +23,10 @@ def parse_args(argv=None):
     Returns:
         argparse.Namespace: The options.
     """
-    parser = argparse.ArgumentParser(
-        description='Draw a small data set in the form of MPII.',
-        allow_abbrev=False,
+    parser = make_parser(
+        'Draw a small data set in the form of MPII.',
+        'hourglass sample',
+        'hourglass sample --out /tmp/people',
     )
     parser.add_argument(
         '--out',

@@ -1,9 +1,7 @@
 """Print the input shape of an exported file; for scripts/onnx2om.sh."""
 
-import argparse
-
 from hourglass_npu.bootstrap import ensure_packages
-from hourglass_npu.options import parse
+from hourglass_npu.options import make_parser, parse
 
 
 def parse_args(argv=None):
@@ -15,9 +13,9 @@ def parse_args(argv=None):
     Returns:
         argparse.Namespace: The options.
     """
-    parser = argparse.ArgumentParser(
-        description='Print the input shape of an exported file: N,3,H,W.',
-        allow_abbrev=False,
+    parser = make_parser(
+        'Print the input shape of an exported file: N,3,H,W.',
+        'hourglass shape hourglass.onnx',
     )
     parser.add_argument('file', help='file of pytorch2onnx.py')
     parser.add_argument(

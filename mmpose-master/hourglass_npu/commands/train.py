@@ -5,7 +5,6 @@ paths of a config start from mmpose-master/, whatever the working directory;
 MPII_ROOT replaces data/mpii.
 """
 
-import argparse
 import copy
 import logging
 import os
@@ -20,7 +19,7 @@ from hourglass_npu.config.parts import check_parts
 from hourglass_npu.config.unread import unread_keys
 from hourglass_npu.errors import Stopped, UserError, log_tracebacks
 from hourglass_npu.files import make_folder
-from hourglass_npu.options import add_options, parse
+from hourglass_npu.options import add_options, make_parser, parse
 from hourglass_npu.process import check_enough_devices, start
 from hourglass_npu.training import lock
 
@@ -62,8 +61,10 @@ def parse_args(argv=None):
     Returns:
         argparse.Namespace: The options.
     """
-    parser = argparse.ArgumentParser(
-        description='Train a pose model.', allow_abbrev=False
+    parser = make_parser(
+        'Train a pose model.',
+        'hourglass train CONFIG.py --resume-from auto',
+        'hourglass train CONFIG.py --device cpu --cfg-options total_epochs=2',
     )
     parser.add_argument('config', help='config file')
     add_options(parser)
