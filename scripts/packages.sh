@@ -13,7 +13,7 @@ PIP_SOURCES=' INDEX_URL EXTRA_INDEX_URL FIND_LINKS NO_INDEX TRUSTED_HOST PROXY
 # configure_pip PYTHON: leaves of pip's configuration, in files and variables,
 # only PIP_SOURCES, as variables.
 configure_pip() {
-  local name section key value
+  local name value
   for name in $(compgen -e PIP_; compgen -e UV_); do
     case $PIP_SOURCES,$name in
       *[[:space:]]"${name#PIP_}"[[:space:]]* | *,PIP_CONFIG_FILE) ;;
@@ -21,21 +21,27 @@ configure_pip() {
       *) unset "$name" ;;
     esac
   done
-  while IFS='.=' read -r section key value; do
-    name=${key//-/_}
-    name=${name^^}
-    value=${value#\'}
-    value=${value%\'}
-    value=${value//'\n'/ }
-    case $section,$PIP_SOURCES in
-      global,*[[:space:]]"$name"[[:space:]]* | \
-        install,*[[:space:]]"$name"[[:space:]]*)
+  while IFS='=' read -r name value; do
+    case $PIP_SOURCES in
+      *[[:space:]]"$name"[[:space:]]*)
         name=PIP_$name
         [ -n "${!name:-}" ] || export "$name=$value"
         ;;
     esac
-    # "install" counts more than "global", and pip lists it last.
-  done < <("$1" -m pip config list 2>/dev/null | sort -r)
+  done < <(
+    # Not by 'pip config list', which takes options from these files as well.
+    "$1" - <<'PY' 2>/dev/null
+from pip._internal.configuration import Configuration
+
+settings = Configuration(isolated=False)
+settings.load()
+# [install] counts more than [global].
+for key, value in sorted(settings.items(), reverse=True):
+    section, _, name = key.partition('.')
+    if section in ('global', 'install'):
+        print(f'{name.replace("-", "_").upper()}={" ".join(value.split())}')
+PY
+  )
   export PIP_CONFIG_FILE=/dev/null PIP_DISABLE_PIP_VERSION_CHECK=1
   export PIP_NO_INPUT=1
   # uv does not read pip's.
@@ -82,9 +88,11 @@ describe_torch() {
 
 # network_is_missing LOG: succeeds if pip could not reach an index.
 network_is_missing() {
+  # The last: with retries off, pip says no more of its first package.
   grep -q -E 'NewConnectionError|NameResolutionError|ConnectTimeoutError|'`
     `'ProxyError|Network is unreachable|Connection refused|[Dd]ns error|'`
-    `'Temporary failure in name resolution|No route to host' "$1"
+    `'Temporary failure in name resolution|No route to host|'`
+    `'satisfies the requirement pip==' "$1"
 }
 
 # Steps --------------------------------------------------------------------

@@ -43,11 +43,15 @@ class ReadableLogHook(TextLoggerHook):
         **kwargs: As for mmcv's hook.
     """
 
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        # Time and iteration of the first step and of the last lines.
+        self._marks = collections.deque(maxlen=RECENT_LINES)
+
     def before_run(self, runner):
         """Starts the clock of the time left and opens the log."""
         # First: where there is no room for the log, training goes on.
-        self._marks = collections.deque(maxlen=RECENT_LINES)
-        self._marks.append((time.time(), runner.iter))
+        self._started = time.time()
         super().before_run(runner)
 
     def after_train_iter(self, runner):
@@ -56,9 +60,10 @@ class ReadableLogHook(TextLoggerHook):
         per_device = getattr(runner, 'samples_per_gpu', None)
         if steps == 1:
             # Before, data workers started and operators were compiled.
-            self._marks[0] = time.time(), runner.iter + 1
+            self._started = time.time()
+            self._marks.append((self._started, runner.iter + 1))
         elif steps == FIRST_STEPS < self.interval and per_device:
-            seconds = (time.time() - self._marks[0][0]) / (steps - 1)
+            seconds = (time.time() - self._started) / (steps - 1)
             images = per_device * runner.num_of_gpus / max(seconds, 1e-9)
             epoch = datetime.timedelta(
                 seconds=int(seconds * len(runner.data_loader))
@@ -116,7 +121,8 @@ class ReadableLogHook(TextLoggerHook):
         if 'fps' in log_dict:
             items.append(f'{log_dict["fps"]:.1f} images/s')
         # By the recent rate: evaluations, or another job, slow a training.
-        since, first = self._marks[0]
+        marks = self._marks or [(self._started, self.start_iter)]
+        since, first = marks[0]
         done = runner.iter + 1 - first
         self._marks.append((time.time(), runner.iter + 1))
         left = (time.time() - since) / max(done, 1)
