@@ -3,7 +3,7 @@
 #
 # usage: bash tests/run.sh [--quick] [options of pytest]
 #
-#   --quick                run the quick tests only: some minutes on two cores
+#   --quick                run the quick tests only, on all cores
 #   VENV=DIR, PYTHON=NAME  as for scripts/setup.sh
 #
 # Example: PYTHON=python3.7 VENV=.venv37 bash tests/run.sh --quick
@@ -24,6 +24,7 @@ cd "$ROOT"
 if [ "${1:-}" = --quick ]; then
   # Markers say what a test needs, see pyproject.toml.
   shift
-  set -- -m 'not (processes or training or compiles)' "$@"
+  set -- -m 'not (processes or training or compiles)' \
+    --numprocesses auto --dist loadfile "$@"
 fi
 PATH="$VENV/bin:$PATH" exec "$VENV/bin/python" -m pytest "$@"

@@ -33,26 +33,90 @@ class _ScreenHelp(argparse.RawDescriptionHelpFormatter):
         return super()._format_args(action, default_metavar)
 
 
-def make_parser(description, *examples):
-    """Make the parser of a command.
+class Parser(argparse.ArgumentParser):
+    """The parser of a command's line; see :meth:`parse_args`.
 
     Args:
-        description (str): What the command does, in a sentence.
+        description (str): What the command does.
         *examples (str): Command lines that show how it is used.
+        **settings: Further arguments of argparse's parser.
+    """
+
+    def __init__(self, description, *examples, **settings):
+        settings.update(description=description, allow_abbrev=False)
+        settings.setdefault('formatter_class', _ScreenHelp)
+        if examples:
+            settings['epilog'] = '\n  '.join(['examples:', *examples])
+        super().__init__(**settings)
+
+    def parse_args(self, args=None, namespace=None):
+        """Parse a command line; name the nearest to an unknown option.
+
+        Args:
+            args (list[str] | None): Arguments; None takes ``sys.argv``.
+            namespace (argparse.Namespace | None): As argparse has it.
+
+        Returns:
+            argparse.Namespace: The options. Wrong ones end the process with
+            status 2.
+        """
+        for line in find_near_variables(os.environ):
+            print(line, file=sys.stderr)
+        found, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            hint = ''
+            known = [s for a in self._actions for s in a.option_strings]
+            word = unknown[0].split('=')[0]
+            near = difflib.get_close_matches(word, known, 1)
+            if near:
+                hint = f' (did you mean {near[0]}?)'
+            self.error(f'unknown argument {unknown[0]}{hint}')
+        return found
+
+
+VARIABLES = (
+    'HOURGLASS_PYTHONPATH',
+    'HOURGLASS_TRACEBACK',
+    'MASTER_ADDR',
+    'MASTER_PORT',
+    'MPII_ROOT',
+    'NNODES',
+    'NODE_RANK',
+    'NPROC',
+    'NPUID',
+    'NPU_INTERNAL_FORMAT',
+    'NPU_JIT_COMPILE',
+    'OMP_NUM_THREADS',
+)
+"""Variables that a user sets, of the scripts as well."""
+
+
+def find_near_variables(environment):
+    """Find variables that were meant for us, but are named otherwise.
+
+    Args:
+        environment (Mapping[str, str]): Variables.
 
     Returns:
-        argparse.ArgumentParser: Without options.
+        list[str]: A warning for each; none in a process of a launcher, which
+        has told them before it started several.
     """
-    return argparse.ArgumentParser(
-        description=description,
-        epilog='\n  '.join(['examples:', *examples]),
-        formatter_class=_ScreenHelp,
-        allow_abbrev=False,
-    )
+    if 'RANK' in environment:
+        return []
+    near = {}
+    for name in sorted(set(environment) - set(VARIABLES)):
+        match = difflib.get_close_matches(name.upper(), VARIABLES, 1, 0.88)
+        if match and match[0] not in environment:
+            near[name] = match[0]
+    return [
+        f'warning: {name}={environment[name]} has no effect: did you mean '
+        f'{known}?'
+        for name, known in near.items()
+    ]
 
 
 def add_trust_option(parser):
-    """Adds the one way round the safe loading of checkpoints.
+    """Add the one way round the safe loading of checkpoints.
 
     Args:
         parser (argparse.ArgumentParser): Parser of a command, or a group.
@@ -65,7 +129,7 @@ def add_trust_option(parser):
 
 
 def apply_trust(args):
-    """Does what ``--trust-checkpoint`` says, and says so.
+    """Do what ``--trust-checkpoint`` says, and say so.
 
     Args:
         args (argparse.Namespace): With the option of
@@ -84,7 +148,7 @@ def apply_trust(args):
 
 
 def add_model_options(parser):
-    """Adds the options that choose a model: config, checkpoint, sample.
+    """Add the options that choose a model: config, checkpoint, sample.
 
     Args:
         parser (argparse.ArgumentParser): Parser of a command, or a group.
@@ -108,7 +172,7 @@ def add_model_options(parser):
 
 
 def add_speed_options(parser):
-    """Adds the options that make inference faster.
+    """Add the options that make inference faster.
 
     Args:
         parser (argparse.ArgumentParser): Parser of a command, or a group.
@@ -126,23 +190,23 @@ def add_speed_options(parser):
 
 
 def check_speed_options(args):
-    """Refuses the options of :func:`add_speed_options` beside ``--onnx``.
+    """Refuse the options of :func:`add_speed_options` beside ``--onnx``.
 
     Args:
         args (argparse.Namespace): With these options and ``onnx``.
 
     Raises:
-        ValueError: If there are both.
+        ValueError: There are both.
     """
     if args.onnx and (args.amp or args.fuse_conv_bn):
         raise UserError(
-            '--onnx computes as the file says: leave --amp and '
-            '--fuse-conv-bn away'
+            '--onnx computes as the file says: leave out --amp and '
+            '--fuse-conv-bn'
         )
 
 
 def apply_speed(args, model):
-    """Makes a model faster, as far as it was asked for.
+    """Make a model faster, as far as it was asked for.
 
     Args:
         args (argparse.Namespace): With the options of
@@ -151,7 +215,7 @@ def apply_speed(args, model):
             mode; changed in place.
 
     Raises:
-        ValueError: If this torch lacks operators of the low precision.
+        ValueError: This torch lacks operators of the low precision.
     """
     if args.fuse_conv_bn:
         from mmcv.cnn import fuse_conv_bn
@@ -164,7 +228,7 @@ def apply_speed(args, model):
 
 
 def add_options(parser):
-    """Adds the options that every command has.
+    """Add the options that every command has.
 
     Args:
         parser (argparse.ArgumentParser): Changed in place.
@@ -207,73 +271,8 @@ def add_options(parser):
     add_trust_option(parser)
 
 
-VARIABLES = (
-    'HOURGLASS_PYTHONPATH',
-    'HOURGLASS_TRACEBACK',
-    'MASTER_ADDR',
-    'MASTER_PORT',
-    'MPII_ROOT',
-    'NNODES',
-    'NODE_RANK',
-    'NPROC',
-    'NPUID',
-    'NPU_INTERNAL_FORMAT',
-    'NPU_JIT_COMPILE',
-    'OMP_NUM_THREADS',
-)
-"""Variables that a user sets, of the scripts as well."""
-
-
-def find_near_variables(environment):
-    """Finds variables that were meant for us, but are named otherwise.
-
-    Args:
-        environment (Mapping[str, str]): Variables.
-
-    Returns:
-        list[str]: A warning for each; none in a process of a launcher, which
-        has told them before it started several.
-    """
-    if 'RANK' in environment:
-        return []
-    near = {}
-    for name in sorted(set(environment) - set(VARIABLES)):
-        match = difflib.get_close_matches(name.upper(), VARIABLES, 1, 0.88)
-        if match and match[0] not in environment:
-            near[name] = match[0]
-    return [
-        f'warning: {name}={environment[name]} has no effect: did you mean '
-        f'{known}?'
-        for name, known in near.items()
-    ]
-
-
-def parse(parser, argv=None):
-    """Parses a command line; an unknown option is answered by the nearest.
-
-    Args:
-        parser (argparse.ArgumentParser): With all options added.
-        argv (list[str] | None): Arguments; None takes ``sys.argv``.
-
-    Returns:
-        argparse.Namespace: The options. Wrong ones end the process with
-        status 2.
-    """
-    for line in find_near_variables(os.environ):
-        print(line, file=sys.stderr)
-    args, unknown = parser.parse_known_args(argv)
-    if unknown:
-        hint = ''
-        known = [s for a in parser._actions for s in a.option_strings]
-        near = difflib.get_close_matches(unknown[0].split('=')[0], known, 1)
-        if near:
-            hint = f' (did you mean {near[0]}?)'
-        parser.error(f'unknown argument {unknown[0]}{hint}')
-    return args
-
-
 def count(text):
-    """Reads a whole number from 1, for an option.
+    """Read a whole number from 1, for an option.
 
     Args:
         text (str): What was typed.
@@ -282,7 +281,7 @@ def count(text):
         int: The number.
 
     Raises:
-        ValueError: If it is none; argparse says so.
+        ValueError: It is none; argparse says so.
     """
     number = int(text)
     if number < 1:

@@ -18,7 +18,7 @@ from hourglass_npu.mpii.people import (
     person_label,
     read_people,
 )
-from hourglass_npu.options import count, make_parser, parse
+from hourglass_npu.options import Parser, count
 from hourglass_npu.paths import MMPOSE_ROOT
 
 PEOPLE = dict(train=22246, val=2958)
@@ -31,15 +31,8 @@ SHOWN = 20
 
 
 def parse_args(argv=None):
-    """Parse the command line.
-
-    Args:
-        argv (list[str] | None): Arguments; None takes ``sys.argv``.
-
-    Returns:
-        argparse.Namespace: The options.
-    """
-    parser = make_parser(
+    """Parse the command line, see :class:`hourglass_npu.options.Parser`."""
+    parser = Parser(
         'Check the files of MPII.',
         'hourglass check',
         'hourglass check /data/mpii',
@@ -64,7 +57,7 @@ def parse_args(argv=None):
     parser.add_argument(
         '--json', metavar='FILE', help='write the whole report to FILE as JSON'
     )
-    return parse(parser, argv)
+    return parser.parse_args(argv)
 
 
 class Report:

@@ -6,24 +6,12 @@ nor mmpose.
 """
 
 from hourglass_npu.bootstrap import ensure_packages
-from hourglass_npu.options import (
-    add_model_options,
-    add_speed_options,
-    make_parser,
-    parse,
-)
+from hourglass_npu.options import Parser, add_model_options, add_speed_options
 
 
 def parse_args(argv=None):
-    """Parse the command line.
-
-    Args:
-        argv (list[str]): Arguments; those of the process by default.
-
-    Returns:
-        argparse.Namespace: The options.
-    """
-    parser = make_parser(
+    """Parse the command line, see :class:`hourglass_npu.options.Parser`."""
+    parser = Parser(
         'Find the joints of people and draw them.',
         'python3 demo.py --sample',
         'python3 demo.py --img a.jpg --bbox 120,40,200,460 --json',
@@ -106,7 +94,7 @@ def parse_args(argv=None):
         action='store_true',
         help='measure and print the speed',
     )
-    return parse(parser, argv)
+    return parser.parse_args(argv)
 
 
 def main():

@@ -5,7 +5,7 @@ differs is not kept.
 """
 
 from hourglass_npu.bootstrap import ensure_packages
-from hourglass_npu.options import add_model_options, make_parser, parse
+from hourglass_npu.options import Parser, add_model_options
 from hourglass_npu.paths import ROOT
 
 TOLERANCE = {'fp32': 1e-4, 'fp16': 2e-2}
@@ -14,15 +14,8 @@ errors of single or half precision."""
 
 
 def parse_args(argv=None):
-    """Parse the command line.
-
-    Args:
-        argv (list[str]): Arguments; those of the process by default.
-
-    Returns:
-        argparse.Namespace: The options.
-    """
-    parser = make_parser(
+    """Parse the command line, see :class:`hourglass_npu.options.Parser`."""
+    parser = Parser(
         'Write a checkpoint as a verified ONNX file.',
         'hourglass export',
         'hourglass export --sample --out sample.onnx',
@@ -90,7 +83,7 @@ def parse_args(argv=None):
         help='largest difference, as a part of the highest peak (default: '
         f'{TOLERANCE["fp32"]:g}, with --fp16 {TOLERANCE["fp16"]:g})',
     )
-    return parse(parser, argv)
+    return parser.parse_args(argv)
 
 
 def main():
