@@ -293,7 +293,8 @@ install_package() {
 
 # fetch ARGUMENT...: 'pip download' for another Python and machine.
 fetch() {
-  "$py" "$ROOT/scripts/pip_for.py" "$target" download --dest "$folder" "$@"
+  "$py" "$ROOT/scripts/pip_source.py" --for "$target" download \
+    --dest "$folder" "$@"
 }
 
 # fetch_packages: fetches everything for $target into $folder.
