@@ -17,7 +17,13 @@ bash "$ROOT/scripts/setup.sh"
 requirements=$ROOT/tests/requirements.lock
 installed=$VENV/.setup/tests
 if ! cmp -s "$requirements" "$installed"; then
-  "$VENV/bin/python" -m pip install -r "$requirements"
+  (
+    # shellcheck source=scripts/packages.sh
+    source "$ROOT/scripts/packages.sh"
+    py=$VENV/bin/python
+    configure_pip "$py"
+    install -r "$requirements"
+  )
   cp "$requirements" "$installed"
 fi
 cd "$ROOT"
