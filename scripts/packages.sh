@@ -341,7 +341,7 @@ use_folder() {
   export PIP_NO_INDEX=1 PIP_FIND_LINKS=$folder
   export UV_NO_INDEX=1 UV_FIND_LINKS=$folder
   if [ -z "${TORCH:-}${TORCH_NPU:-}" ]; then
-    read -r TORCH TORCH_NPU <"$contents"
+    read -r TORCH TORCH_NPU <"$contents" || true
     [[ $TORCH_NPU != *.whl ]] || TORCH_NPU=$folder/$TORCH_NPU
   fi
 }

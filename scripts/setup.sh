@@ -232,6 +232,15 @@ packages_hash=$(hash_of "$requirements" "$source_requirements" \
   "$npu_requirements" "$ROOT/scripts/packages.sh")
 patches_hash=$(hash_of "${changes[@]}")
 
+if [ "$mode" = from ] && [ -z "${PYTHON:-}$(noted python)" ]; then
+  # The Python that the packages are for.
+  for name in "$folder"/for-*-"$(uname -m)"; do
+    name=${name##*/for-}
+    if find_python "python${name%%-*}" >/dev/null; then
+      PYTHON=python${name%%-*}
+    fi
+  done
+fi
 choose_base
 if [ "$mode" = download ]; then
   target=${target:-${base%% *}-$(uname -m)}

@@ -578,3 +578,18 @@ def test_evaluation_on_several_devices(bundle):
         command = run.out.splitlines()[-1]
         assert '--nproc_per_node=3 ' in command
         assert command.endswith('test.py c.py ../k.pth --launcher pytorch')
+
+
+def test_evaluation_takes_the_devices_that_are_there(bundle):
+    """Without a number, and on a host without devices."""
+    run = bundle.run('scripts/eval.sh', '--config=c.py', '--checkpoint=k.pth')
+    assert run.returncode == 0, run.err
+    assert 'one process evaluates on the CPU' in run.err
+    (note,) = bundle.read_notes('test')
+    assert note['argv'] == ['c.py', 'k.pth']
+
+
+def test_a_number_that_this_script_does_not_take_is_named(bundle):
+    run = bundle.run('scripts/train_1p.sh', NPROC='2')
+    assert run.returncode == 0, run.err
+    assert 'NPROC=2 has no effect: train_8p.sh' in run.err
