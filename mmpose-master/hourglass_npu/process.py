@@ -5,7 +5,7 @@ import os
 import sys
 
 from hourglass_npu import lifetime
-from hourglass_npu.errors import call_last
+from hourglass_npu.errors import UserError, call_last
 from hourglass_npu.options import apply_trust
 
 
@@ -76,6 +76,32 @@ def start(args, cfg):
         )
     share_cores(device, args, cfg)
     return device, launcher != 'none'
+
+
+def check_enough_devices(args):
+    """Refuse more processes than this host has devices for, once for all.
+
+    scripts/launch.sh asks for that before it starts them.
+
+    Args:
+        args (argparse.Namespace): Options of :func:`add_options`.
+
+    Raises:
+        UserError: There are too few devices of the kind.
+    """
+    from mmcv.runner.dist_utils import BACKENDS, device_count
+
+    kind = (args.device or 'auto').partition(':')[0]
+    if kind == 'auto':
+        kind = next(kind for kind in BACKENDS if device_count(kind))
+    processes = int(os.environ.get('HOURGLASS_NPROC') or 1)
+    count = device_count(kind) if kind in BACKENDS else 0
+    if kind != 'cpu' and 0 < count < processes:
+        raise UserError(
+            f'{processes} processes need a device each, and this host has '
+            f'{count} {kind} device(s): ask for {count}, with the first '
+            'argument of eval.sh or with NPROC='
+        )
 
 
 def share_cores(device, args, cfg):

@@ -8,7 +8,10 @@ from hourglass_npu.options import Parser
 
 def parse_args(argv=None):
     """Parse the command line, see :class:`hourglass_npu.options.Parser`."""
-    parser = Parser('Print the input shape of an exported file: N,3,H,W.')
+    parser = Parser(
+        'Print the input shape of an exported file: N,3,H,W.',
+        'hourglass shape hourglass.onnx',
+    )
     parser.add_argument('file', help='file of pytorch2onnx.py')
     parser.add_argument(
         'batch',
