@@ -216,6 +216,7 @@ for _loader in LOADERS:
     RULES[f'data.{_loader}'] = SETTINGS
     RULES[f'data.{_loader}.samples_per_gpu'] = FROM_1
     RULES[f'data.{_loader}.workers_per_gpu'] = FROM_0
+RULES['data.train_dataloader.persistent_workers'] = _either(FLAG, 'auto')
 
 
 def faults(cfg):

@@ -35,8 +35,7 @@ from hourglass_npu.training.evaluation import (
 from hourglass_npu.training.network import compile_network, freeze_parameters
 from hourglass_npu.training.ranks import AverageBNStatsHook, ShuffleSeedHook
 from hourglass_npu.training.workers import (
-    ReseededData,
-    reseed_each_epoch,
+    keep_workers,
     seed_worker,
     stop_workers,
 )
@@ -155,16 +154,16 @@ def _optimizer_hook(model, optimizer, cfg, distributed, logger):
 def _train_loader(dataset, cfg, settings):
     """Build the data loader of one flow; refuse a set that fills no batch."""
     settings = dict(settings, **cfg.data.get('train_dataloader', {}))
-    if settings['workers_per_gpu']:
-        settings.setdefault('persistent_workers', True)
-    lasting = settings.get('persistent_workers', False)
+    lasting = settings.pop('persistent_workers', False)
+    if lasting == 'auto':
+        lasting = settings['workers_per_gpu'] > 0
     if lasting and not settings['workers_per_gpu']:
         raise UserError(
             'data.train_dataloader.persistent_workers=True needs data '
-            'workers: set data.workers_per_gpu to 1 or more, or leave it out'
+            "workers: set data.workers_per_gpu to 1 or more, or it to 'auto'"
         )
     if lasting:
-        dataset = ReseededData(dataset)
+        settings['persistent_workers'] = True
     loader = build_dataloader(dataset, **settings) if len(dataset) else ()
     if len(loader) == 0:
         _, world_size = get_dist_info()
@@ -176,7 +175,7 @@ def _train_loader(dataset, cfg, settings):
     if loader.worker_init_fn is None:
         loader.worker_init_fn = seed_worker
     if lasting:
-        reseed_each_epoch(loader)
+        keep_workers(loader, get_root_logger())
     return loader
 
 
@@ -286,9 +285,10 @@ def train_model(
     - ``custom_hooks`` (list[dict]): further hooks, each with ``type``, its
       arguments and ``priority``, as in later mmpose. Without a priority they
       come behind the checkpoint and before the evaluation.
-    - ``data.train_dataloader.persistent_workers`` (bool): whether the data
-      workers outlive an epoch, which changes no number. True by default,
-      where there are workers.
+    - ``data.train_dataloader.persistent_workers`` (bool | str): whether the
+      data workers outlive an epoch, see
+      ``hourglass_npu.training.workers.LastingLoader``. ``'auto'``: where
+      there are workers. False by default, as in mmpose.
 
     Args:
         model (nn.Module): The model, on any device.

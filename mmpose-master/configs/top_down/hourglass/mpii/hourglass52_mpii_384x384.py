@@ -102,6 +102,8 @@ data = dict(
     # each, eight of them took 16.8 GiB together.
     samples_per_cpu=1,
     workers_per_gpu=2,
+    # Workers outlive an epoch, where there are any.
+    train_dataloader=dict(persistent_workers='auto'),
     train=dict(
         type='TopDownMpiiDataset',
         ann_file=f'{data_root}/annotations/mpii_train.json',

@@ -51,6 +51,7 @@ data = dict(
     samples_per_gpu=4,
     samples_per_cpu=None,
     workers_per_gpu=1,
+    train_dataloader=dict(persistent_workers='auto'),
     train=dict(
         ann_file=f'{data_root}/annotations/mpii_train.json',
         img_prefix=f'{data_root}/images/',
