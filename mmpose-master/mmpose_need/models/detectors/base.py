@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from hourglass_npu.pose.heatmaps import DeferredNumber
+from hourglass_npu.training.deferred import DeferredNumber, DeferredNumbers
 
 
 class BasePose(nn.Module):
@@ -43,23 +43,23 @@ class BasePose(nn.Module):
         """Add up the losses, and collect the numbers for the log.
 
         Read nothing from the device here: the host would wait for the whole
-        step, in each step. The runner's log buffer reads when a line is due.
+        step, in each step. The numbers are read when somebody asks for them.
 
         Args:
-            losses (dict): By name a tensor, a list of tensors, a float or a
-                :class:`DeferredNumber`. Values with ``loss`` in their names
-                are added up.
+            losses (dict): By name a tensor, a list of tensors or a float.
+                Values with ``loss`` in their names are added up.
 
         Returns:
-            tuple[Tensor, OrderedDict]: The loss for the backward pass, and
-            the numbers for the log by name, ``loss`` included: tensors of
-            one number, each the mean over all ranks; other values as given.
+            tuple[Tensor, DeferredNumbers]: The loss for the backward pass,
+            and the numbers for the log by name, ``loss`` included: floats,
+            those of tensors the mean over all ranks.
 
         Raises:
             TypeError: A value has another type.
         """
         log_vars = OrderedDict()
-        for name, value in losses.items():
+        # Those of a detector, or a plain dict of somebody else's.
+        for name, value in getattr(losses, 'unread', losses.items)():
             if isinstance(value, torch.Tensor):
                 value = value.mean()
             elif isinstance(value, list):
@@ -82,8 +82,8 @@ class BasePose(nn.Module):
             values = torch.stack([log_vars[name].detach() for name in names])
             if dist.is_available() and dist.is_initialized():
                 dist.all_reduce(values.div_(dist.get_world_size()))
-            log_vars.update(zip(names, values.unbind()))
-        return loss, log_vars
+            log_vars.update(zip(names, map(DeferredNumber, values.unbind())))
+        return loss, DeferredNumbers(log_vars)
 
     def train_step(self, data_batch, optimizer, **kwargs):
         """Compute the loss of a batch.
