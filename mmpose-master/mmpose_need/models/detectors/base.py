@@ -9,6 +9,11 @@ from torch import nn
 
 from hourglass_npu.training.deferred import DeferredNumber, DeferredNumbers
 
+# Keys of a batch, one of which is there where a loss can be computed; of its
+# metas, one of which is there where mmpose's detectors can predict.
+TARGETS = {'target', 'targets', 'joint_cells'}
+FOR_PREDICTIONS = {'flip_pairs', 'aug_data'}
+
 
 class BasePose(nn.Module):
     """A pose estimator that a runner can train.
@@ -99,6 +104,9 @@ class BasePose(nn.Module):
             dict: ``loss`` and ``log_vars``, see :meth:`_parse_losses`, and
             ``num_samples``, the batch size of this process.
         """
+        return self._losses_of(data_batch)
+
+    def _losses_of(self, data_batch):
         loss, log_vars = self._parse_losses(self.forward(**data_batch))
         return dict(
             loss=loss,
@@ -107,12 +115,26 @@ class BasePose(nn.Module):
         )
 
     def val_step(self, data_batch, optimizer, **kwargs):
-        """Predict for a batch; arguments as for :meth:`train_step`.
+        """Predict for a batch, and compute its loss where it has targets.
+
+        Args:
+            data_batch (dict): Keyword arguments of ``forward``.
+            optimizer (Optimizer | dict): Not used.
+            **kwargs: Not used.
 
         Returns:
-            dict: ``results``, the return value of ``forward``.
+            dict: ``results``, the return value of ``forward``, unless the
+            batch has targets but not what a prediction needs; with targets
+            also what :meth:`train_step` returns, without gradients.
         """
-        return dict(results=self.forward(return_loss=False, **data_batch))
+        outputs = {}
+        if TARGETS & set(data_batch):
+            with torch.no_grad():
+                outputs = self._losses_of(data_batch)
+        metas = data_batch.get('img_metas')
+        if not outputs or (metas and FOR_PREDICTIONS & set(metas[0])):
+            outputs['results'] = self.forward(return_loss=False, **data_batch)
+        return outputs
 
     @abstractmethod
     def show_result(self, **kwargs):

@@ -291,7 +291,7 @@ class TopDown(BasePose):
         flip = self.test_cfg['flip_test']
         output = self._heatmaps(torch.cat([img, img.flip(3)]) if flip else img)
         heatmaps = at_least_single(
-            output[-1] if isinstance(output, list) else output
+            (output[-1] if isinstance(output, list) else output).detach()
         )
         if flip:
             heatmaps = merge_flipped(
