@@ -9,6 +9,7 @@ here.
 import copy
 import inspect
 import threading
+import warnings
 from contextlib import contextmanager
 
 import torch
@@ -45,7 +46,12 @@ class MMDistributedDataParallel(DistributedDataParallel):
             given = known.bind_partial(self, *args, **kwargs).arguments
             if option not in given:
                 kwargs[option] = True
-        super().__init__(*args, **kwargs)
+        with warnings.catch_warnings():
+            # Current torch has another name for it, with another meaning.
+            warnings.filterwarnings(
+                'ignore', '`broadcast_buffers` is deprecated', FutureWarning
+            )
+            super().__init__(*args, **kwargs)
 
     def forward(self, *inputs, **kwargs):
         """Call the model's ``forward`` on unpacked inputs."""

@@ -32,7 +32,11 @@ from hourglass_npu.training.evaluation import (
     ResumableDistEvalHook,
     ResumableEvalHook,
 )
-from hourglass_npu.training.network import compile_network, freeze_parameters
+from hourglass_npu.training.network import (
+    check_sync_bn,
+    compile_network,
+    freeze_parameters,
+)
 from hourglass_npu.training.ranks import AverageBNStatsHook, ShuffleSeedHook
 from hourglass_npu.training.workers import (
     keep_workers,
@@ -330,6 +334,7 @@ def train_model(
     datasets = dataset if isinstance(dataset, (list, tuple)) else [dataset]
     data_loaders = [_train_loader(d, cfg, loader_settings) for d in datasets]
 
+    check_sync_bn(model, device)
     freeze_parameters(model, cfg.get('frozen_parameters', ()))
     model = model.to(device)
     if cfg.get('channels_last', False):

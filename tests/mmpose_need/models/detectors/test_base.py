@@ -3,6 +3,7 @@
 import copy
 import json
 import pickle
+import warnings
 from collections import OrderedDict
 
 import pytest
@@ -144,7 +145,13 @@ class Weighs(torch.nn.Module):
 
 def steps_of_a_rank():
     torch.manual_seed(0)
-    model = MMDistributedDataParallel(Weighs(), find_unused_parameters=True)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter('always')
+        # As train_model does: torch has deprecated the second.
+        model = MMDistributedDataParallel(
+            Weighs(), find_unused_parameters=True, broadcast_buffers=False
+        )
+    assert not [w for w in said if 'broadcast_buffers' in str(w.message)]
     for _ in range(3):
         outputs = model.train_step(torch.ones(2, 2), None)
         outputs['loss'].backward()
