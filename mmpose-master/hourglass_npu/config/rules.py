@@ -40,7 +40,7 @@ def _either(rule, *values):
         f'{rule.wanted}, or {words}',
         # Not `in`: 1 == True.
         lambda v: (
-            any(v is x or (_whole(v) and v == x) for x in values)
+            any(type(v) is type(x) and v == x for x in values)
             or rule.holds(v)
         ),
     )
