@@ -40,8 +40,7 @@ def _either(rule, *values):
         f'{rule.wanted}, or {words}',
         # Not `in`: 1 == True.
         lambda v: (
-            any(type(v) is type(x) and v == x for x in values)
-            or rule.holds(v)
+            any(type(v) is type(x) and v == x for x in values) or rule.holds(v)
         ),
     )
 
