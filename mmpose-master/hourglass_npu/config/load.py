@@ -32,6 +32,7 @@ OPTIONAL_KEYS = tuple(DEFAULTS) + (
     'custom_hooks',
     'ddp',
     'device_prefetch',
+    'lasting_workers',
     'eval_config',
     'evaluation',
     'find_unused_parameters',

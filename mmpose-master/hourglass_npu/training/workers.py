@@ -209,7 +209,7 @@ class LastingLoader(DataLoader):
 
     def _has_changed(self):
         """Tell whether workers now would get what those that run have not."""
-        before, self._started_with = self._started_with, None
+        before = self._started_with
         parts = (
             self.dataset,
             self.collate_fn,

@@ -158,13 +158,12 @@ def _optimizer_hook(model, optimizer, cfg, distributed, logger):
 def _train_loader(dataset, cfg, settings):
     """Build the data loader of one flow; refuse a set that fills no batch."""
     settings = dict(settings, **cfg.data.get('train_dataloader', {}))
-    lasting = settings.pop('persistent_workers', False)
-    if lasting == 'auto':
-        lasting = settings['workers_per_gpu'] > 0
+    wished = cfg.get('lasting_workers', False) and settings['workers_per_gpu']
+    lasting = settings.pop('persistent_workers', wished)
     if lasting and not settings['workers_per_gpu']:
         raise UserError(
             'data.train_dataloader.persistent_workers=True needs data '
-            "workers: set data.workers_per_gpu to 1 or more, or it to 'auto'"
+            'workers: set data.workers_per_gpu to 1 or more, or leave it out'
         )
     if lasting:
         settings['persistent_workers'] = True
@@ -289,10 +288,11 @@ def train_model(
     - ``custom_hooks`` (list[dict]): further hooks, each with ``type``, its
       arguments and ``priority``, as in later mmpose. Without a priority they
       come behind the checkpoint and before the evaluation.
-    - ``data.train_dataloader.persistent_workers`` (bool | str): whether the
-      data workers outlive an epoch, see
-      ``hourglass_npu.training.workers.LastingLoader``. ``'auto'``: where
-      there are workers. False by default, as in mmpose.
+    - ``lasting_workers`` (bool): let data workers, where there are any,
+      outlive an epoch, see
+      ``hourglass_npu.training.workers.LastingLoader``. False by default, as
+      in mmpose. ``data.train_dataloader.persistent_workers`` decides where it
+      is given.
 
     Args:
         model (nn.Module): The model, on any device.

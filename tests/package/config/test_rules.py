@@ -101,11 +101,8 @@ def test_what_may_stand_there_has_no_fault():
             interval=-1, max_keep_ckpts=3, filename_tmpl='{}.pth'
         ),
         data__train__data_cfg__image_size=512,
-        data__train_dataloader=dict(
-            # Not a literal, which Python would make one with that of the rule.
-            drop_last=False,
-            persistent_workers=''.join('auto'),
-        ),
+        data__train_dataloader=dict(drop_last=False, persistent_workers=True),
+        lasting_workers=True,
         optimizer__weight_decay=0,
         momentum_config=dict(policy='step', step=[1]),
         data__note='anything of your own',

@@ -40,8 +40,9 @@ class Batches(Draws):
 LASTING = dict(persistent_workers=True)
 
 
-def make_loader(dataset, workers=2, seed=None, **options):
-    cfg = Config(dict(data=dict(train_dataloader=options)))
+def make_loader(dataset, workers=2, seed=None, wished=False, **options):
+    data = dict(train_dataloader=options)
+    cfg = Config(dict(data=data, lasting_workers=wished))
     return apis_train._train_loader(
         dataset,
         cfg,
@@ -134,12 +135,13 @@ def test_without_workers_nothing_is_wrapped():
         {},
         dict(workers=0),
         dict(persistent_workers=False),
-        dict(workers=0, persistent_workers='auto'),
+        dict(workers=0, wished=True),
+        dict(wished=True, persistent_workers=False),
     ):
         loader = make_loader(dataset, **options)
         assert type(loader) is torch.utils.data.DataLoader
         assert not loader.persistent_workers
-    assert make_loader(dataset, persistent_workers='auto').persistent_workers
+    assert make_loader(dataset, wished=True).persistent_workers
 
 
 class Scaled(torch.utils.data.Dataset):

@@ -102,8 +102,6 @@ data = dict(
     # each, eight of them took 16.8 GiB together.
     samples_per_cpu=1,
     workers_per_gpu=2,
-    # Workers outlive an epoch, where there are any.
-    train_dataloader=dict(persistent_workers='auto'),
     train=dict(
         type='TopDownMpiiDataset',
         ann_file=f'{data_root}/annotations/mpii_train.json',
@@ -118,6 +116,7 @@ data = dict(
 )
 
 # Training --------------------------------------------------------------------
+lasting_workers = True  # data workers outlive an epoch
 optimizer = dict(type='Adam', lr=5e-4)
 optimizer_config = dict(grad_clip=None)
 # Mixed precision; on a CPU only with --amp.

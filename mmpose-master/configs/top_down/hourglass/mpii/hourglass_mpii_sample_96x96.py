@@ -51,7 +51,6 @@ data = dict(
     samples_per_gpu=4,
     samples_per_cpu=None,
     workers_per_gpu=1,
-    train_dataloader=dict(persistent_workers='auto'),
     train=dict(
         ann_file=f'{data_root}/annotations/mpii_train.json',
         img_prefix=f'{data_root}/images/',
@@ -63,6 +62,7 @@ data = dict(
 )
 
 # Training --------------------------------------------------------------------
+lasting_workers = True
 seed = 0
 optimizer = dict(lr=2e-3)
 lr_config = dict(
