@@ -92,7 +92,8 @@ def _read_annotations(folder, name, sizes):
         or empty, and what is wrong with the file itself.
     """
     try:
-        with open(folder / 'annotations' / name, encoding='utf-8') as stream:
+        path = folder / 'annotations' / name
+        with open(path, encoding='utf-8-sig') as stream:
             people = json.load(stream)
         images = sorted({person['image'] for person in people})
     except OSError:

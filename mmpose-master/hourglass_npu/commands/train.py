@@ -14,7 +14,12 @@ import time
 from importlib.util import find_spec
 
 from hourglass_npu import __version__, output
-from hourglass_npu.config.load import check_data, choose_work_dir, load_config
+from hourglass_npu.config.load import (
+    check_data,
+    choose_work_dir,
+    inner_data,
+    load_config,
+)
 from hourglass_npu.config.parts import check_parts
 from hourglass_npu.config.unread import unread_keys
 from hourglass_npu.errors import Stopped, UserError, log_tracebacks
@@ -372,7 +377,7 @@ def train(args, cfg):
     if len(cfg.workflow) == 2:
         # The loss on validation people needs what training people need.
         val = copy.deepcopy(cfg.data.val)
-        val.pipeline = cfg.data.train.pipeline
+        inner_data(val).pipeline = inner_data(cfg.data.train).pipeline
         datasets.append(build_dataset(val))
     if world_size > 1 and cfg.seed is not None:
         # The model began equal on all ranks; what they draw must differ.

@@ -101,6 +101,48 @@ def unflatten(blocks):
         copy_all(block, _unflatten_dense_tensors(flat, block))
 
 
+def written_over(low, master):
+    """Return a master's values, with the weight's own where that was written.
+
+    Args:
+        low (Tensor): In low precision.
+        master (Tensor): fp32. A weight that nobody else has written to is
+            its rounded master.
+
+    Returns:
+        Tensor: fp32.
+    """
+    return torch.where(master.to(low.dtype) == low, master, low.float())
+
+
+def is_rounded(low, master):
+    """Tell whether a low-precision weight is its rounded master.
+
+    This waits for the device.
+    """
+    return torch.equal(master.to(low.dtype), low)
+
+
+def copy_written(low, masters, on_host):
+    """Bring into masters what others have written into their weights.
+
+    Args:
+        low (list[Tensor]): In one low precision, on one device.
+        masters (list[Tensor]): fp32, in the same order.
+        on_host (bool): The host may look at them without a wait.
+    """
+    if on_host:
+        for weight, master in zip(low, masters):
+            if not is_rounded(weight, master):
+                master.copy_(written_over(weight, master))
+        return
+    masters = iter(masters)
+    for block, flat in flatten(low):
+        own = [next(masters) for _ in block]
+        values = written_over(flat, _flatten_dense_tensors(own))
+        unflatten([(own, values)])
+
+
 def is_on(value, device):
     """Tell whether a value is a tensor on a device."""
     return isinstance(value, torch.Tensor) and value.device == device

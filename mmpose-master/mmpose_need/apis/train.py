@@ -32,11 +32,14 @@ from hourglass_npu.training.evaluation import (
     ResumableDistEvalHook,
     ResumableEvalHook,
 )
-from hourglass_npu.training.network import compile_network, freeze_parameters
+from hourglass_npu.training.network import (
+    check_sync_bn,
+    compile_network,
+    freeze_parameters,
+)
 from hourglass_npu.training.ranks import AverageBNStatsHook, ShuffleSeedHook
 from hourglass_npu.training.workers import (
-    ReseededData,
-    reseed_each_epoch,
+    keep_workers,
     seed_worker,
     stop_workers,
 )
@@ -155,16 +158,15 @@ def _optimizer_hook(model, optimizer, cfg, distributed, logger):
 def _train_loader(dataset, cfg, settings):
     """Build the data loader of one flow; refuse a set that fills no batch."""
     settings = dict(settings, **cfg.data.get('train_dataloader', {}))
-    if settings['workers_per_gpu']:
-        settings.setdefault('persistent_workers', True)
-    lasting = settings.get('persistent_workers', False)
+    wished = cfg.get('lasting_workers', False) and settings['workers_per_gpu']
+    lasting = settings.pop('persistent_workers', wished)
     if lasting and not settings['workers_per_gpu']:
         raise UserError(
             'data.train_dataloader.persistent_workers=True needs data '
             'workers: set data.workers_per_gpu to 1 or more, or leave it out'
         )
     if lasting:
-        dataset = ReseededData(dataset)
+        settings['persistent_workers'] = True
     loader = build_dataloader(dataset, **settings) if len(dataset) else ()
     if len(loader) == 0:
         _, world_size = get_dist_info()
@@ -176,7 +178,7 @@ def _train_loader(dataset, cfg, settings):
     if loader.worker_init_fn is None:
         loader.worker_init_fn = seed_worker
     if lasting:
-        reseed_each_epoch(loader)
+        keep_workers(loader, get_root_logger())
     return loader
 
 
@@ -286,9 +288,11 @@ def train_model(
     - ``custom_hooks`` (list[dict]): further hooks, each with ``type``, its
       arguments and ``priority``, as in later mmpose. Without a priority they
       come behind the checkpoint and before the evaluation.
-    - ``data.train_dataloader.persistent_workers`` (bool): whether the data
-      workers outlive an epoch, which changes no number. True by default,
-      where there are workers.
+    - ``lasting_workers`` (bool): let data workers, where there are any,
+      outlive an epoch, see
+      ``hourglass_npu.training.workers.LastingLoader``. False by default, as
+      in mmpose. ``data.train_dataloader.persistent_workers`` decides where it
+      is given.
 
     Args:
         model (nn.Module): The model, on any device.
@@ -330,6 +334,7 @@ def train_model(
     datasets = dataset if isinstance(dataset, (list, tuple)) else [dataset]
     data_loaders = [_train_loader(d, cfg, loader_settings) for d in datasets]
 
+    check_sync_bn(model, device)
     freeze_parameters(model, cfg.get('frozen_parameters', ()))
     model = model.to(device)
     if cfg.get('channels_last', False):
