@@ -19,12 +19,13 @@ import pkgutil
 import re
 import shutil
 import sys
+import tarfile
 import time
 import types
 import uuid
 import warnings
 import zipfile
-from collections import OrderedDict
+from collections import OrderedDict, namedtuple
 from datetime import date, datetime, timedelta, timezone
 from datetime import time as time_of_day
 from importlib import import_module
@@ -135,6 +136,9 @@ class _NumpyArray(np.ndarray):
 
     def __setstate__(self, state):
         version, shape, dtype, is_fortran, data = state
+        # numpy multiplies with numbers that overflow.
+        size = np.prod([dtype.dtype.itemsize, *shape], dtype=object)
+        _need(min(shape, default=0) >= 0 and size == len(data), 'an array')
         super().__setstate__((version, shape, dtype.dtype, is_fortran, data))
 
     def __reduce__(self):
@@ -245,25 +249,226 @@ _safe_pickle = types.SimpleNamespace(
 )
 
 
+# Checking a file before torch reads it ------------------------------------
+
+# More than any training has: objects, also those that one list holds twice;
+# keys for which Python has no secret hash, so that a file can let all collide.
+_MOST_PARTS, _MOST_ODD_KEYS, _MOST_LEVELS = 5 * 10**6, 10**4, 100
+_ITEM_SIZES = dict.fromkeys(
+    ('Untyped', 'Bool', 'Byte', 'Char', 'QInt8', 'QUInt8', 'QUInt4x2'), 1
+)
+_ITEM_SIZES.update(Short=2, Half=2, BFloat16=2, Int=4, QInt32=4, Float=4)
+_ITEM_SIZES.update(Long=8, Double=8, ComplexFloat=8, ComplexDouble=16)
+_MOST_BYTES = 2**37  # of a file
+_Storage = namedtuple('_Storage', 'elements item')
+
+
+def _need(holds, fault):
+    if not holds:
+        raise ValueError(fault)
+
+
+class _Made:
+    """Stands for anything that a file makes, except lists and tuples."""
+
+    def __init__(self, parts=(), keys=()):
+        self.parts = [*parts]
+        # Keys, or what may become keys, that a file can let collide.
+        self.odd = sum(
+            abs(key) >= sys.hash_info.modulus
+            if type(key) is int
+            else type(key) not in (str, bytes, bool, float, type(None))
+            for key in keys
+        )
+        self.append = self.parts.append
+
+    def __call__(self, *args):
+        return _Made(args)
+
+    def __setitem__(self, key, value):
+        self.add(key)
+        self.append(value)
+
+    def add(self, key):
+        """Take a key of a dict, or an element of a set."""
+        self.odd += _Made(keys=[key]).odd
+        self.append(key)
+
+
+class _Name(str):
+    """Stands for what a file names; a call checks, and runs nothing."""
+
+    def __call__(self, *args):
+        first = args[0] if args else None
+        if isinstance(first, _Storage):
+            _check_view(*args)
+        is_count = self.endswith('bytearray') and isinstance(first, int)
+        _need(not is_count, 'bytes without content')
+        lists = [arg for arg in args if isinstance(arg, (list, tuple))]
+        return _Made(args, (key for part in lists for key in part))
+
+
+def _check_view(storage, offset, sizes, strides, *rest):
+    """Check that a tensor is inside of its storage."""
+    numbers = [offset, *sizes, *strides]
+    sound = all(type(n) is int and n >= 0 for n in numbers)
+    _need(sound and len(sizes) == len(strides), 'a tensor of no shape')
+    item = storage.item
+    if len(rest) > 2 and isinstance(rest[2], _Name):  # its storage has bytes
+        dtype = getattr(torch, rest[2].rpartition('.')[2])
+        item = torch.empty(0, dtype=dtype).element_size()
+    end = 1 + offset + sum((n - 1) * s for n, s in zip(sizes, strides))
+    inside = end * item <= storage.elements * storage.item
+    _need(inside or 0 in sizes, 'a tensor reaches out of its storage')
+
+
+class _Checker(pickle._Unpickler):
+    """Unpickler that makes stand-ins only, and remembers the storages."""
+
+    dispatch = dict(pickle._Unpickler.dispatch)
+    # No torch writes them, and their numbers can be of any size.
+    for opcode in (pickle.PUT, pickle.LONG, pickle.DICT, b'\x96'):
+        dispatch.pop(opcode[0], None)
+
+    def __init__(self, file):
+        super().__init__(file, encoding='latin1')
+        self._file_readline = lambda: file.readline(4096)
+        self.storages = {}
+
+    def find_class(self, module, name):
+        return _Name(f'{module}.{name}')
+
+    def persistent_load(self, saved):
+        kind, name, key, _, elements, *view = saved
+        item = _ITEM_SIZES[re.search(r'(\w+)Storage$', name).group(1)]
+        storage = _Storage(elements, item)
+        same = self.storages.setdefault(str(key), storage) == storage
+        sound = (
+            type(elements) is int and elements >= 0 and view in ([], [None])
+        )
+        _need(kind == 'storage' and same and sound, f'storage {key}')
+        return storage
+
+    def _instantiate(self, name, args):
+        self.append(name(*args))
+
+    def load_newobj(self):
+        args = self.stack.pop()
+        self._instantiate(self.stack.pop(), args)
+
+    def load_build(self):
+        state = self.stack.pop()
+        self.stack[-1].append(state)
+
+    def load_empty(self):
+        self.append(_Made())
+
+    def load_frozenset(self):
+        items = self.pop_mark()
+        self.append(_Made(items, items))
+
+    for opcode in (pickle.EMPTY_DICT, pickle.EMPTY_SET):
+        dispatch[opcode[0]] = load_empty
+    dispatch[pickle.NEWOBJ[0]] = load_newobj
+    dispatch[pickle.BUILD[0]] = load_build
+    dispatch[pickle.FROZENSET[0]] = load_frozenset
+
+    def load(self):
+        """Check a pickle; return it in stand-ins.
+
+        Walking through it ends, and soon: nothing holds itself, and what is
+        held twice counts twice.
+        """
+        root = super().load()
+        weights, stack, levels, odd = {}, [root], 0, 0
+        while stack:
+            part = stack[-1]
+            parts = getattr(part, 'parts', part)
+            inner = []
+            if isinstance(part, (list, tuple, _Made)):
+                inner = [
+                    p for p in parts if isinstance(p, (list, tuple, _Made))
+                ]
+            if id(part) not in weights:
+                weights[id(part)] = 0
+                levels += 1
+                odd += getattr(part, 'odd', 0)
+                ends = all(weights.get(id(p)) != 0 for p in inner)
+                _need(ends and levels <= _MOST_LEVELS, 'nested too deep')
+                stack += [p for p in inner if id(p) not in weights]
+                continue
+            stack.pop()
+            if weights[id(part)] == 0:
+                levels -= 1
+                more = len(parts) if inner or part is not root else 0
+                weight = 1 + more + sum(weights[id(p)] for p in inner)
+                weights[id(part)] = weight
+                _need(weight <= _MOST_PARTS, 'it holds too many parts')
+        _need(odd <= _MOST_ODD_KEYS, 'too many keys that can collide')
+        return root
+
+
+def _check_parts(file):
+    """Check what an open checkpoint would make, before it is made.
+
+    Its numbers are Python's here, which do not overflow. torch before 2.6
+    reads and writes wherever they lead, and every torch takes a legacy file
+    that brings no numbers for its storages.
+
+    Args:
+        file (io.BufferedIOBase): At its start, where it is left.
+
+    Raises:
+        ValueError: It would reach out of its memory or fill the machine's.
+    """
+    if file.read(2) == b'PK':
+        file.seek(0)
+        reader = torch._C.PyTorchFileReader(file)
+        # torch.load would hand TorchScript to its compiler.
+        if 'constants.pkl' in reader.get_all_records():
+            raise pickle.UnpicklingError('a TorchScript program')
+        checker = _Checker(io.BytesIO(reader.get_record('data.pkl')))
+        checker.load()
+        for key, (elements, item) in checker.storages.items():
+            size = len(reader.get_record(f'data/{key}'))
+            _need(size == elements * item, f'record {key} has another size')
+    else:
+        file.seek(0)
+        with contextlib.suppress(tarfile.TarError):
+            tarfile.open(fileobj=file, mode='r:').close()
+            raise ValueError('tar archives are not read any more')
+        file.seek(0)
+        for number in (torch.serialization.MAGIC_NUMBER, 1001):
+            _need(_Checker(file).load() == number, 'no legacy checkpoint')
+        _Checker(file).load()
+        checker = _Checker(file)
+        checker.load()
+        keys = _Checker(file).load()
+        same = sorted(keys) == sorted(checker.storages)
+        _need(same, 'storages without numbers')
+        for key in keys:
+            elements, item = checker.storages[key]
+            count = int.from_bytes(file.read(8), 'little')
+            _need(count == elements, f'storage {key} has another size')
+            file.seek(elements * item, 1)
+        end = file.tell()
+        _need(end <= file.seek(0, 2), 'it is incomplete')
+    file.seek(0)
+
+
 def _load_safely(file, map_location):
     """Unpickle an open checkpoint, plain data and tensors only.
 
     ``weights_only`` of torch before 2.6 has no allow-list by name, and can be
     circumvented (CVE-2025-32434); there our own unpickler does it.
     """
+    _check_parts(file)
     if _TORCH >= (2, 6):
         known = [(value, name) for name, value in _plain_globals().items()]
         with torch.serialization.safe_globals(known):
             return torch.load(
                 file, map_location=map_location, weights_only=True
             )
-    if file.read(2) == b'PK':
-        file.seek(0)
-        records = torch._C.PyTorchFileReader(file).get_all_records()
-        # torch.load would hand TorchScript to its compiler.
-        if 'constants.pkl' in records:
-            raise pickle.UnpicklingError('a TorchScript program')
-    file.seek(0)
     unsafe = {} if _TORCH < (1, 13) else dict(weights_only=False)
     return torch.load(
         file, map_location=map_location, pickle_module=_safe_pickle, **unsafe
@@ -330,8 +535,15 @@ def _check_content(file, name):
         return
     try:
         with zipfile.ZipFile(file) as archive:
+            records = archive.infolist()
+            # torch neither packs nor shares records, which bombs do.
+            size = sum(record.file_size for record in records)
+            _need(size <= file.seek(0, 2) <= _MOST_BYTES, 'its size')
+            stored = not any(record.compress_type for record in records)
+            single = len(set(archive.namelist())) == len(records)
+            _need(stored and single, 'its records are not as torch writes')
             # All are 0 where checksums were turned off, which torch allows.
-            summed = any(record.CRC for record in archive.infolist())
+            summed = any(record.CRC for record in records)
             damaged = archive.testzip() if summed else None
     except Exception as error:
         # Damaged headers lead to exceptions of many kinds.
@@ -345,11 +557,11 @@ def _check_content(file, name):
 
 def _explain(name, error, trusted):
     """Say in one sentence or two why a checkpoint could not be read."""
-    reason = str(error).strip() or type(error).__name__
+    reason = str(error).strip()[:2000] or type(error).__name__
     # Without torch's long advice, which is not for our users.
     detail = re.search(r'WeightsUnpickler error:\s*(.+)', reason)
-    detail = (detail.group(1) if detail else reason).splitlines()[0]
-    found = re.search(r'GLOBAL (\S+)', reason)
+    detail = (detail.group(1) if detail else reason).splitlines()[0][:200]
+    found = re.search(r'GLOBAL (\S{1,200})', reason)
     if found and not trusted:
         problem = (
             f'{name} was not loaded: it names {found.group(1)}, which is not '

@@ -8,8 +8,11 @@ import os
 import pickle
 import random
 import runpy
+import struct
 import subprocess
+import sys
 import tarfile
+import time
 import warnings
 import zipfile
 from collections import OrderedDict
@@ -277,6 +280,231 @@ def test_torchscript_is_refused(tmp_path):
     torch.jit.save(torch.jit.script(nn.Linear(1, 1)), path)
     with pytest.raises(ValueError, match='c.pth'):
         _load_checkpoint(path)
+
+
+# ------------------------------------------ out of memory, and out of bounds
+
+
+class Raw:
+    """Builds pickles of tensors with numbers of our choice."""
+
+    @staticmethod
+    def text(value):
+        data = value.encode()
+        return b'X' + struct.pack('<I', len(data)) + data
+
+    @staticmethod
+    def number(value):
+        size = value.bit_length() // 8 + 1
+        return (
+            b'\x8a'
+            + bytes([size])
+            + value.to_bytes(size, 'little', signed=True)
+        )
+
+    @classmethod
+    def tensor(cls, elements, size, stride, offset=0, key='0', legacy=False):
+        def group(*parts):
+            return b'(' + b''.join(parts) + b't'
+
+        storage = group(
+            cls.text('storage'),
+            b'ctorch\nFloatStorage\n',
+            cls.text(key),
+            cls.text('cpu'),
+            cls.number(elements),
+            *([b'N'] if legacy else []),
+        )
+        arguments = group(
+            storage + b'Q',
+            cls.number(offset),
+            group(*map(cls.number, size)),
+            group(*map(cls.number, stride)),
+            b'\x89ccollections\nOrderedDict\n)R',
+        )
+        return b'ctorch._utils\n_rebuild_tensor_v2\n' + arguments + b'R'
+
+    @classmethod
+    def weights(cls, *tensors):
+        items = b''.join(
+            cls.text(f'w{i}') + tensor for i, tensor in enumerate(tensors)
+        )
+        return b'\x80\x02}(' + items + b'u.'
+
+
+def craft_storages(payload, path, legacy, keys=('0',), numbers=16):
+    """Put a pickle into a file with storages of floats."""
+    if not legacy:
+        craft(payload, path, 'zip')
+        with zipfile.ZipFile(str(path), 'a') as archive:
+            for key in keys:
+                archive.writestr(f'archive/data/{key}', bytes(4 * numbers))
+        return str(path)
+    craft(payload, path, 'legacy')
+    content = path.read_bytes()
+    empty = pickle.dumps([], 2)
+    assert content.endswith(empty)
+    records = (struct.pack('<q', numbers) + bytes(4 * numbers)) * len(keys)
+    path.write_bytes(
+        content[: -len(empty)] + pickle.dumps(list(keys), 2) + records
+    )
+    return str(path)
+
+
+@pytest.mark.parametrize('legacy', [False, True])
+@pytest.mark.parametrize(
+    'elements, size, stride, offset',
+    [
+        (4096, [4096], [1], 0),
+        (16, [17], [1], 0),
+        (16, [4], [1], 13),
+        (16, [4], [1], -1),
+        (16, [2], [-1], 4),
+        (-16, [16], [1], 0),
+        (16, [2, 2], [2**62 + 2500, 2**62 - 2501], 0),
+        (16, [2**32, 2**32], [0, 2**40], 0),
+        (16, [4, 4], [4], 0),
+        (2**62 + 4, [16], [1], 0),
+    ],
+)
+def test_a_tensor_stays_inside_of_what_the_file_holds(
+    legacy, elements, size, stride, offset, tmp_path
+):
+    tensor = Raw.tensor(elements, size, stride, offset, legacy=legacy)
+    path = craft_storages(Raw.weights(tensor), tmp_path / 'c.pth', legacy)
+    with pytest.raises(ValueError, match='c.pth cannot be read'):
+        _load_checkpoint(path)
+
+
+@pytest.mark.parametrize('legacy', [False, True])
+def test_a_tensor_that_fills_its_storage_is_loaded(legacy, tmp_path):
+    """Without this the test above might pass for a slip in the file."""
+    tensor = Raw.tensor(16, [2, 3], [8, 3], 1, legacy=legacy)
+    path = craft_storages(Raw.weights(tensor), tmp_path / 'c.pth', legacy)
+    assert _load_checkpoint(path)['w0'].stride() == (8, 3)
+
+
+@pytest.mark.parametrize(
+    'keys', [[], ['0'], ['0', '1', '2'], ['0', '0'], ['0', '1', '1']]
+)
+def test_storages_made_are_storages_read(keys, tmp_path):
+    weights = Raw.weights(
+        *(Raw.tensor(16, [16], [1], key=key, legacy=True) for key in '01')
+    )
+    path = craft_storages(weights, tmp_path / 'c.pth', True, keys)
+    with pytest.raises(ValueError, match='c.pth cannot be read'):
+        _load_checkpoint(path)
+    craft_storages(weights, tmp_path / 'c.pth', True, ['1', '0'])
+    assert len(_load_checkpoint(path)) == 2
+
+
+def test_a_storage_has_one_size(tmp_path):
+    weights = Raw.weights(
+        Raw.tensor(16, [16], [1]), Raw.tensor(4096, [4096], [1])
+    )
+    path = craft_storages(weights, tmp_path / 'c.pth', False)
+    with pytest.raises(ValueError, match='c.pth cannot be read'):
+        _load_checkpoint(path)
+
+
+class Array:
+    """Pickles as an array whose shape is larger than its bytes."""
+
+    def __init__(self, *shape):
+        self.shape = shape
+
+    def __reduce__(self):
+        return (
+            np.core.multiarray._reconstruct,
+            (np.ndarray, (0,), b'b'),
+            (1, self.shape, np.dtype('f8'), False, b''),
+        )
+
+
+@pytest.mark.parametrize('form', FORMATS)
+@pytest.mark.parametrize('shape', [(1,), (2**32, 2**32), (-1,), (2**61,)])
+def test_an_array_stays_inside_of_its_bytes(shape, form, tmp_path):
+    payload = pickle.dumps(Array(*shape), 2)
+    path = craft(payload, tmp_path / 'c.pth', form)
+    with pytest.raises(ValueError, match='c.pth'):
+        _load_checkpoint(path)
+
+
+def doubled(levels):
+    part = []
+    for _ in range(levels):
+        part = [part, part]
+    return part
+
+
+def endless():
+    part = []
+    part.append(part)
+    return part
+
+
+GREEDY = dict(
+    bytes=lambda: pickled(bytearray, 3 * 10**9),
+    shared=lambda: pickle.dumps(doubled(60), 2),
+    deep=lambda: b'\x80\x02' + b']' * 5000 + b'a' * 4999 + b'.',
+    endless=lambda: pickle.dumps(endless(), 2),
+    integers=lambda: pickle.dumps(
+        {n * (2**61 - 1): 0 for n in range(1, 20000)}, 2
+    ),
+    complexes=lambda: pickle.dumps(
+        {(complex(1000003 * n, -n)): 0 for n in range(20000)}, 2
+    ),
+    elements=lambda: pickle.dumps(
+        OrderedDict(((n, n), 0) for n in range(20000)), 2
+    ),
+    digits=lambda: b'\x80\x02L' + b'9' * 10**6 + b'L\n.',
+    memo=lambda: b'\x80\x02Np9999999999999\n.',
+    message=lambda: b'\x80\x02cos\n' + b'x' * 10**5 + b'\n.',
+)
+
+
+@pytest.mark.parametrize('form', FORMATS)
+@pytest.mark.parametrize('kind', sorted(GREEDY))
+def test_what_costs_far_more_than_its_size_is_refused(kind, form, tmp_path):
+    hash_of = sys.hash_info.modulus
+    if kind == 'integers' and hash_of != 2**61 - 1:
+        pytest.skip('integers of this Python collide elsewhere')
+    path = craft(GREEDY[kind](), tmp_path / 'c.pth', form)
+    begun = time.process_time()
+    with pytest.raises(ValueError, match='c.pth') as caught:
+        _load_checkpoint(path)
+    assert time.process_time() - begun < 5
+    assert len(str(caught.value)) < 1000
+
+
+def test_packed_and_doubled_records_are_refused(tmp_path):
+    plain = Raw.weights(Raw.tensor(16, [16], [1]))
+    path = tmp_path / 'c.pth'
+    for packed in (True, False):
+        craft_storages(plain, path, False)
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore', UserWarning)
+            with zipfile.ZipFile(str(path), 'a') as archive:
+                archive.writestr(
+                    'archive/data/' + ('1' if packed else '0'),
+                    bytes(10**6),
+                    zipfile.ZIP_DEFLATED if packed else zipfile.ZIP_STORED,
+                )
+        with pytest.raises(ValueError, match='c.pth cannot be read'):
+            _load_checkpoint(str(path))
+
+
+def test_a_tar_archive_that_begins_as_a_pickle_is_refused(tmp_path):
+    path = tmp_path / 'c.pth'
+    name = (pickle.dumps(0x1950A86A20F9469CFC6C, 2)).decode('latin-1')
+    tar = tarfile.open(
+        str(path), 'w', encoding='latin-1', format=tarfile.USTAR_FORMAT
+    )
+    with tar as archive:
+        archive.addfile(tarfile.TarInfo(name.replace('\n', 'n')))
+    assert path.read_bytes()[:1] == b'\x80'
+    with pytest.raises(ValueError, match='tar archives'):
+        _load_checkpoint(str(path))
 
 
 # --------------------------------------------------- what ordinary ones hold
