@@ -14,26 +14,22 @@ import glob
 import io
 import os
 import os.path as osp
-import pickle
 import pkgutil
 import re
 import shutil
 import sys
-import tarfile
 import time
 import types
 import uuid
 import warnings
 import zipfile
-from collections import OrderedDict, namedtuple
-from datetime import date, datetime, timedelta, timezone
-from datetime import time as time_of_day
+import zlib
+from collections import OrderedDict
 from importlib import import_module
 from tempfile import TemporaryDirectory
 from urllib.parse import urlparse
 
 import mmcv
-import numpy as np
 import torch
 from torch import distributed as dist
 from torch.optim import Optimizer
@@ -43,6 +39,7 @@ from ..fileio import load as load_file
 from ..parallel import is_module_wrapper
 from ..utils import mkdir_or_exist
 from .dist_utils import UserError, get_dist_info, get_host_group
+from .hooks.iter_timer import NotPlainError, Unpickler, check_extent, need
 from .hooks.optimizer import engine_of
 
 ENV_MMCV_HOME = 'MMCV_HOME'
@@ -90,6 +87,10 @@ def _get_mmcv_home():
 # Reading a file without running code --------------------------------------
 
 
+_MOST_BYTES = 2**37
+"""Of a checkpoint: more than any training has."""
+
+
 class _Trust:
     """Whether checkpoints may run code in this process."""
 
@@ -107,378 +108,108 @@ def trust_checkpoints(trust=True):
     _Trust.given = bool(trust)
 
 
-class _NumpyDtype:
-    """Stands for ``numpy.dtype`` in a checkpoint: plain numbers only.
+def _open_archive(file):
+    """Check a zip archive: its form, and each record by its checksum.
 
-    A real dtype must not be restored: flags in its ``__setstate__`` make
-    numpy follow pointers out of the file. ``code`` is kind and bytes, such as
-    ``f8``; the other arguments have no meaning here.
-    """
-
-    def __init__(self, code, align=False, copy=False):
-        if not re.fullmatch(r'[biufc]\d+', code):
-            raise pickle.UnpicklingError(f'numpy dtype {code!r}')
-        self.dtype = np.dtype(code)
-
-    def __setstate__(self, state):
-        """Take over the byte order, the only state that numbers have."""
-        version, order, *rest = state
-        if version != 3 or rest != [None, None, None, -1, -1, 0]:
-            raise pickle.UnpicklingError(f'numpy dtype with state {state!r}')
-        self.dtype = self.dtype.newbyteorder(order)
-
-
-class _NumpyArray(np.ndarray):
-    """Stands for ``numpy.ndarray``; empty until its state comes."""
-
-    def __new__(cls, *unused):
-        return super().__new__(cls, 0, np.bool_)
-
-    def __setstate__(self, state):
-        version, shape, dtype, is_fortran, data = state
-        # numpy multiplies with numbers that overflow.
-        size = np.prod([dtype.dtype.itemsize, *shape], dtype=object)
-        _need(min(shape, default=0) >= 0 and size == len(data), 'an array')
-        super().__setstate__((version, shape, dtype.dtype, is_fortran, data))
-
-    def __reduce__(self):
-        return self.view(np.ndarray).__reduce__()
-
-
-def _numpy_scalar(dtype, data):
-    """Stand for numpy's ``scalar``."""
-    (value,) = np.frombuffer(data, dtype.dtype)
-    return value
-
-
-def _latin1_bytes(text, encoding):
-    """Stand for ``_codecs.encode``, which takes any codec, even unpacking.
-
-    Pickle protocol 2 writes bytes by it.
-    """
-    if encoding != 'latin1':
-        raise pickle.UnpicklingError(f'bytes encoded as {encoding!r}')
-    return text.encode('latin1')
-
-
-def _plain_globals():
-    """List what a checkpoint may name apart from torch's own.
+    torch writes a CRC-32 of every record, but does not compare it when
+    reading. So any checkpoint can be checked without a second file. Only files
+    of torch before 1.6 have no checksums.
 
     Returns:
-        dict[str, callable]: By the full name in the file. All are free of
-        effects whatever the arguments.
-    """
-    known = {
-        'collections.OrderedDict': OrderedDict,
-        '_codecs.encode': _latin1_bytes,
-        'numpy.ndarray': _NumpyArray,
-        'numpy.dtype': _NumpyDtype,
-    }
-    # The module moved in numpy 2.
-    for module in ('numpy.core.multiarray', 'numpy._core.multiarray'):
-        known[module + '.scalar'] = _numpy_scalar
-        known[module + '._reconstruct'] = _NumpyArray
-    for builtin in (set, frozenset, bytearray, complex):
-        known['builtins.' + builtin.__name__] = builtin
-    for moment in (date, datetime, time_of_day, timedelta, timezone):
-        known['datetime.' + moment.__name__] = moment
-    return known
-
-
-def _torch_globals():
-    """List what torch itself writes for tensors, as in :func:`_plain_globals`.
-
-    Only for a torch whose own safe loader is not used.
-    """
-    known = {
-        'torch.Size': torch.Size,
-        'torch.device': torch.device,
-        'torch.nn.parameter.Parameter': torch.nn.Parameter,
-    }
-    for kind in ('tensor', 'tensor_v2', 'parameter'):
-        name = '_rebuild_' + kind
-        known['torch._utils.' + name] = getattr(torch._utils, name)
-    for storage in torch._storage_classes:
-        known[f'{storage.__module__}.{storage.__name__}'] = storage
-    for name, member in vars(torch).items():
-        if isinstance(member, torch.dtype):
-            known['torch.' + name] = member
-    return known
-
-
-# The unpickler in Python, because the fast one does not let BUILD be watched.
-# The numbers of tensors do not go through it, so the speed is enough.
-class _Unpickler(pickle._Unpickler):
-    """Unpickler that makes nothing but plain data and tensors."""
-
-    dispatch = dict(pickle._Unpickler.dispatch)
-    allowed = dict(_plain_globals(), **_torch_globals())
-    buildable = (
-        OrderedDict,
-        torch.Tensor,
-        torch.nn.Parameter,
-        _NumpyArray,
-        _NumpyDtype,
-    )
-
-    def find_class(self, module, name):
-        """Return an allowed object; names of Python 2 mean those of 3."""
-        module = {'__builtin__': 'builtins'}.get(module, module)
-        try:
-            return self.allowed[f'{module}.{name}']
-        except KeyError:
-            raise pickle.UnpicklingError(f'GLOBAL {module}.{name}') from None
-
-    def load_build(self):
-        """Give an object its state; never a class or a function."""
-        kind = type(self.stack[-2])
-        if kind not in self.buildable:
-            raise pickle.UnpicklingError(f'state for a {kind.__name__}')
-        super().load_build()
-
-    dispatch[pickle.BUILD[0]] = load_build
-
-
-def _load_pickle(file, **kwargs):
-    return _Unpickler(file, **kwargs).load()
-
-
-# What torch.load asks of a ``pickle_module``.
-_safe_pickle = types.SimpleNamespace(
-    __name__='safe_pickle', Unpickler=_Unpickler, load=_load_pickle
-)
-
-
-# Checking a file before torch reads it ------------------------------------
-
-# More than any training has: objects, also those that one list holds twice;
-# keys for which Python has no secret hash, so that a file can let all collide.
-_MOST_PARTS, _MOST_ODD_KEYS, _MOST_LEVELS = 5 * 10**6, 10**4, 100
-_ITEM_SIZES = dict.fromkeys(
-    ('Untyped', 'Bool', 'Byte', 'Char', 'QInt8', 'QUInt8', 'QUInt4x2'), 1
-)
-_ITEM_SIZES.update(Short=2, Half=2, BFloat16=2, Int=4, QInt32=4, Float=4)
-_ITEM_SIZES.update(Long=8, Double=8, ComplexFloat=8, ComplexDouble=16)
-_MOST_BYTES = 2**37  # of a file
-_Storage = namedtuple('_Storage', 'elements item')
-
-
-def _need(holds, fault):
-    if not holds:
-        raise ValueError(fault)
-
-
-class _Made:
-    """Stands for anything that a file makes, except lists and tuples."""
-
-    def __init__(self, parts=(), keys=()):
-        self.parts = [*parts]
-        # Keys, or what may become keys, that a file can let collide.
-        self.odd = sum(
-            abs(key) >= sys.hash_info.modulus
-            if type(key) is int
-            else type(key) not in (str, bytes, bool, float, type(None))
-            for key in keys
-        )
-        self.append = self.parts.append
-
-    def __call__(self, *args):
-        return _Made(args)
-
-    def __setitem__(self, key, value):
-        self.add(key)
-        self.append(value)
-
-    def add(self, key):
-        """Take a key of a dict, or an element of a set."""
-        self.odd += _Made(keys=[key]).odd
-        self.append(key)
-
-
-class _Name(str):
-    """Stands for what a file names; a call checks, and runs nothing."""
-
-    def __call__(self, *args):
-        first = args[0] if args else None
-        if isinstance(first, _Storage):
-            _check_view(*args)
-        is_count = self.endswith('bytearray') and isinstance(first, int)
-        _need(not is_count, 'bytes without content')
-        lists = [arg for arg in args if isinstance(arg, (list, tuple))]
-        return _Made(args, (key for part in lists for key in part))
-
-
-def _check_view(storage, offset, sizes, strides, *rest):
-    """Check that a tensor is inside of its storage."""
-    numbers = [offset, *sizes, *strides]
-    sound = all(type(n) is int and n >= 0 for n in numbers)
-    _need(sound and len(sizes) == len(strides), 'a tensor of no shape')
-    item = storage.item
-    if len(rest) > 2 and isinstance(rest[2], _Name):  # its storage has bytes
-        dtype = getattr(torch, rest[2].rpartition('.')[2])
-        item = torch.empty(0, dtype=dtype).element_size()
-    end = 1 + offset + sum((n - 1) * s for n, s in zip(sizes, strides))
-    inside = end * item <= storage.elements * storage.item
-    _need(inside or 0 in sizes, 'a tensor reaches out of its storage')
-
-
-class _Checker(pickle._Unpickler):
-    """Unpickler that makes stand-ins only, and remembers the storages."""
-
-    dispatch = dict(pickle._Unpickler.dispatch)
-    # No torch writes them, and their numbers can be of any size.
-    for opcode in (pickle.PUT, pickle.LONG, pickle.DICT, b'\x96'):
-        dispatch.pop(opcode[0], None)
-
-    def __init__(self, file):
-        super().__init__(file, encoding='latin1')
-        self._file_readline = lambda: file.readline(4096)
-        self.storages = {}
-
-    def find_class(self, module, name):
-        return _Name(f'{module}.{name}')
-
-    def persistent_load(self, saved):
-        kind, name, key, _, elements, *view = saved
-        item = _ITEM_SIZES[re.search(r'(\w+)Storage$', name).group(1)]
-        storage = _Storage(elements, item)
-        same = self.storages.setdefault(str(key), storage) == storage
-        sound = (
-            type(elements) is int and elements >= 0 and view in ([], [None])
-        )
-        _need(kind == 'storage' and same and sound, f'storage {key}')
-        return storage
-
-    def _instantiate(self, name, args):
-        self.append(name(*args))
-
-    def load_newobj(self):
-        args = self.stack.pop()
-        self._instantiate(self.stack.pop(), args)
-
-    def load_build(self):
-        state = self.stack.pop()
-        self.stack[-1].append(state)
-
-    def load_empty(self):
-        self.append(_Made())
-
-    def load_frozenset(self):
-        items = self.pop_mark()
-        self.append(_Made(items, items))
-
-    for opcode in (pickle.EMPTY_DICT, pickle.EMPTY_SET):
-        dispatch[opcode[0]] = load_empty
-    dispatch[pickle.NEWOBJ[0]] = load_newobj
-    dispatch[pickle.BUILD[0]] = load_build
-    dispatch[pickle.FROZENSET[0]] = load_frozenset
-
-    def load(self):
-        """Check a pickle; return it in stand-ins.
-
-        Walking through it ends, and soon: nothing holds itself, and what is
-        held twice counts twice.
-        """
-        root = super().load()
-        weights, stack, levels, odd = {}, [root], 0, 0
-        while stack:
-            part = stack[-1]
-            parts = getattr(part, 'parts', part)
-            inner = []
-            if isinstance(part, (list, tuple, _Made)):
-                inner = [
-                    p for p in parts if isinstance(p, (list, tuple, _Made))
-                ]
-            if id(part) not in weights:
-                weights[id(part)] = 0
-                levels += 1
-                odd += getattr(part, 'odd', 0)
-                ends = all(weights.get(id(p)) != 0 for p in inner)
-                _need(ends and levels <= _MOST_LEVELS, 'nested too deep')
-                stack += [p for p in inner if id(p) not in weights]
-                continue
-            stack.pop()
-            if weights[id(part)] == 0:
-                levels -= 1
-                more = len(parts) if inner or part is not root else 0
-                weight = 1 + more + sum(weights[id(p)] for p in inner)
-                weights[id(part)] = weight
-                _need(weight <= _MOST_PARTS, 'it holds too many parts')
-        _need(odd <= _MOST_ODD_KEYS, 'too many keys that can collide')
-        return root
-
-
-def _check_parts(file):
-    """Check what an open checkpoint would make, before it is made.
-
-    Its numbers are Python's here, which do not overflow. torch before 2.6
-    reads and writes wherever they lead, and every torch takes a legacy file
-    that brings no numbers for its storages.
-
-    Args:
-        file (io.BufferedIOBase): At its start, where it is left.
+        tuple: torch's reader of the archive, and the bytes of each record by
+        name (dict[str, int]).
 
     Raises:
-        ValueError: It would reach out of its memory or fill the machine's.
+        ValueError: A record is damaged, or not as torch writes it: packed or
+            there twice.
     """
-    if file.read(2) == b'PK':
-        file.seek(0)
-        reader = torch._C.PyTorchFileReader(file)
-        # torch.load would hand TorchScript to its compiler.
-        if 'constants.pkl' in reader.get_all_records():
-            raise pickle.UnpicklingError('a TorchScript program')
-        checker = _Checker(io.BytesIO(reader.get_record('data.pkl')))
-        checker.load()
-        for key, (elements, item) in checker.storages.items():
-            size = len(reader.get_record(f'data/{key}'))
-            _need(size == elements * item, f'record {key} has another size')
-    else:
-        file.seek(0)
-        with contextlib.suppress(tarfile.TarError):
-            tarfile.open(fileobj=file, mode='r:').close()
-            raise ValueError('tar archives are not read any more')
-        file.seek(0)
-        for number in (torch.serialization.MAGIC_NUMBER, 1001):
-            _need(_Checker(file).load() == number, 'no legacy checkpoint')
-        _Checker(file).load()
-        checker = _Checker(file)
-        checker.load()
-        keys = _Checker(file).load()
-        same = sorted(keys) == sorted(checker.storages)
-        _need(same, 'storages without numbers')
-        for key in keys:
-            elements, item = checker.storages[key]
-            count = int.from_bytes(file.read(8), 'little')
-            _need(count == elements, f'storage {key} has another size')
-            file.seek(elements * item, 1)
-        end = file.tell()
-        _need(end <= file.seek(0, 2), 'it is incomplete')
+    with zipfile.ZipFile(file) as archive:
+        listed = archive.infolist()
+    records = {r.filename.partition('/')[2]: r for r in listed}
+    packed = any(record.compress_type for record in listed)
+    size = sum(record.file_size for record in listed)
+    sound = len(records) == len(listed) and not packed
+    need(sound and size <= file.seek(0, 2), 'not as torch writes it')
+    # All are 0 where checksums were turned off, which torch allows.
+    summed = any(record.CRC for record in listed)
     file.seek(0)
+    reader = torch._C.PyTorchFileReader(file)
+    need(set(reader.get_all_records()) == set(records), 'its records')
+    for name, record in records.items():
+        content = reader.get_record(name)
+        same = not summed or zlib.crc32(content) == record.CRC
+        same &= len(content) == record.file_size
+        need(same, f'{name} does not match its checksum')
+    return reader, {name: r.file_size for name, r in records.items()}
 
 
 def _load_safely(file, map_location):
     """Unpickle an open checkpoint, plain data and tensors only.
 
-    ``weights_only`` of torch before 2.6 has no allow-list by name, and can be
-    circumvented (CVE-2025-32434); there our own unpickler does it.
+    torch's own ``weights_only`` is not used: before 2.6 it can be circumvented
+    (CVE-2025-32434), and later ones still take a file of the older format
+    that brings no numbers for its storages.
+
+    Args:
+        file (io.BufferedIOBase): At its start.
+        map_location (Any): Same as for :func:`torch.load`.
+
+    Returns:
+        Any: What was saved.
+
+    Raises:
+        Exception: It cannot be read; of many kinds.
     """
-    _check_parts(file)
-    if _TORCH >= (2, 6):
-        known = [(value, name) for name, value in _plain_globals().items()]
-        with torch.serialization.safe_globals(known):
-            return torch.load(
-                file, map_location=map_location, weights_only=True
-            )
-    unsafe = {} if _TORCH < (1, 13) else dict(weights_only=False)
-    return torch.load(
-        file, map_location=map_location, pickle_module=_safe_pickle, **unsafe
+    torchs = torch.serialization
+    if _is_archive(file):
+        reader, records = _open_archive(file)
+        size = records['data.pkl']
+    else:
+        reader = records = None
+        size = file.seek(0, 2)
+    limits = dict(
+        records=records,
+        storages={},
+        left=file.seek(0, 2),
+        work=10 * size + 10**6,
     )
+    kind = type('Unpickler', (Unpickler,), limits)
+    parts = []
+
+    def load(part, **kwargs):
+        parts.append(kind(part, **kwargs).load())
+        if len(parts) == 4:  # the last: which storages follow
+            same = sorted(parts[3]) == sorted(limits['storages'])
+            need(type(parts[3]) is list and same, 'other storages follow')
+        return parts[-1]
+
+    module = types.SimpleNamespace(Unpickler=kind, load=load)
+    if reader is not None:
+        content = torchs._load(reader, map_location, module, encoding='utf-8')
+    else:
+        file.seek(0)
+        # From memory, because torch would take a file for a tar archive.
+        content = torchs._legacy_load(
+            io.BytesIO(file.read()), map_location, module, encoding='utf-8'
+        )
+    check_extent((content,))
+    return content
 
 
 def _load_trusted(file, map_location):
     """Unpickle an open checkpoint with everything that it names."""
+    if _is_archive(file):
+        _open_archive(file)
+        file.seek(0)
     unsafe = {} if _TORCH < (1, 13) else dict(weights_only=False)
     return torch.load(file, map_location=map_location, **unsafe)
+
+
+def _is_archive(file):
+    """Tell a zip archive from a pickle (torch before 1.6)."""
+    start = file.read(2)
+    file.seek(0)
+    return start == b'PK'
 
 
 def _read_checkpoint(source, map_location, name=None):
@@ -500,82 +231,35 @@ def _read_checkpoint(source, map_location, name=None):
     name = name or source
     opened = open(source, 'rb') if isinstance(source, str) else source
     with opened as file:
-        _check_content(file, name)
-        trusted = _Trust.given
-        load = _load_trusted if trusted else _load_safely
+        start = file.read(2)
+        size = file.seek(0, 2)
+        file.seek(0)
+        if not start:
+            raise UserError(f'{name} is empty: no checkpoint in it')
+        # The tar archives of torch before 0.1.10 are not read any more.
+        if start != b'PK' and start[:1] != b'\x80':
+            raise UserError(f'{name} is not a checkpoint')
+        if size > _MOST_BYTES:
+            raise UserError(f'{name} is too large for a checkpoint: {size} B')
+        load = _load_trusted if _Trust.given else _load_safely
         try:
             return load(file, map_location)
         except Exception as error:  # torch raises many kinds at bad files
-            raise UserError(_explain(name, error, trusted)) from error
+            raise UserError(_explain(name, error)) from error
 
 
-def _check_content(file, name):
-    """Refuse an open file that is no checkpoint, or not a whole one.
-
-    torch writes a CRC-32 of every record into its zip archives, but does not
-    compare it when reading. So any checkpoint can be checked without a second
-    file. Only files of torch before 1.6 have no checksums.
-
-    Args:
-        file (io.BufferedIOBase): At its start, where it is left.
-        name (str): What messages call it.
-
-    Raises:
-        UserError: It is empty, something else, or damaged.
-    """
-    start = file.read(2)
-    file.seek(0)
-    # A zip archive, or a pickle of protocol 2 and up (torch before 1.6).
-    # The tar archives of torch before 0.1.10 are not read any more.
-    if not start:
-        raise UserError(f'{name} is empty: no checkpoint in it')
-    if start != b'PK' and start[:1] != b'\x80':
-        raise UserError(f'{name} is not a checkpoint')
-    if start != b'PK':
-        return
-    try:
-        with zipfile.ZipFile(file) as archive:
-            records = archive.infolist()
-            # torch neither packs nor shares records, which bombs do.
-            size = sum(record.file_size for record in records)
-            _need(size <= file.seek(0, 2) <= _MOST_BYTES, 'its size')
-            stored = not any(record.compress_type for record in records)
-            single = len(set(archive.namelist())) == len(records)
-            _need(stored and single, 'its records are not as torch writes')
-            # All are 0 where checksums were turned off, which torch allows.
-            summed = any(record.CRC for record in records)
-            damaged = archive.testzip() if summed else None
-    except Exception as error:
-        # Damaged headers lead to exceptions of many kinds.
-        raise UserError(_explain(name, error, trusted=True)) from error
-    if damaged is not None:
-        raise UserError(
-            f'{name} is damaged: {damaged} does not match its checksum'
-        )
-    file.seek(0)
-
-
-def _explain(name, error, trusted):
+def _explain(name, error):
     """Say in one sentence or two why a checkpoint could not be read."""
     reason = str(error).strip()[:2000] or type(error).__name__
-    # Without torch's long advice, which is not for our users.
-    detail = re.search(r'WeightsUnpickler error:\s*(.+)', reason)
-    detail = (detail.group(1) if detail else reason).splitlines()[0][:200]
-    found = re.search(r'GLOBAL (\S{1,200})', reason)
-    if found and not trusted:
-        problem = (
-            f'{name} was not loaded: it names {found.group(1)}, which is not '
-            'plain data and could run code on this machine.'
-        )
-    else:
-        problem = (
+    reason = reason.splitlines()[0][:200]
+    if not isinstance(error, NotPlainError):
+        return (
             f'{name} cannot be read; it may be damaged or incomplete '
-            f'({detail}).'
+            f'({reason}).'
         )
-        if trusted or not isinstance(error, pickle.UnpicklingError):
-            return problem
     return (
-        f'{problem} If you trust its source, give the option '
+        f'{name} was not loaded: {reason}, which is not plain data and could '
+        'run code on this machine. If you trust its source, give the option '
         '--trust-checkpoint, or call mmcv.runner.checkpoint.trust_checkpoints'
         '(): the file may then do anything that you may do.'
     )
