@@ -15,6 +15,7 @@ import io
 import os
 import os.path as osp
 import pkgutil
+import random
 import re
 import shutil
 import sys
@@ -30,6 +31,7 @@ from tempfile import TemporaryDirectory
 from urllib.parse import urlparse
 
 import mmcv
+import numpy as np
 import torch
 from torch import distributed as dist
 from torch.optim import Optimizer
@@ -38,8 +40,19 @@ from ..fileio import FileClient
 from ..fileio import load as load_file
 from ..parallel import is_module_wrapper
 from ..utils import mkdir_or_exist
-from .dist_utils import UserError, get_dist_info, get_host_group
-from .hooks.iter_timer import NotPlainError, Unpickler, check_extent, need
+from .dist_utils import (
+    UserError,
+    accelerator_in_use,
+    get_dist_info,
+    get_host_group,
+)
+from .hooks.iter_timer import (
+    NotPlainError,
+    Unpickler,
+    check_extent,
+    is_count,
+    need,
+)
 from .hooks.optimizer import engine_of
 
 ENV_MMCV_HOME = 'MMCV_HOME'
@@ -843,6 +856,59 @@ def get_state_dict(module, destination=None, prefix='', keep_vars=False):
         replaced = hook(module, destination, prefix, metadata)
         destination = destination if replaced is None else replaced
     return destination
+
+
+# Random states ------------------------------------------------------------
+
+_NUMPY_KEYS = ('position', 'has_gauss', 'cached_gaussian')
+
+
+def get_random_state():
+    """Return the state of every random generator of this process.
+
+    Returns:
+        dict: ``python``, ``numpy``, ``torch`` (the CPU's) and, by its kind,
+        that of the device in use. Only numbers and tensors on the CPU, so
+        that a checkpoint can hold it.
+    """
+    version, words, gauss = random.getstate()
+    _, keys, *rest = np.random.get_state()
+    state = dict(
+        python=dict(version=version, words=torch.tensor(words), gauss=gauss),
+        numpy=dict(
+            zip(_NUMPY_KEYS, rest),
+            keys=torch.from_numpy(keys.astype(np.int64)),
+        ),
+        torch=torch.get_rng_state(),
+    )
+    kind, accelerator = accelerator_in_use()
+    if hasattr(accelerator, 'get_rng_state'):
+        state[kind] = accelerator.get_rng_state()
+    return state
+
+
+def set_random_state(state):
+    """Restore the random generators of this process, if the state is sound.
+
+    Args:
+        state (dict): From :func:`get_random_state`. A device's part counts
+            only if the device in use is of the same kind.
+    """
+    python, numpy = state['python'], state['numpy']
+    position, gauss = numpy['position'], python['gauss']
+    # With a larger one numpy would read beyond its words.
+    need(is_count(position) and position <= 624, 'a state of numpy')
+    numbers = (numpy['cached_gaussian'], 0.0 if gauss is None else gauss)
+    need(all(type(n) is float for n in numbers), 'a random state')
+    words = tuple(python['words'].tolist())
+    random.setstate((python['version'], words, python['gauss']))
+    keys = numpy['keys'].numpy().astype(np.uint32)
+    rest = [numpy[key] for key in _NUMPY_KEYS]
+    np.random.set_state(('MT19937', keys, *rest))
+    torch.set_rng_state(state['torch'])
+    kind, accelerator = accelerator_in_use()
+    if kind in state and hasattr(accelerator, 'set_rng_state'):
+        accelerator.set_rng_state(state[kind])
 
 
 # Writing ------------------------------------------------------------------

@@ -23,6 +23,7 @@ from pathlib import PurePath, PurePosixPath, PureWindowsPath
 import numpy as np
 import torch
 
+from ..dist_utils import UserError
 from .hook import HOOKS, Hook
 
 
@@ -121,6 +122,34 @@ def need(holds, fault):
     """Refuse a file; torch would believe its numbers."""
     if not holds:
         raise ValueError(fault)
+
+
+def is_count(value):
+    """Tell whether a value is a whole number that can count something."""
+    return type(value) is int and 0 <= value < 2**53
+
+
+def take_up(what, load, *args):
+    """Call ``load`` for a part of a checkpoint, which may be spoilt.
+
+    Args:
+        what (str): The part, for the message.
+        load (callable): Uses it, with ``args``.
+        *args: For ``load``.
+
+    Raises:
+        UserError: ``load`` has failed.
+    """
+    try:
+        load(*args)
+    except Exception as error:
+        if getattr(error, 'is_user_error', False):
+            raise
+        reason = str(error).strip()[:200].split('\n')[0]
+        raise UserError(
+            f'{what} cannot be used to go on from: it is damaged or of '
+            f'another training ({type(error).__name__}: {reason})'
+        ) from error
 
 
 class _NumpyDtype:
@@ -536,7 +565,7 @@ def give_states(hooks, states):
     for key, hook in _keys_of(hooks):
         load = getattr(hook, 'load_state_dict', None)
         if key in states and _takes(load, 1):
-            load(states[key])
+            take_up(f'the state of {key} in the checkpoint', load, states[key])
 
 
 def _keys_of(hooks):
