@@ -11,7 +11,12 @@ import os
 from hourglass_npu.config.load import check_data, choose_work_dir, load_config
 from hourglass_npu.config.parts import check_parts
 from hourglass_npu.errors import UserError
-from hourglass_npu.files import check_folder_of, make_folder, write_json
+from hourglass_npu.files import (
+    check_output,
+    make_folder,
+    replaced,
+    write_json,
+)
 from hourglass_npu.options import (
     add_options,
     add_speed_options,
@@ -82,13 +87,7 @@ def parse_args(argv=None):
     parser.add_argument(
         '--tmpdir', help='accepted for compatibility; no files are exchanged'
     )
-    args = parse(parser, argv)
-    if args.out and not args.out.endswith(OUT_SUFFIXES):
-        parser.error(
-            f'--out {args.out}: the name must end in one of '
-            f'{", ".join(OUT_SUFFIXES)}'
-        )
-    return args
+    return parse(parser, argv)
 
 
 def check_request(args):
@@ -134,8 +133,12 @@ def check_request(args):
             'another'
         )
     args.checkpoint = path
-    for path in filter(None, (args.out, args.json)):
-        check_folder_of(path)
+    named = (args.checkpoint, args.onnx, cfg.data.test.get('ann_file'))
+    inputs = [args.config, *filter(None, named)]
+    if args.out:
+        check_output(args.out, OUT_SUFFIXES, inputs)
+    if args.json:
+        check_output(args.json, ['.json'], inputs)
     return cfg
 
 
@@ -280,7 +283,9 @@ def main():
     if get_dist_info()[0] != 0:
         return
     if args.out:
-        mmcv.dump(outputs, args.out)
+        suffix = os.path.splitext(args.out)[1][1:]
+        with replaced(args.out) as partial:
+            mmcv.dump(outputs, partial, file_format=suffix or 'json')
     scores = dataset.evaluate(outputs, cfg.work_dir, **settings)
     source = args.onnx or args.checkpoint
     print(f'{source} on {len(dataset)} samples:')

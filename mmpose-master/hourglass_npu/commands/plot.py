@@ -3,6 +3,7 @@
 import argparse
 
 from hourglass_npu.bootstrap import ensure_packages
+from hourglass_npu.files import check_output
 from hourglass_npu.options import parse
 from hourglass_npu.reports.curves import plot
 
@@ -32,10 +33,8 @@ def parse_args(argv=None):
         'WORK_DIR, trainings.png in the first of several)',
     )
     args = parse(parser, argv)
-    if args.out and not args.out.endswith(('.png', '.pdf', '.svg')):
-        parser.error(
-            f'--out {args.out}: the name must end in .png, .pdf or .svg'
-        )
+    if args.out:
+        check_output(args.out, ['.png', '.pdf', '.svg'])
     return args
 
 

@@ -148,7 +148,7 @@ def plot(work_dirs, out=None):
     rows = (len(runs) + columns - 1) // columns
     figure.tight_layout(rect=(0, 0, 1, 0.98 - 0.028 * rows), h_pad=1.5)
     with replaced(out) as partial:
-        figure.savefig(partial, format=os.path.splitext(out)[1][1:])
+        figure.savefig(partial, format=os.path.splitext(out)[1][1:] or 'png')
     return out
 
 
