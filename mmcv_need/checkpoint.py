@@ -11,11 +11,11 @@ Four things differ from mmcv 1.2.7:
 import contextlib
 import fcntl
 import glob
+import hashlib
 import io
 import os
 import os.path as osp
 import pkgutil
-import random
 import re
 import shutil
 import sys
@@ -31,7 +31,6 @@ from tempfile import TemporaryDirectory
 from urllib.parse import urlparse
 
 import mmcv
-import numpy as np
 import torch
 from torch import distributed as dist
 from torch.optim import Optimizer
@@ -40,19 +39,8 @@ from ..fileio import FileClient
 from ..fileio import load as load_file
 from ..parallel import is_module_wrapper
 from ..utils import mkdir_or_exist
-from .dist_utils import (
-    UserError,
-    accelerator_in_use,
-    get_dist_info,
-    get_host_group,
-)
-from .hooks.iter_timer import (
-    NotPlainError,
-    Unpickler,
-    check_extent,
-    is_count,
-    need,
-)
+from .dist_utils import UserError, get_dist_info, get_host_group
+from .hooks.iter_timer import NotPlainError, Unpickler, check_extent, need
 from .hooks.optimizer import engine_of
 
 ENV_MMCV_HOME = 'MMCV_HOME'
@@ -278,6 +266,29 @@ def _explain(name, error):
     )
 
 
+def gather_plain(content, rank, world_size):
+    """Do the work of :func:`gather_objects`.
+
+    The older format, because its end shows: all send as many bytes.
+    """
+    sink, group = io.BytesIO(), get_host_group()
+    torch.save(content, sink, _use_new_zipfile_serialization=False)
+    size = torch.tensor([sink.tell()])
+    dist.all_reduce(size, dist.ReduceOp.MAX, group=group)
+    own = torch.zeros(int(size), dtype=torch.uint8)
+    own.numpy().data[: sink.tell()] = sink.getbuffer()
+    parts = [torch.empty_like(own) for _ in range(world_size)]
+    dist.gather(own, None if rank else parts, dst=0, group=group)
+    if rank:
+        return None
+    try:
+        return [_load_safely(io.BytesIO(p.numpy()), 'cpu') for p in parts]
+    except NotPlainError as error:
+        raise UserError(
+            f'what the processes have to give to rank 0 is not plain: {error}'
+        ) from error
+
+
 # Finding a checkpoint: local files and URL schemes ------------------------
 
 
@@ -498,6 +509,14 @@ def _promised_hash(name):
     return found.group(1) if found and not found.group(1).isdigit() else None
 
 
+def _sha256(path):
+    digest = hashlib.sha256()
+    with open(path, 'rb') as file:
+        for block in iter(lambda: file.read(2**20), b''):
+            digest.update(block)
+    return digest.hexdigest()
+
+
 def _download(url, folder):
     """Bring a file into torch's cache unless it is there.
 
@@ -518,16 +537,26 @@ def _download(url, folder):
     if not name:
         raise UserError(f'{url} names no file')
     folder = folder or osp.join(torch.hub.get_dir(), 'checkpoints')
+    promise = _promised_hash(name)
+    if promise is None:
+        # Other addresses have files of the same name.
+        name = f'{hashlib.sha256(url.encode()).hexdigest()[:12]}_{name}'
     path = osp.join(folder, name)
+    if promise and osp.isfile(path) and not _sha256(path).startswith(promise):
+        raise UserError(
+            f'{path} is not the file that its name promises (SHA-256): remove '
+            f'it to have it downloaded again from {url}'
+        )
     if not osp.exists(path):
         mkdir_or_exist(folder)
         sys.stderr.write(f'Downloading {url} to {path}\n')
         try:
             # Writes beside the name and renames, so others see it whole.
-            torch.hub.download_url_to_file(url, path, _promised_hash(name))
+            torch.hub.download_url_to_file(url, path, promise)
         except OSError as error:
             raise DownloadError(
-                f'{url} was not downloaded: {error}'
+                f'{url} was not downloaded: {error}. A file at {path} would '
+                'be taken instead'
             ) from error
         except RuntimeError as error:
             raise UserError(
@@ -856,59 +885,6 @@ def get_state_dict(module, destination=None, prefix='', keep_vars=False):
         replaced = hook(module, destination, prefix, metadata)
         destination = destination if replaced is None else replaced
     return destination
-
-
-# Random states ------------------------------------------------------------
-
-_NUMPY_KEYS = ('position', 'has_gauss', 'cached_gaussian')
-
-
-def get_random_state():
-    """Return the state of every random generator of this process.
-
-    Returns:
-        dict: ``python``, ``numpy``, ``torch`` (the CPU's) and, by its kind,
-        that of the device in use. Only numbers and tensors on the CPU, so
-        that a checkpoint can hold it.
-    """
-    version, words, gauss = random.getstate()
-    _, keys, *rest = np.random.get_state()
-    state = dict(
-        python=dict(version=version, words=torch.tensor(words), gauss=gauss),
-        numpy=dict(
-            zip(_NUMPY_KEYS, rest),
-            keys=torch.from_numpy(keys.astype(np.int64)),
-        ),
-        torch=torch.get_rng_state(),
-    )
-    kind, accelerator = accelerator_in_use()
-    if hasattr(accelerator, 'get_rng_state'):
-        state[kind] = accelerator.get_rng_state()
-    return state
-
-
-def set_random_state(state):
-    """Restore the random generators of this process, if the state is sound.
-
-    Args:
-        state (dict): From :func:`get_random_state`. A device's part counts
-            only if the device in use is of the same kind.
-    """
-    python, numpy = state['python'], state['numpy']
-    position, gauss = numpy['position'], python['gauss']
-    # With a larger one numpy would read beyond its words.
-    need(is_count(position) and position <= 624, 'a state of numpy')
-    numbers = (numpy['cached_gaussian'], 0.0 if gauss is None else gauss)
-    need(all(type(n) is float for n in numbers), 'a random state')
-    words = tuple(python['words'].tolist())
-    random.setstate((python['version'], words, python['gauss']))
-    keys = numpy['keys'].numpy().astype(np.uint32)
-    rest = [numpy[key] for key in _NUMPY_KEYS]
-    np.random.set_state(('MT19937', keys, *rest))
-    torch.set_rng_state(state['torch'])
-    kind, accelerator = accelerator_in_use()
-    if kind in state and hasattr(accelerator, 'set_rng_state'):
-        accelerator.set_rng_state(state[kind])
 
 
 # Writing ------------------------------------------------------------------

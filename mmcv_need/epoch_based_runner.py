@@ -19,17 +19,17 @@ import torch
 
 from .base_runner import BaseRunner
 from .builder import RUNNERS
-from .checkpoint import (
-    get_random_state,
-    link_checkpoint,
-    save_checkpoint,
-    set_random_state,
-)
+from .checkpoint import link_checkpoint, save_checkpoint
 from .dist_utils import UserError, gather_objects, synchronize
 from .hooks import IterTimerHook
-from .hooks.iter_timer import give_states, is_count, need, states_of, take_up
-from .hooks.optimizer import amid_step, engine_of
-from .utils import get_host_info
+from .hooks.iter_timer import (
+    get_random_state,
+    is_count,
+    need,
+    set_random_state,
+    take_up,
+)
+from .hooks.optimizer import amid_step, engine_of, give_states, states_of
 
 _POINT_KEYS = {'batches_done', 'setup', 'random', 'hooks'}
 
@@ -328,8 +328,7 @@ class EpochBasedRunner(BaseRunner):
             self._fit_point(data_loader)
 
         self.logger.info(
-            'Start running, host: %s, work_dir: %s',
-            get_host_info(),
+            'Start running, work_dir: %s',
             self.work_dir or 'NONE',
         )
         self.logger.info(

@@ -2,14 +2,13 @@
 
 The log buffer gets what mmcv 1.2.7 puts there. The sums are new: a speed is
 computed from them. So are two things that are here because no file may be
-added: what a checkpoint may hold, for :mod:`mmcv.runner.checkpoint`, and what
-it holds of all hooks, their states.
+added, for :mod:`mmcv.runner.checkpoint`: what a checkpoint may hold, and the
+states of random generators that it holds.
 """
 
 import functools
-import inspect
-import io
 import pickle
+import random
 import re
 import sys
 import time
@@ -23,7 +22,7 @@ from pathlib import PurePath, PurePosixPath, PureWindowsPath
 import numpy as np
 import torch
 
-from ..dist_utils import UserError
+from ..dist_utils import UserError, accelerator_in_use
 from .hook import HOOKS, Hook
 
 
@@ -510,92 +509,54 @@ def check_extent(root):
         stack += [(p, level + 1) for p in inner if isinstance(p, _CONTAINERS)]
 
 
-# States of hooks in checkpoints -------------------------------------------
+# Random states ------------------------------------------------------------
+
+_NUMPY_KEYS = ('position', 'has_gauss', 'cached_gaussian')
 
 
-def states_of(hooks, logger):
-    """Return the states of hooks that have one that can be saved.
-
-    Args:
-        hooks (Iterable[Hook]): Those with a method ``state_dict`` that needs
-            no argument have a state.
-        logger (logging.Logger): Told, once for each hook, what is left out:
-            what cannot be pickled, or would not be loaded again.
+def get_random_state():
+    """Return the state of every random generator of this process.
 
     Returns:
-        dict: By class, and its number from the second of a class on.
+        dict: ``python``, ``numpy``, ``torch`` (the CPU's) and, by its kind,
+        that of the device in use. Only numbers and tensors on the CPU, so
+        that a checkpoint can hold it.
     """
-    # Not at the top: checkpoint.py imports hooks.
-    from ..checkpoint import _load_safely
-
-    states = {}
-    for key, hook in _keys_of(hooks):
-        if not _takes(getattr(hook, 'state_dict', None), 0):
-            continue
-        try:
-            state = hook.state_dict()
-            sink = io.BytesIO()
-            torch.save(_outline(state), sink)
-            sink.seek(0)
-            _load_safely(sink, 'cpu')
-        except Exception as error:  # of the hook, of pickle, of torch
-            if not vars(hook).get('_state_is_left_out'):
-                hook._state_is_left_out = True
-                reason = str(error).strip().split('\n')[0][:200]
-                logger.warning(
-                    'The state of %s is in no checkpoint, because it could '
-                    'not be loaded again: plain data and tensors can (%s: %s)',
-                    key,
-                    type(error).__name__,
-                    reason,
-                )
-        else:
-            states[key] = state
-    return states
+    version, words, gauss = random.getstate()
+    _, keys, *rest = np.random.get_state()
+    state = dict(
+        python=dict(version=version, words=torch.tensor(words), gauss=gauss),
+        numpy=dict(
+            zip(_NUMPY_KEYS, rest),
+            keys=torch.from_numpy(keys.astype(np.int64)),
+        ),
+        torch=torch.get_rng_state(),
+    )
+    kind, accelerator = accelerator_in_use()
+    if hasattr(accelerator, 'get_rng_state'):
+        state[kind] = accelerator.get_rng_state()
+    return state
 
 
-def give_states(hooks, states):
-    """Give hooks what :func:`states_of` returned.
+def set_random_state(state):
+    """Restore the random generators of this process, if the state is sound.
 
     Args:
-        hooks (Iterable[Hook]): Those with a method ``load_state_dict`` that
-            takes one argument get theirs.
-        states (dict): By class and number.
+        state (dict): From :func:`get_random_state`. A device's part counts
+            only if the device in use is of the same kind.
     """
-    for key, hook in _keys_of(hooks):
-        load = getattr(hook, 'load_state_dict', None)
-        if key in states and _takes(load, 1):
-            take_up(f'the state of {key} in the checkpoint', load, states[key])
-
-
-def _keys_of(hooks):
-    """Pair hooks with their names in a checkpoint: class, and its count."""
-    counts = {}
-    for hook in hooks:
-        name = type(hook).__name__
-        counts[name] = counts.get(name, 0) + 1
-        yield name if counts[name] == 1 else f'{name} {counts[name]}', hook
-
-
-def _takes(method, count):
-    """Tell whether a hook's method can be called with so many arguments."""
-    if not callable(method):
-        return False
-    try:
-        inspect.signature(method).bind(*[None] * count)
-    except TypeError:
-        return False
-    except ValueError:  # of C: it does not say
-        pass
-    return True
-
-
-def _outline(state):
-    """Return a state with small tensors in place of its own."""
-    if isinstance(state, torch.Tensor):
-        return torch.zeros((), dtype=state.dtype)
-    if type(state) is dict:
-        return {key: _outline(value) for key, value in state.items()}
-    if type(state) in (list, tuple):
-        return type(state)(_outline(value) for value in state)
-    return state
+    python, numpy = state['python'], state['numpy']
+    position, gauss = numpy['position'], python['gauss']
+    # With a larger one numpy would read beyond its words.
+    need(is_count(position) and position <= 624, 'a state of numpy')
+    numbers = (numpy['cached_gaussian'], 0.0 if gauss is None else gauss)
+    need(all(type(n) is float for n in numbers), 'a random state')
+    words = tuple(python['words'].tolist())
+    random.setstate((python['version'], words, python['gauss']))
+    keys = numpy['keys'].numpy().astype(np.uint32)
+    rest = [numpy[key] for key in _NUMPY_KEYS]
+    np.random.set_state(('MT19937', keys, *rest))
+    torch.set_rng_state(state['torch'])
+    kind, accelerator = accelerator_in_use()
+    if kind in state and hasattr(accelerator, 'set_rng_state'):
+        accelerator.set_rng_state(state[kind])

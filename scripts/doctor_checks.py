@@ -514,12 +514,14 @@ def _read_annotations(folder, name, sizes):
         or empty, and what is wrong with the file itself.
     """
     try:
-        with open(folder / 'annotations' / name, encoding='utf-8') as stream:
-            people = json.load(stream)
+        path = folder / 'annotations' / name
+        if not path.is_file() or path.stat().st_size > GB:
+            raise OSError(f'{path} is no file')
+        people = json.loads(path.read_text(encoding='utf-8-sig'))
         images = sorted({person['image'] for person in people})
     except OSError:
         return 0, [], f'annotations/{name} is missing or cannot be read'
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         return 0, [], f'annotations/{name} is not what mmpose publishes'
     return len(people), [i for i in images if not sizes.get(i)], None
 

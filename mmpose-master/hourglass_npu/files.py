@@ -103,6 +103,25 @@ def read_json(path):
         raise UserError(f'{path} is not valid JSON: {error}') from error
 
 
+def read_json_lines(path):
+    """Read the objects of a log in JSON, one a line.
+
+    Args:
+        path (str): The file.
+
+    Returns:
+        list[dict]: Without lines that are cut off or spoilt.
+
+    Raises:
+        UserError: As :func:`read_bytes`.
+    """
+    entries = []
+    for line in read_bytes(path).decode('utf-8', 'replace').splitlines():
+        with contextlib.suppress(ValueError, RecursionError):
+            entries.append(json.loads(line))
+    return [entry for entry in entries if isinstance(entry, dict)]
+
+
 def is_stream(path):
     """Tell whether a name stands for a device or a pipe.
 
@@ -198,7 +217,13 @@ def _pour(source, path):
         # What this process has printed there comes first.
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
-        with open(source, 'rb') as file, open(path, 'ab', 0) as stream:
+        target = path
+        for number in (1, 2):
+            # A file that is opened again would be written over later.
+            if os.path.samestat(os.stat(path), os.fstat(number)):
+                target = os.dup(number)
+                break
+        with open(source, 'rb') as file, open(target, 'ab', 0) as stream:
             shutil.copyfileobj(file, stream)
     except OSError as error:
         if isinstance(error, BrokenPipeError):

@@ -17,6 +17,7 @@ from onnx import helper
 from torch import nn
 
 from hourglass_npu.errors import UserError
+from hourglass_npu.files import read_json_lines
 from hourglass_npu.pose.backends import (
     OnnxNetwork,
     last_heatmaps,
@@ -382,7 +383,11 @@ def training_result(checkpoint, meta):
     Returns:
         dict: Maybe 'epoch', 'iter', 'PCKh'.
     """
-    result = {k: meta[k] for k in ('epoch', 'iter') if k in meta}
+    result = {
+        key: meta[key]
+        for key in ('epoch', 'iter')
+        if type(meta.get(key)) is int and 0 <= meta[key] < 2**53
+    }
     folder = os.path.dirname(os.path.realpath(checkpoint))
     logs = []
     with contextlib.suppress(OSError):
@@ -390,14 +395,12 @@ def training_result(checkpoint, meta):
             name for name in os.listdir(folder) if name.endswith('.log.json')
         )
     for name in logs:
-        with open(os.path.join(folder, name), encoding='utf-8') as file:
-            for line in file:
-                with contextlib.suppress(ValueError):
-                    entry = json.loads(line)
-                    if 'PCKh' in entry and entry.get('epoch') == result.get(
-                        'epoch'
-                    ):
-                        result['PCKh'] = entry['PCKh']
+        with contextlib.suppress(UserError):
+            for entry in read_json_lines(os.path.join(folder, name)):
+                score = entry.get('PCKh')
+                same = entry.get('epoch') == result.get('epoch')
+                if same and isinstance(score, (int, float)):
+                    result['PCKh'] = score
     return result
 
 

@@ -1,5 +1,8 @@
 """What ranks do together: meet, share objects, batch norm and data order."""
 
+import json
+
+import torch
 from mmcv.runner import Hook
 from mmcv.runner.dist_utils import (
     allreduce_params,
@@ -22,16 +25,23 @@ def broadcast_object(obj):
     Every rank must call it.
 
     Args:
-        obj (Any): Anything that pickles; that of rank 0 counts.
+        obj (Any): What JSON can hold, so that nobody can send code; that of
+            rank 0 counts.
 
     Returns:
-        Any: A copy of rank 0's object; ``obj`` itself on rank 0.
+        Any: A copy of rank 0's object, with lists for tuples.
     """
-    if get_dist_info()[1] == 1:
+    rank, world_size = get_dist_info()
+    if world_size == 1:
         return obj
-    box = [obj]
-    dist.broadcast_object_list(box, src=0, group=get_host_group())
-    return box[0]
+    text = json.dumps(obj).encode() if rank == 0 else b''
+    size = torch.tensor([len(text)])
+    dist.broadcast(size, 0, group=get_host_group())
+    data = torch.zeros(int(size), dtype=torch.uint8)
+    if rank == 0:
+        data.copy_(torch.tensor(list(text), dtype=torch.uint8))
+    dist.broadcast(data, 0, group=get_host_group())
+    return json.loads(bytes(data.tolist()).decode())
 
 
 def average_bn_stats(model):
