@@ -266,27 +266,38 @@ def _explain(name, error):
     )
 
 
-def gather_plain(content, rank, world_size):
-    """Do the work of :func:`gather_objects`.
+def pack(content):
+    """Return plain data and tensors as bytes (uint8 Tensor) for a process.
 
-    The older format, because its end shows: all send as many bytes.
+    In the older format, because its end shows: more bytes may follow.
     """
-    sink, group = io.BytesIO(), get_host_group()
+    sink = io.BytesIO()
     torch.save(content, sink, _use_new_zipfile_serialization=False)
-    size = torch.tensor([sink.tell()])
-    dist.all_reduce(size, dist.ReduceOp.MAX, group=group)
-    own = torch.zeros(int(size), dtype=torch.uint8)
-    own.numpy().data[: sink.tell()] = sink.getbuffer()
-    parts = [torch.empty_like(own) for _ in range(world_size)]
-    dist.gather(own, None if rank else parts, dst=0, group=group)
-    if rank:
-        return None
+    packed = torch.empty(sink.tell(), dtype=torch.uint8)
+    packed.numpy().data[:] = sink.getbuffer()
+    return packed
+
+
+def unpack(packed):
+    """Return what :func:`pack` got; whatever the bytes, no code runs."""
     try:
-        return [_load_safely(io.BytesIO(p.numpy()), 'cpu') for p in parts]
+        return _load_safely(io.BytesIO(packed.numpy()), 'cpu')
     except NotPlainError as error:
         raise UserError(
-            f'what the processes have to give to rank 0 is not plain: {error}'
+            f'what processes give to each other must be plain, but {error}'
         ) from error
+
+
+def gather_plain(content, rank, world_size):
+    """Do the work of :func:`gather_objects`."""
+    packed, group = pack(content), get_host_group()
+    size = torch.tensor([len(packed)])
+    dist.all_reduce(size, dist.ReduceOp.MAX, group=group)
+    own = torch.zeros(int(size), dtype=torch.uint8)
+    own[: len(packed)] = packed
+    parts = [torch.empty_like(own) for _ in range(world_size)]
+    dist.gather(own, None if rank else parts, dst=0, group=group)
+    return None if rank else [unpack(part) for part in parts]
 
 
 # Finding a checkpoint: local files and URL schemes ------------------------

@@ -764,3 +764,22 @@ def test_tricks_of_an_unpickler(payload, form, tmp_path):
     with pytest.raises(ValueError, match='c.pth'):
         _load_checkpoint(path)
     assert time.process_time() - begun < 2
+
+
+@pytest.mark.parametrize('name', sorted(ATTACKS))
+def test_ranks_send_each_other_no_code(name, tmp_path):
+    folder = tmp_path / 'x'
+    folder.mkdir()
+    marker = folder / 'm'
+    path = craft(ATTACKS[name](marker), folder / 'evil.pth', 'legacy')
+    with open(path, 'rb') as stream:
+        sent = torch.tensor(list(stream.read()), dtype=torch.uint8)
+    with pytest.raises(ValueError, match='must be plain'):
+        checkpoint.unpack(sent)
+    assert not marker.exists()
+
+
+def test_what_is_sent_arrives_whole():
+    packed = checkpoint.pack(CONTENT)
+    filled = torch.cat([packed, torch.zeros(99, dtype=torch.uint8)])
+    assert_same(checkpoint.unpack(filled), CONTENT)

@@ -218,7 +218,11 @@ def main():
 
     out = args.out
     if out:
-        check_output(out, PICTURE_SUFFIXES, [args.config])
+        data = cfg.data.train.get('dataset', cfg.data.train)
+        picture = os.path.join(
+            data.get('img_prefix', ''), os.path.basename(out)
+        )
+        check_output(out, PICTURE_SUFFIXES, [args.config, picture])
     else:
         args.work_dir = None
         choose_work_dir(args, cfg)

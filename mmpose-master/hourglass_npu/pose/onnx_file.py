@@ -17,14 +17,19 @@ OPERATORS = frozenset(
     Dropout Equal Erf Exp Expand Flatten Floor Gather GatherElements GatherND
     Gemm GlobalAveragePool Greater GreaterOrEqual HardSigmoid HardSwish
     Identity InstanceNormalization LeakyRelu Less LessOrEqual Log MatMul Max
-    MaxPool Min Mod Mul Neg Not And Or PRelu Pad Pow QuantizeLinear Range
+    MaxPool Min Mod Mul Neg Not And OneHot Or PRelu Pad Pow QLinearConv
+    QLinearMatMul QuantizeLinear Range
     ReduceMax ReduceMean ReduceMin ReduceSum Relu Reshape Resize Round
     ScatterND Shape Sigmoid Sign Slice Softmax Softplus SpaceToDepth Split
     Sqrt Squeeze Sub Tanh Tile TopK Transpose Unsqueeze Upsample
     Where""".split()
 )
+# Of ONNX Runtime, for int8.
+_INTEGER = 'com.microsoft', 'QLinear'
 # Their constant arguments are sizes, or factors of sizes.
-_SIZED = frozenset('ConstantOfShape Expand Tile Range Resize Upsample'.split())
+_SIZED = frozenset(
+    'ConstantOfShape Expand OneHot Tile Range Resize Upsample'.split()
+)
 _MOST_ELEMENTS = 2**28
 _MOST_NODES = 10**5
 
@@ -99,7 +104,9 @@ def _check_node(node):
             tensors += _check_attribute(value)
     if kind != 'Constant':
         tensors = []
-    if kind not in OPERATORS or domain not in ('', 'ai.onnx'):
+    known = kind in OPERATORS and domain in ('', 'ai.onnx')
+    integer = domain == _INTEGER[0] and kind.startswith(_INTEGER[1])
+    if not known and not integer:
         name = f'{domain}.{kind}' if domain else kind
         raise _RefusedError(f'the operator {name[:60]!r}')
     return kind, names, outputs, tensors

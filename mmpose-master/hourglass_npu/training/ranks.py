@@ -1,9 +1,8 @@
 """What ranks do together: meet, share objects, batch norm and data order."""
 
-import json
-
 import torch
 from mmcv.runner import Hook
+from mmcv.runner.checkpoint import pack, unpack
 from mmcv.runner.dist_utils import (
     allreduce_params,
     get_dist_info,
@@ -25,23 +24,21 @@ def broadcast_object(obj):
     Every rank must call it.
 
     Args:
-        obj (Any): What JSON can hold, so that nobody can send code; that of
-            rank 0 counts.
+        obj (Any): Plain data and tensors, so that nobody can send code; that
+            of rank 0 counts.
 
     Returns:
-        Any: A copy of rank 0's object, with lists for tuples.
+        Any: A copy of rank 0's object; ``obj`` itself on rank 0.
     """
     rank, world_size = get_dist_info()
     if world_size == 1:
         return obj
-    text = json.dumps(obj).encode() if rank == 0 else b''
-    size = torch.tensor([len(text)])
+    packed = pack(obj if rank == 0 else None)
+    size = torch.tensor([len(packed)])
     dist.broadcast(size, 0, group=get_host_group())
-    data = torch.zeros(int(size), dtype=torch.uint8)
-    if rank == 0:
-        data.copy_(torch.tensor(list(text), dtype=torch.uint8))
-    dist.broadcast(data, 0, group=get_host_group())
-    return json.loads(bytes(data.tolist()).decode())
+    packed = packed if rank == 0 else packed.new_empty(int(size))
+    dist.broadcast(packed, 0, group=get_host_group())
+    return obj if rank == 0 else unpack(packed)
 
 
 def average_bn_stats(model):
