@@ -10,7 +10,13 @@ import threading
 import pytest
 
 from hourglass_npu.errors import UserError
-from hourglass_npu.files import check_output, write_json
+from hourglass_npu.files import (
+    check_output,
+    read_bytes,
+    read_json,
+    read_json_lines,
+    write_json,
+)
 
 
 def test_two_writers_of_one_file_do_not_mix(tmp_path):
@@ -116,3 +122,23 @@ def test_nan_is_not_written(tmp_path):
     with pytest.raises(ValueError):
         write_json(str(tmp_path / 'a.json'), dict(a=float('nan')))
     assert os.listdir(str(tmp_path)) == []
+
+
+def test_spoilt_lines_of_a_log_are_passed_over(tmp_path):
+    path = tmp_path / 'a.log.json'
+    lines = [b'{"epoch": 1}', b'[1]', b'[' * 10**5, b'{"ep', b'\xff\xfe', b'']
+    path.write_bytes(b'\n'.join(lines))
+    assert read_json_lines(str(path)) == [dict(epoch=1)]
+
+
+def test_a_pipe_is_no_input(tmp_path):
+    fifo = str(tmp_path / 'a.json')
+    os.mkfifo(fifo)
+    for read in (read_bytes, read_json, read_json_lines):
+        with pytest.raises(UserError, match='a device or a pipe'):
+            read(fifo)
+    large = tmp_path / 'large.json'
+    with open(str(large), 'wb') as stream:
+        stream.truncate(2**31)
+    with pytest.raises(UserError, match='is too large'):
+        read_json(str(large))
