@@ -147,6 +147,8 @@ class Soak:
                 )
             sys.argv = arguments
             run(self.main)
+            sys.stdout.flush()
+            os._exit(0)
         except BaseException:
             sys.excepthook(*sys.exc_info())
             sys.stderr.flush()

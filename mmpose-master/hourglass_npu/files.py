@@ -161,8 +161,9 @@ def check_output(path, suffixes=(), inputs=()):
             raise UserError(f'{path}: this is a disk')
         return
     if suffixes and not path.lower().endswith(tuple(suffixes)):
+        words = 'one of ' if len(suffixes) > 1 else ''
         raise UserError(
-            f'{path}: the name must end in {" or ".join(suffixes)}'
+            f'{path}: the name must end in {words}{", ".join(suffixes)}'
         )
     folder = os.path.dirname(os.path.abspath(path))
     if not os.path.isdir(folder):

@@ -13,6 +13,7 @@ from hourglass_npu.config.parts import check_parts
 from hourglass_npu.errors import UserError
 from hourglass_npu.files import (
     check_output,
+    is_stream,
     make_folder,
     replaced,
     write_json,
@@ -87,7 +88,17 @@ def parse_args(argv=None):
     parser.add_argument(
         '--tmpdir', help='accepted for compatibility; no files are exchanged'
     )
-    return parse(parser, argv)
+    args = parse(parser, argv)
+    if (
+        args.out
+        and not is_stream(args.out)
+        and not args.out.endswith(OUT_SUFFIXES)
+    ):
+        parser.error(
+            f'--out {args.out}: the name must end in one of '
+            f'{", ".join(OUT_SUFFIXES)}'
+        )
+    return args
 
 
 def check_request(args):
@@ -136,7 +147,7 @@ def check_request(args):
     named = (args.checkpoint, args.onnx, cfg.data.test.get('ann_file'))
     inputs = [args.config, *filter(None, named)]
     if args.out:
-        check_output(args.out, OUT_SUFFIXES, inputs)
+        check_output(args.out, inputs=inputs)
     if args.json:
         check_output(args.json, ['.json'], inputs)
     return cfg

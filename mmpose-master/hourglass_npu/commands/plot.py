@@ -3,7 +3,7 @@
 import argparse
 
 from hourglass_npu.bootstrap import ensure_packages
-from hourglass_npu.files import check_output
+from hourglass_npu.files import check_output, is_stream
 from hourglass_npu.options import parse
 from hourglass_npu.reports.curves import plot
 
@@ -34,7 +34,13 @@ def parse_args(argv=None):
     )
     args = parse(parser, argv)
     if args.out:
-        check_output(args.out, ['.png', '.pdf', '.svg'])
+        if not is_stream(args.out) and not args.out.endswith(
+            ('.png', '.pdf', '.svg')
+        ):
+            parser.error(
+                f'--out {args.out}: the name must end in .png, .pdf or .svg'
+            )
+        check_output(args.out)
     return args
 
 

@@ -74,7 +74,7 @@ def _read_entries(path):
         for entry in read_json_lines(path)
         if 'mode' in entry
         and all(
-            type(entry.get(key, 0)) is int and abs(entry.get(key, 0)) < 2**53
+            type(entry.get(key, 0)) is int and 0 <= entry.get(key, 0) < 2**53
             for key in ('epoch', 'iter', 'step')
         )
         and {'epoch', 'iter'} <= set(entry)

@@ -120,4 +120,5 @@ def test_a_spoilt_log_is_drawn_as_far_as_it_goes(key, value, tmp_path):
     entries = curves.read_log(folder)
     for name, _ in curves.PANELS:
         steps, values = curves.series(entries, name)
-        assert all(abs(v) < 1e300 for v in values) and len(steps) >= 2
+        assert all(abs(v) < 1e300 for v in values)
+        assert len(steps) >= (2 if name == 'loss' else 0)
