@@ -1,4 +1,4 @@
-"""Kills trainings at random moments, and sees that nothing is lost.
+"""Kill trainings at random moments, and sees that nothing is lost.
 
     python tests/soak.py --kills 30 --ranks 1
     python tests/soak.py --kills 30 --ranks 3 --single
@@ -93,7 +93,7 @@ class Soak:
         self.main = load_train()
 
     def start(self, epochs, work=None):
-        """Starts a life; returns its ranks' process ids and its log."""
+        """Start a life; returns its ranks' process ids and its log."""
         self.lives += 1
         log = self.folder / f'life{self.lives}.log'
         arguments = [
@@ -155,7 +155,7 @@ class Soak:
         os._exit(1)
 
     def kill_once(self):
-        """Lets a training live for a while, and kills it."""
+        """Let a training live for a while, and kills it."""
         phase = self.random.choice(PHASES)
         pids, log = self.start(epochs=100000)
         end = time.monotonic() + LONGEST
@@ -193,7 +193,7 @@ class Soak:
         self._check_life(log)
 
     def _kill_some(self, pids, log):
-        """Kills one process or all; nothing is left of them afterwards."""
+        """Kill one process or all; nothing is left of them afterwards."""
         victim = self.random.choice(VICTIMS) if self.single else 'all'
         workers = children(pids[-1])
         if victim == 'worker' and not workers:
@@ -212,7 +212,7 @@ class Soak:
             self.counts[f'victim: {victim}'] += 1
 
     def _wait(self, pids, log, victim):
-        """Waits until the ranks have ended by themselves."""
+        """Wait until the ranks have ended by themselves."""
         end = time.monotonic() + 60
         left = set(pids)
         while left:
@@ -278,7 +278,7 @@ class Soak:
         self.counts[how] += 1
 
     def finish(self):
-        """Lets the training end, and compares it with one never killed."""
+        """Let the training end, and compares it with one never killed."""
         epochs = self.done // EPOCH + 2
         for work in (self.work, self.folder / 'whole'):
             pids, log = self.start(epochs, work)
@@ -312,7 +312,7 @@ class Soak:
 
 
 def load_train():
-    """Loads train.py and everything that it will need."""
+    """Load train.py and everything that it will need."""
     train = command('train')
     import mmpose.apis  # noqa: F401
     import mmpose.datasets  # noqa: F401
@@ -323,7 +323,7 @@ def load_train():
 
 
 def iterations(log):
-    """Returns the numbers of the iterations that a log tells of."""
+    """Return the numbers of the iterations that a log tells of."""
     try:
         text = log.read_text()
     except FileNotFoundError:
@@ -335,12 +335,12 @@ def iterations(log):
 
 
 def tail(log):
-    """Returns the end of a log, or nothing."""
+    """Return the end of a log, or nothing."""
     return log.read_text()[-4000:] if log.exists() else ''
 
 
 def kill(pids):
-    """Kills ranks and their data workers, and waits for the ranks."""
+    """Kill ranks and their data workers, and waits for the ranks."""
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             try:
@@ -355,7 +355,7 @@ def kill(pids):
 
 
 def children(pid):
-    """Returns the data workers of a process."""
+    """Return the data workers of a process."""
     path = f'/proc/{pid}/task/{pid}/children'
     try:
         with open(path) as file:
@@ -365,7 +365,7 @@ def children(pid):
 
 
 def soak(folder, ranks, kills, seed=0, damage_every=5, single=False):
-    """Kills a training again and again.
+    """Kill a training again and again.
 
     Args:
         folder (Path): For everything; must exist.
@@ -400,7 +400,7 @@ def soak(folder, ranks, kills, seed=0, damage_every=5, single=False):
 
 
 def main():
-    """Runs the soak that the command line asks for."""
+    """Run the soak that the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--kills', type=int, default=50)
     parser.add_argument('--ranks', type=int, default=1)
