@@ -524,8 +524,7 @@ def get_host_group():
 def gather_objects(obj):
     """Bring one object of every process to rank 0, through host memory.
 
-    Every process must call it, with plain data and tensors: nobody can send
-    code.
+    Every process must call it, with plain data and tensors (never code).
 
     Returns:
         list | None: The objects in the order of ranks on rank 0, None on the

@@ -52,7 +52,9 @@ def part_faults(part):
     Returns:
         list[str]: One sentence for each fault.
     """
-    kind = part.settings['type']
+    kind = part.settings.get('type')
+    if kind is None:
+        return [f'{part.place} has no type']
     made = part.registry.get(kind) if isinstance(kind, str) else kind
     if made is None:
         known = sorted(part.registry.module_dict)
@@ -155,8 +157,6 @@ def _parts(cfg, training):
 def _model_parts(model):
     from mmpose.models.registry import BACKBONES, HEADS, LOSSES, POSENETS
 
-    if not isinstance(model.get('type'), str):
-        return
     yield Part('model', model, POSENETS, ())
     for registry, keys in (
         (BACKBONES, ('backbone',)),

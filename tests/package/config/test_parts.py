@@ -59,6 +59,14 @@ def test_a_wrong_part_is_named_with_the_nearest(override, message):
         check_parts(cfg, training=True)
 
 
+@pytest.mark.parametrize('kind', [None, 3, [1], {}])
+def test_a_model_of_no_type(kind):
+    cfg = load_config(LARGE)
+    cfg.model.type = kind
+    with pytest.raises(UserError, match='model.*type'):
+        check_parts(cfg, training=True)
+
+
 def test_an_evaluation_does_not_ask_for_the_optimizer():
     cfg = load_config(LARGE, [['optimizer.learning=1']])
     check_parts(cfg, training=False)
