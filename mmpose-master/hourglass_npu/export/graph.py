@@ -17,7 +17,6 @@ from onnx import helper
 from torch import nn
 
 from hourglass_npu.errors import UserError
-from hourglass_npu.files import read_json_lines
 from hourglass_npu.pose.backends import (
     OnnxNetwork,
     last_heatmaps,
@@ -25,6 +24,7 @@ from hourglass_npu.pose.backends import (
 )
 from hourglass_npu.pose.heatmaps import decode_heatmaps, merge_flipped, mirror
 from hourglass_npu.process import silence
+from hourglass_npu.reports.curves import read_log
 
 
 class WrongFile(UserError):
@@ -389,18 +389,12 @@ def training_result(checkpoint, meta):
         if type(meta.get(key)) is int and 0 <= meta[key] < 2**53
     }
     folder = os.path.dirname(os.path.realpath(checkpoint))
-    logs = []
-    with contextlib.suppress(OSError):
-        logs = sorted(
-            name for name in os.listdir(folder) if name.endswith('.log.json')
-        )
-    for name in logs:
-        with contextlib.suppress(UserError):
-            for entry in read_json_lines(os.path.join(folder, name)):
-                score = entry.get('PCKh')
-                same = entry.get('epoch') == result.get('epoch')
-                if same and isinstance(score, (int, float)):
-                    result['PCKh'] = score
+    with contextlib.suppress(UserError):  # there is no log
+        for entry in read_log(folder):
+            score = entry.get('PCKh')
+            same = entry['epoch'] == result.get('epoch')
+            if same and isinstance(score, (int, float)):
+                result['PCKh'] = score
     return result
 
 

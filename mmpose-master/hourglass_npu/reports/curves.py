@@ -34,6 +34,9 @@ PANELS = (
 
 MISSING = {'skipped_steps': 'no loss scaling, so no overflow'}
 
+NEEDED = {'mode', 'epoch', 'iter'}
+"""Keys of an entry of the log; others describe the environment."""
+
 
 def read_log(work_dir):
     """Read the logs of a work folder.
@@ -72,12 +75,11 @@ def _read_entries(path):
     entries = [
         entry
         for entry in read_json_lines(path)
-        if 'mode' in entry
+        if entry.keys() >= NEEDED
         and all(
             type(entry.get(key, 0)) is int and 0 <= entry.get(key, 0) < 2**53
             for key in ('epoch', 'iter', 'step')
         )
-        and {'epoch', 'iter'} <= set(entry)
     ]
     # mmcv's own log counts iterations within an epoch.
     longest = max((e['iter'] for e in entries), default=0)
