@@ -20,9 +20,10 @@ from ..parallel import is_module_wrapper
 from .checkpoint import load_checkpoint
 from .dist_utils import UserError, get_dist_info
 from .hooks import HOOKS, Hook, LoggerHook
+from .hooks.iter_timer import is_count, take_up
 from .hooks.optimizer import engine_of
 from .log_buffer import LogBuffer
-from .optimizer.builder import keep_form
+from .optimizer.builder import load_optimizer_state
 from .priority import get_priority
 from .utils import get_time_str
 
@@ -570,13 +571,20 @@ class BaseRunner(metaclass=ABCMeta):
                 f'{checkpoint} holds weights but not where its training '
                 'stood, so it cannot be resumed: load it with load_from'
             )
+        for key in ('epoch', 'iter'):
+            if not is_count(meta[key]):
+                raise UserError(
+                    f'{checkpoint}: meta.{key} is no number of {key}s done: '
+                    f'{str(meta[key])[:40]!r}'
+                )
         self._epoch = meta['epoch']
         self._iter = meta['iter']
         if resume_optimizer and 'optimizer' in state:
             self._restore_optimizer(state['optimizer'], checkpoint)
             engine = engine_of(self.optimizer)
             if engine is not None and 'amp' in state:
-                engine.load_state_dict(state['amp'])
+                what = f'{checkpoint}: its mixed-precision state'
+                take_up(what, engine.load_state_dict, state['amp'])
         self.logger.info('resumed epoch %d, iter %d', self.epoch, self.iter)
         return state
 
@@ -587,8 +595,9 @@ class BaseRunner(metaclass=ABCMeta):
                 f'{checkpoint} holds the state of an optimizer, but this '
                 'runner has none: give it one, or resume_optimizer=False'
             )
+        what = f"{checkpoint}: the optimizer's state"
         if not isinstance(self.optimizer, dict):
-            self.optimizer.load_state_dict(keep_form(self.optimizer, state))
+            take_up(what, load_optimizer_state, self.optimizer, state)
             return
         lacking = sorted(set(self.optimizer) - set(state))
         if lacking:
@@ -597,4 +606,4 @@ class BaseRunner(metaclass=ABCMeta):
                 f'{", ".join(lacking)}'
             )
         for name, optimizer in self.optimizer.items():
-            optimizer.load_state_dict(keep_form(optimizer, state[name]))
+            take_up(what, load_optimizer_state, optimizer, state[name])

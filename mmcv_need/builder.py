@@ -194,6 +194,71 @@ def keep_form(optimizer, state):
     return dict(state, param_groups=groups)
 
 
+def _is_like(value, own):
+    """Tell whether a saved setting can take the place of an optimizer's."""
+    if isinstance(own, (tuple, list)):
+        return len(value) == len(own) and all(
+            _is_like(v, o) and 0 <= v < 1 for v, o in zip(value, own)
+        )
+    if isinstance(own, (bool, type(None), str)):
+        return isinstance(value, (type(own), bool, type(None)))
+    return not isinstance(value, (bool, str)) and abs(value) < 2**63
+
+
+def _state_after_step(optimizer, group):
+    """Return what an optimizer keeps of a weight (2, 3); {} if unknown."""
+    weight = torch.nn.Parameter(torch.zeros(2, 3))
+    weight.grad = torch.zeros(2, 3)
+    settings = {k: group[k] for k in optimizer.defaults if k not in FORMS}
+    try:
+        trial = type(optimizer)([weight], **settings)
+        trial.step()
+    except Exception:  # it needs more, or another device
+        return {}
+    return trial.state[weight]
+
+
+def load_optimizer_state(optimizer, state):
+    """Load what :func:`keep_form` gives, if the next step can use it.
+
+    torch loads moments of any shape and settings of any kind, and fails in
+    the step.
+
+    Args:
+        optimizer (torch.optim.Optimizer): Gets the state.
+        state (dict): As from ``state_dict()``.
+
+    Raises:
+        Exception: It does not fit; of many kinds.
+    """
+    before = [dict(group) for group in optimizer.param_groups]
+    optimizer.load_state_dict(keep_form(optimizer, state))
+    for own, group in zip(before, optimizer.param_groups):
+        for key, value in group.items():
+            like = own.get(key, own.get(key.replace('initial_', '')))
+            if key != 'params' and not _is_like(value, like):
+                raise ValueError(f'{key} is {str(value)[:40]}')
+        lacking = sorted(set(own) - set(group))
+        if lacking:
+            raise ValueError(f'no {", ".join(lacking)}')
+        usual = _state_after_step(optimizer, group)
+        for weight in group['params']:
+            kept = optimizer.state.get(weight, {})
+            if not isinstance(kept, dict):
+                raise ValueError(f'the state of a weight is {kept!r:.40}')
+            for key, value in usual.items() if kept else ():
+                shape = getattr(value, 'shape', None)
+                found = kept[key]
+                if shape == (2, 3):
+                    sound = found.shape == weight.shape
+                elif value is None:
+                    sound = found is None or found.shape == weight.shape
+                else:
+                    sound = 0 <= float(found) < 2**53
+                if not sound:
+                    raise ValueError(f'{key} of a weight does not fit it')
+
+
 def build_optimizer(model, cfg):
     """Build an optimizer for a model.
 

@@ -11,10 +11,10 @@ Four things differ from mmcv 1.2.7:
 import contextlib
 import fcntl
 import glob
+import hashlib
 import io
 import os
 import os.path as osp
-import pickle
 import pkgutil
 import re
 import shutil
@@ -24,15 +24,13 @@ import types
 import uuid
 import warnings
 import zipfile
+import zlib
 from collections import OrderedDict
-from datetime import date, datetime, timedelta, timezone
-from datetime import time as time_of_day
 from importlib import import_module
 from tempfile import TemporaryDirectory
 from urllib.parse import urlparse
 
 import mmcv
-import numpy as np
 import torch
 from torch import distributed as dist
 from torch.optim import Optimizer
@@ -42,6 +40,7 @@ from ..fileio import load as load_file
 from ..parallel import is_module_wrapper
 from ..utils import mkdir_or_exist
 from .dist_utils import UserError, get_dist_info, get_host_group
+from .hooks.iter_timer import NotPlainError, Unpickler, check_extent, need
 from .hooks.optimizer import engine_of
 
 ENV_MMCV_HOME = 'MMCV_HOME'
@@ -89,6 +88,10 @@ def _get_mmcv_home():
 # Reading a file without running code --------------------------------------
 
 
+_MOST_BYTES = 2**37
+"""Of a checkpoint: more than any training has."""
+
+
 class _Trust:
     """Whether checkpoints may run code in this process."""
 
@@ -106,174 +109,108 @@ def trust_checkpoints(trust=True):
     _Trust.given = bool(trust)
 
 
-class _NumpyDtype:
-    """Stands for ``numpy.dtype`` in a checkpoint: plain numbers only.
+def _open_archive(file):
+    """Check a zip archive: its form, and each record by its checksum.
 
-    A real dtype must not be restored: flags in its ``__setstate__`` make
-    numpy follow pointers out of the file. ``code`` is kind and bytes, such as
-    ``f8``; the other arguments have no meaning here.
-    """
-
-    def __init__(self, code, align=False, copy=False):
-        if not re.fullmatch(r'[biufc]\d+', code):
-            raise pickle.UnpicklingError(f'numpy dtype {code!r}')
-        self.dtype = np.dtype(code)
-
-    def __setstate__(self, state):
-        """Take over the byte order, the only state that numbers have."""
-        version, order, *rest = state
-        if version != 3 or rest != [None, None, None, -1, -1, 0]:
-            raise pickle.UnpicklingError(f'numpy dtype with state {state!r}')
-        self.dtype = self.dtype.newbyteorder(order)
-
-
-class _NumpyArray(np.ndarray):
-    """Stands for ``numpy.ndarray``; empty until its state comes."""
-
-    def __new__(cls, *unused):
-        return super().__new__(cls, 0, np.bool_)
-
-    def __setstate__(self, state):
-        version, shape, dtype, is_fortran, data = state
-        super().__setstate__((version, shape, dtype.dtype, is_fortran, data))
-
-    def __reduce__(self):
-        return self.view(np.ndarray).__reduce__()
-
-
-def _numpy_scalar(dtype, data):
-    """Stand for numpy's ``scalar``."""
-    (value,) = np.frombuffer(data, dtype.dtype)
-    return value
-
-
-def _latin1_bytes(text, encoding):
-    """Stand for ``_codecs.encode``, which takes any codec, even unpacking.
-
-    Pickle protocol 2 writes bytes by it.
-    """
-    if encoding != 'latin1':
-        raise pickle.UnpicklingError(f'bytes encoded as {encoding!r}')
-    return text.encode('latin1')
-
-
-def _plain_globals():
-    """List what a checkpoint may name apart from torch's own.
+    torch writes a CRC-32 of every record, but does not compare it when
+    reading. So any checkpoint can be checked without a second file. Only files
+    of torch before 1.6 have no checksums.
 
     Returns:
-        dict[str, callable]: By the full name in the file. All are free of
-        effects whatever the arguments.
+        tuple: torch's reader of the archive, and the bytes of each record by
+        name (dict[str, int]).
+
+    Raises:
+        ValueError: A record is damaged, or not as torch writes it: packed or
+            there twice.
     """
-    known = {
-        'collections.OrderedDict': OrderedDict,
-        '_codecs.encode': _latin1_bytes,
-        'numpy.ndarray': _NumpyArray,
-        'numpy.dtype': _NumpyDtype,
-    }
-    # The module moved in numpy 2.
-    for module in ('numpy.core.multiarray', 'numpy._core.multiarray'):
-        known[module + '.scalar'] = _numpy_scalar
-        known[module + '._reconstruct'] = _NumpyArray
-    for builtin in (set, frozenset, bytearray, complex):
-        known['builtins.' + builtin.__name__] = builtin
-    for moment in (date, datetime, time_of_day, timedelta, timezone):
-        known['datetime.' + moment.__name__] = moment
-    return known
-
-
-def _torch_globals():
-    """List what torch itself writes for tensors, as in :func:`_plain_globals`.
-
-    Only for a torch whose own safe loader is not used.
-    """
-    known = {
-        'torch.Size': torch.Size,
-        'torch.device': torch.device,
-        'torch.nn.parameter.Parameter': torch.nn.Parameter,
-    }
-    for kind in ('tensor', 'tensor_v2', 'parameter'):
-        name = '_rebuild_' + kind
-        known['torch._utils.' + name] = getattr(torch._utils, name)
-    for storage in torch._storage_classes:
-        known[f'{storage.__module__}.{storage.__name__}'] = storage
-    for name, member in vars(torch).items():
-        if isinstance(member, torch.dtype):
-            known['torch.' + name] = member
-    return known
-
-
-# The unpickler in Python, because the fast one does not let BUILD be watched.
-# The numbers of tensors do not go through it, so the speed is enough.
-class _Unpickler(pickle._Unpickler):
-    """Unpickler that makes nothing but plain data and tensors."""
-
-    dispatch = dict(pickle._Unpickler.dispatch)
-    allowed = dict(_plain_globals(), **_torch_globals())
-    buildable = (
-        OrderedDict,
-        torch.Tensor,
-        torch.nn.Parameter,
-        _NumpyArray,
-        _NumpyDtype,
-    )
-
-    def find_class(self, module, name):
-        """Return an allowed object; names of Python 2 mean those of 3."""
-        module = {'__builtin__': 'builtins'}.get(module, module)
-        try:
-            return self.allowed[f'{module}.{name}']
-        except KeyError:
-            raise pickle.UnpicklingError(f'GLOBAL {module}.{name}') from None
-
-    def load_build(self):
-        """Give an object its state; never a class or a function."""
-        kind = type(self.stack[-2])
-        if kind not in self.buildable:
-            raise pickle.UnpicklingError(f'state for a {kind.__name__}')
-        super().load_build()
-
-    dispatch[pickle.BUILD[0]] = load_build
-
-
-def _load_pickle(file, **kwargs):
-    return _Unpickler(file, **kwargs).load()
-
-
-# What torch.load asks of a ``pickle_module``.
-_safe_pickle = types.SimpleNamespace(
-    __name__='safe_pickle', Unpickler=_Unpickler, load=_load_pickle
-)
+    with zipfile.ZipFile(file) as archive:
+        listed = archive.infolist()
+    records = {r.filename.partition('/')[2]: r for r in listed}
+    packed = any(record.compress_type for record in listed)
+    size = sum(record.file_size for record in listed)
+    sound = len(records) == len(listed) and not packed
+    need(sound and size <= file.seek(0, 2), 'not as torch writes it')
+    # All are 0 where checksums were turned off, which torch allows.
+    summed = any(record.CRC for record in listed)
+    file.seek(0)
+    reader = torch._C.PyTorchFileReader(file)
+    need(set(reader.get_all_records()) == set(records), 'its records')
+    for name, record in records.items():
+        content = reader.get_record(name)
+        same = not summed or zlib.crc32(content) == record.CRC
+        same &= len(content) == record.file_size
+        need(same, f'{name} does not match its checksum')
+    return reader, {name: r.file_size for name, r in records.items()}
 
 
 def _load_safely(file, map_location):
     """Unpickle an open checkpoint, plain data and tensors only.
 
-    ``weights_only`` of torch before 2.6 has no allow-list by name, and can be
-    circumvented (CVE-2025-32434); there our own unpickler does it.
+    torch's own ``weights_only`` is not used: before 2.6 it can be circumvented
+    (CVE-2025-32434), and later ones still take a file of the older format
+    that brings no numbers for its storages.
+
+    Args:
+        file (io.BufferedIOBase): At its start.
+        map_location (Any): Same as for :func:`torch.load`.
+
+    Returns:
+        Any: What was saved.
+
+    Raises:
+        Exception: It cannot be read; of many kinds.
     """
-    if _TORCH >= (2, 6):
-        known = [(value, name) for name, value in _plain_globals().items()]
-        with torch.serialization.safe_globals(known):
-            return torch.load(
-                file, map_location=map_location, weights_only=True
-            )
-    if file.read(2) == b'PK':
-        file.seek(0)
-        records = torch._C.PyTorchFileReader(file).get_all_records()
-        # torch.load would hand TorchScript to its compiler.
-        if 'constants.pkl' in records:
-            raise pickle.UnpicklingError('a TorchScript program')
-    file.seek(0)
-    unsafe = {} if _TORCH < (1, 13) else dict(weights_only=False)
-    return torch.load(
-        file, map_location=map_location, pickle_module=_safe_pickle, **unsafe
+    torchs = torch.serialization
+    if _is_archive(file):
+        reader, records = _open_archive(file)
+        size = records['data.pkl']
+    else:
+        reader = records = None
+        size = file.seek(0, 2)
+    limits = dict(
+        records=records,
+        storages={},
+        left=file.seek(0, 2),
+        work=10 * size + 10**6,
     )
+    kind = type('Unpickler', (Unpickler,), limits)
+    parts = []
+
+    def load(part, **kwargs):
+        parts.append(kind(part, **kwargs).load())
+        if len(parts) == 4:  # the last: which storages follow
+            same = sorted(parts[3]) == sorted(limits['storages'])
+            need(type(parts[3]) is list and same, 'other storages follow')
+        return parts[-1]
+
+    module = types.SimpleNamespace(Unpickler=kind, load=load)
+    if reader is not None:
+        content = torchs._load(reader, map_location, module, encoding='utf-8')
+    else:
+        file.seek(0)
+        # From memory, because torch would take a file for a tar archive.
+        content = torchs._legacy_load(
+            io.BytesIO(file.read()), map_location, module, encoding='utf-8'
+        )
+    check_extent((content,))
+    return content
 
 
 def _load_trusted(file, map_location):
     """Unpickle an open checkpoint with everything that it names."""
+    if _is_archive(file):
+        _open_archive(file)
+        file.seek(0)
     unsafe = {} if _TORCH < (1, 13) else dict(weights_only=False)
     return torch.load(file, map_location=map_location, **unsafe)
+
+
+def _is_archive(file):
+    """Tell a zip archive from a pickle (torch before 1.6)."""
+    start = file.read(2)
+    file.seek(0)
+    return start == b'PK'
 
 
 def _read_checkpoint(source, map_location, name=None):
@@ -295,78 +232,72 @@ def _read_checkpoint(source, map_location, name=None):
     name = name or source
     opened = open(source, 'rb') if isinstance(source, str) else source
     with opened as file:
-        _check_content(file, name)
-        trusted = _Trust.given
-        load = _load_trusted if trusted else _load_safely
+        start = file.read(2)
+        size = file.seek(0, 2)
+        file.seek(0)
+        if not start:
+            raise UserError(f'{name} is empty: no checkpoint in it')
+        # The tar archives of torch before 0.1.10 are not read any more.
+        if start != b'PK' and start[:1] != b'\x80':
+            raise UserError(f'{name} is not a checkpoint')
+        if size > _MOST_BYTES:
+            raise UserError(f'{name} is too large for a checkpoint: {size} B')
+        load = _load_trusted if _Trust.given else _load_safely
         try:
             return load(file, map_location)
         except Exception as error:  # torch raises many kinds at bad files
-            raise UserError(_explain(name, error, trusted)) from error
+            raise UserError(_explain(name, error)) from error
 
 
-def _check_content(file, name):
-    """Refuse an open file that is no checkpoint, or not a whole one.
-
-    torch writes a CRC-32 of every record into its zip archives, but does not
-    compare it when reading. So any checkpoint can be checked without a second
-    file. Only files of torch before 1.6 have no checksums.
-
-    Args:
-        file (io.BufferedIOBase): At its start, where it is left.
-        name (str): What messages call it.
-
-    Raises:
-        UserError: It is empty, something else, or damaged.
-    """
-    start = file.read(2)
-    file.seek(0)
-    # A zip archive, or a pickle of protocol 2 and up (torch before 1.6).
-    # The tar archives of torch before 0.1.10 are not read any more.
-    if not start:
-        raise UserError(f'{name} is empty: no checkpoint in it')
-    if start != b'PK' and start[:1] != b'\x80':
-        raise UserError(f'{name} is not a checkpoint')
-    if start != b'PK':
-        return
-    try:
-        with zipfile.ZipFile(file) as archive:
-            # All are 0 where checksums were turned off, which torch allows.
-            summed = any(record.CRC for record in archive.infolist())
-            damaged = archive.testzip() if summed else None
-    except Exception as error:
-        # Damaged headers lead to exceptions of many kinds.
-        raise UserError(_explain(name, error, trusted=True)) from error
-    if damaged is not None:
-        raise UserError(
-            f'{name} is damaged: {damaged} does not match its checksum'
-        )
-    file.seek(0)
-
-
-def _explain(name, error, trusted):
+def _explain(name, error):
     """Say in one sentence or two why a checkpoint could not be read."""
-    reason = str(error).strip() or type(error).__name__
-    # Without torch's long advice, which is not for our users.
-    detail = re.search(r'WeightsUnpickler error:\s*(.+)', reason)
-    detail = (detail.group(1) if detail else reason).splitlines()[0]
-    found = re.search(r'GLOBAL (\S+)', reason)
-    if found and not trusted:
-        problem = (
-            f'{name} was not loaded: it names {found.group(1)}, which is not '
-            'plain data and could run code on this machine.'
-        )
-    else:
-        problem = (
+    reason = str(error).strip()[:2000] or type(error).__name__
+    reason = reason.splitlines()[0][:200]
+    if not isinstance(error, NotPlainError):
+        return (
             f'{name} cannot be read; it may be damaged or incomplete '
-            f'({detail}).'
+            f'({reason}).'
         )
-        if trusted or not isinstance(error, pickle.UnpicklingError):
-            return problem
     return (
-        f'{problem} If you trust its source, give the option '
+        f'{name} was not loaded: {reason}, which is not plain data and could '
+        'run code on this machine. If you trust its source, give the option '
         '--trust-checkpoint, or call mmcv.runner.checkpoint.trust_checkpoints'
         '(): the file may then do anything that you may do.'
     )
+
+
+def pack(content):
+    """Return plain data and tensors as bytes (uint8 Tensor) for a process.
+
+    In the older format, because its end shows: more bytes may follow.
+    """
+    sink = io.BytesIO()
+    torch.save(content, sink, _use_new_zipfile_serialization=False)
+    packed = torch.empty(sink.tell(), dtype=torch.uint8)
+    packed.numpy().data[:] = sink.getbuffer()
+    return packed
+
+
+def unpack(packed):
+    """Return what :func:`pack` got; whatever the bytes, no code runs."""
+    try:
+        return _load_safely(io.BytesIO(packed.numpy()), 'cpu')
+    except NotPlainError as error:
+        raise UserError(
+            f'what processes give to each other must be plain, but {error}'
+        ) from error
+
+
+def gather_plain(content, rank, world_size):
+    """Do the work of :func:`gather_objects`."""
+    packed, group = pack(content), get_host_group()
+    size = torch.tensor([len(packed)])
+    dist.all_reduce(size, dist.ReduceOp.MAX, group=group)
+    own = torch.zeros(int(size), dtype=torch.uint8)
+    own[: len(packed)] = packed
+    parts = [torch.empty_like(own) for _ in range(world_size)]
+    dist.gather(own, None if rank else parts, dst=0, group=group)
+    return None if rank else [unpack(part) for part in parts]
 
 
 # Finding a checkpoint: local files and URL schemes ------------------------
@@ -589,6 +520,14 @@ def _promised_hash(name):
     return found.group(1) if found and not found.group(1).isdigit() else None
 
 
+def _sha256(path):
+    digest = hashlib.sha256()
+    with open(path, 'rb') as file:
+        for block in iter(lambda: file.read(2**20), b''):
+            digest.update(block)
+    return digest.hexdigest()
+
+
 def _download(url, folder):
     """Bring a file into torch's cache unless it is there.
 
@@ -609,16 +548,26 @@ def _download(url, folder):
     if not name:
         raise UserError(f'{url} names no file')
     folder = folder or osp.join(torch.hub.get_dir(), 'checkpoints')
+    promise = _promised_hash(name)
+    if promise is None:
+        # Other addresses have files of the same name.
+        name = f'{hashlib.sha256(url.encode()).hexdigest()[:12]}_{name}'
     path = osp.join(folder, name)
+    if promise and osp.isfile(path) and not _sha256(path).startswith(promise):
+        raise UserError(
+            f'{path} is not the file that its name promises (SHA-256): remove '
+            f'it to have it downloaded again from {url}'
+        )
     if not osp.exists(path):
         mkdir_or_exist(folder)
         sys.stderr.write(f'Downloading {url} to {path}\n')
         try:
             # Writes beside the name and renames, so others see it whole.
-            torch.hub.download_url_to_file(url, path, _promised_hash(name))
+            torch.hub.download_url_to_file(url, path, promise)
         except OSError as error:
             raise DownloadError(
-                f'{url} was not downloaded: {error}'
+                f'{url} was not downloaded: {error}. A file at {path} would '
+                'be taken instead'
             ) from error
         except RuntimeError as error:
             raise UserError(

@@ -524,7 +524,7 @@ def get_host_group():
 def gather_objects(obj):
     """Bring one object of every process to rank 0, through host memory.
 
-    Every process must call it, with anything that pickles.
+    Every process must call it, with plain data and tensors (never code).
 
     Returns:
         list | None: The objects in the order of ranks on rank 0, None on the
@@ -533,9 +533,9 @@ def gather_objects(obj):
     rank, world_size = get_dist_info()
     if world_size == 1:
         return [obj]
-    gathered = [None] * world_size if rank == 0 else None
-    dist.gather_object(obj, gathered, dst=0, group=get_host_group())
-    return gathered
+    from .checkpoint import gather_plain  # which imports this module
+
+    return gather_plain(obj, rank, world_size)
 
 
 def allreduce_params(params, coalesce=True, bucket_size_mb=-1):

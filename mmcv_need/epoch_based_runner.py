@@ -11,73 +11,64 @@ A run that is stopped and resumed ends to the bit like one without a stop: see
 """
 
 import os.path as osp
-import random
 import warnings
 from itertools import islice
 
 import mmcv
-import numpy as np
 import torch
 
 from .base_runner import BaseRunner
 from .builder import RUNNERS
 from .checkpoint import link_checkpoint, save_checkpoint
-from .dist_utils import (
-    UserError,
-    accelerator_in_use,
-    gather_objects,
-    synchronize,
-)
+from .dist_utils import UserError, gather_objects, synchronize
 from .hooks import IterTimerHook
-from .hooks.iter_timer import give_states, states_of
-from .hooks.optimizer import amid_step, engine_of
-from .utils import get_host_info
+from .hooks.iter_timer import (
+    get_random_state,
+    is_count,
+    need,
+    set_random_state,
+    take_up,
+)
+from .hooks.optimizer import amid_step, engine_of, give_states, states_of
 
 _POINT_KEYS = {'batches_done', 'setup', 'random', 'hooks'}
-_NUMPY_KEYS = ('position', 'has_gauss', 'cached_gaussian')
 
 
-def get_random_state():
-    """Return the state of every random generator of this process.
-
-    Returns:
-        dict: ``python``, ``numpy``, ``torch`` (the CPU's) and, by its kind,
-        that of the device in use. Only numbers and tensors on the CPU, so
-        that a checkpoint can hold it.
-    """
-    version, words, gauss = random.getstate()
-    _, keys, *rest = np.random.get_state()
-    state = dict(
-        python=dict(version=version, words=torch.tensor(words), gauss=gauss),
-        numpy=dict(
-            zip(_NUMPY_KEYS, rest),
-            keys=torch.from_numpy(keys.astype(np.int64)),
-        ),
-        torch=torch.get_rng_state(),
-    )
-    kind, accelerator = accelerator_in_use()
-    if hasattr(accelerator, 'get_rng_state'):
-        state[kind] = accelerator.get_rng_state()
-    return state
-
-
-def set_random_state(state):
-    """Restore the random generators of this process.
+def check_point(point, name, rank):
+    """Refuse a section ``resume`` that no run can go on from.
 
     Args:
-        state (dict): From :func:`get_random_state`. A device's part counts
-            only if the device in use is of the same kind.
+        point (dict): The section.
+        name (str): What messages call the checkpoint.
+        rank (int): Whose random states are tried out.
+
+    Raises:
+        UserError: It is spoilt.
     """
-    python, numpy = state['python'], state['numpy']
-    words = tuple(python['words'].tolist())
-    random.setstate((python['version'], words, python['gauss']))
-    keys = numpy['keys'].numpy().astype(np.uint32)
-    rest = [numpy[key] for key in _NUMPY_KEYS]
-    np.random.set_state(('MT19937', keys, *rest))
-    torch.set_rng_state(state['torch'])
-    kind, accelerator = accelerator_in_use()
-    if kind in state and hasattr(accelerator, 'set_rng_state'):
-        accelerator.set_rng_state(state[kind])
+
+    def check():
+        setup, states = point['setup'], point['random']
+        need(is_count(point['batches_done']), 'batches_done')
+        plain = (int, float, str, type(None))
+        known = all(isinstance(value, plain) for value in setup.values())
+        need(known and is_count(setup['ranks']), 'setup')
+        sizes = setup['samples_per_gpu'], setup['iterations_per_epoch']
+        need(all(s is None or is_count(s) for s in sizes), 'setup')
+        need(isinstance(point['hooks'], dict), 'hooks')
+        if states is None:
+            return
+        need(len(states) == setup['ranks'], 'random states of the ranks')
+        need(states[0].keys() >= {'now'}, 'random states')
+        if point['batches_done']:
+            need(all('epoch_start' in s for s in states), 'random states')
+        before = get_random_state()
+        try:
+            for state in states[rank].values() if rank < len(states) else ():
+                set_random_state(state)
+        finally:
+            set_random_state(before)
+
+    take_up(f'{name}: its section resume', check)
 
 
 class _RestOfEpoch:
@@ -337,8 +328,7 @@ class EpochBasedRunner(BaseRunner):
             self._fit_point(data_loader)
 
         self.logger.info(
-            'Start running, host: %s, work_dir: %s',
-            get_host_info(),
+            'Start running, work_dir: %s',
             self.work_dir or 'NONE',
         )
         self.logger.info(
@@ -438,6 +428,7 @@ class EpochBasedRunner(BaseRunner):
         point = state.get('resume')
         self._point = None
         if isinstance(point, dict) and _POINT_KEYS <= set(point):
+            check_point(point, checkpoint, self.rank)
             self._point = dict(point)
             if self._runs:  # a hook has called this, as EMA's does
                 self._give_states_to_hooks()

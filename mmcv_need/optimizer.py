@@ -4,18 +4,25 @@ The plain hook and mmcv's own mixed precision, as in mmcv 1.2.7, and a hook
 for mixed precision O2. All three run the same small methods in sequence, so
 that a hook for another precision replaces only those that differ.
 
+What a checkpoint holds of all hooks, their states, is here, too, because it
+belongs to hooks and no file may be added.
+
 The engine of O2 is an attribute of the optimizer, ``amp_engine``: nothing is
 imported for it here.
 """
 
 import copy
+import inspect
+import io
 from collections import defaultdict
 
+import torch
 from torch.nn.utils import clip_grad
 
 from ..dist_utils import UserError, allreduce_grads
 from ..fp16_utils import LossScaler, wrap_fp16_model
 from .hook import HOOKS, Hook
+from .iter_timer import take_up
 
 
 def engine_of(optimizer):
@@ -310,3 +317,94 @@ def _iterations_left(runner):
     if runner.max_epochs is None:
         return runner.max_iters - runner.iter
     return len(runner.data_loader) - runner.inner_iter
+
+
+# States of hooks in checkpoints -------------------------------------------
+
+
+def states_of(hooks, logger):
+    """Return the states of hooks that have one that can be saved.
+
+    Args:
+        hooks (Iterable[Hook]): Those with a method ``state_dict`` that needs
+            no argument have a state.
+        logger (logging.Logger): Told, once for each hook, what is left out:
+            what cannot be pickled, or would not be loaded again.
+
+    Returns:
+        dict: By class, and its number from the second of a class on.
+    """
+    # Not at the top: checkpoint.py imports hooks.
+    from ..checkpoint import _load_safely
+
+    states = {}
+    for key, hook in _keys_of(hooks):
+        try:
+            if not _takes(getattr(hook, 'state_dict', None), 0):
+                continue
+            state = hook.state_dict()
+            sink = io.BytesIO()
+            torch.save(_outline(state), sink)
+            sink.seek(0)
+            _load_safely(sink, 'cpu')
+        except Exception as error:  # of the hook, of pickle, of torch
+            if not vars(hook).get('_state_is_left_out'):
+                hook._state_is_left_out = True
+                reason = str(error).strip().split('\n')[0][:200]
+                logger.warning(
+                    'The state of %s is in no checkpoint, because it could '
+                    'not be loaded again: plain data and tensors can (%s: %s)',
+                    key,
+                    type(error).__name__,
+                    reason,
+                )
+        else:
+            states[key] = state
+    return states
+
+
+def give_states(hooks, states):
+    """Give hooks what :func:`states_of` returned.
+
+    Args:
+        hooks (Iterable[Hook]): Those with a method ``load_state_dict`` that
+            takes one argument get theirs.
+        states (dict): By class and number.
+    """
+    for key, hook in _keys_of(hooks):
+        load = getattr(hook, 'load_state_dict', None)
+        if key in states and _takes(load, 1):
+            take_up(f'the state of {key} in the checkpoint', load, states[key])
+
+
+def _keys_of(hooks):
+    """Pair hooks with their names in a checkpoint: class, and its count."""
+    counts = {}
+    for hook in hooks:
+        name = type(hook).__name__
+        counts[name] = counts.get(name, 0) + 1
+        yield name if counts[name] == 1 else f'{name} {counts[name]}', hook
+
+
+def _takes(method, count):
+    """Tell whether a hook's method can be called with so many arguments."""
+    if not callable(method):
+        return False
+    try:
+        inspect.signature(method).bind(*[None] * count)
+    except TypeError:
+        return False
+    except ValueError:  # of C: it does not say
+        pass
+    return True
+
+
+def _outline(state):
+    """Return a state with small tensors in place of its own."""
+    if isinstance(state, torch.Tensor):
+        return torch.zeros((), dtype=state.dtype)
+    if type(state) is dict:
+        return {key: _outline(value) for key, value in state.items()}
+    if type(state) in (list, tuple):
+        return type(state)(_outline(value) for value in state)
+    return state

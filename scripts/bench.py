@@ -11,7 +11,6 @@ Examples:
 """
 
 import argparse
-import json
 import os
 import sys
 import tempfile
@@ -69,7 +68,7 @@ def parse(arguments=None):
         help="a data set in MPII's form (default: pictures of 1280x720, "
         'drawn for the run)',
     )
-    add('--json', type=Path, metavar='FILE', help='write all numbers')
+    add('--json', metavar='FILE', help='write all numbers')
     args = parser.parse_args(arguments)
     unknown = [name for name in args.areas if name not in AREAS]
     if unknown:
@@ -82,6 +81,8 @@ def parse(arguments=None):
         if args.data and not (args.data / name).exists():
             parser.error(f'--data {args.data}: there is no {name} in it')
     args.areas = args.areas or default
+    if args.json:
+        bundle.check_output(args.json, ['.json'])
     return args
 
 
@@ -160,7 +161,7 @@ def main(arguments=None):
             result['areas'][area] = rows
             result['fixes'] = fixes or result['fixes']
     if args.json:
-        args.json.write_text(json.dumps(result, indent=1) + '\n')
+        bundle.write_json(args.json, result, indent=1)
     print(report.render(result), end='')
 
 

@@ -93,12 +93,13 @@ def _read_annotations(folder, name, sizes):
     """
     try:
         path = folder / 'annotations' / name
-        with open(path, encoding='utf-8-sig') as stream:
-            people = json.load(stream)
+        if not path.is_file() or path.stat().st_size > GB:
+            raise OSError(f'{path} is no file')
+        people = json.loads(path.read_text(encoding='utf-8-sig'))
         images = sorted({person['image'] for person in people})
     except OSError:
         return 0, [], f'annotations/{name} is missing or cannot be read'
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         return 0, [], f'annotations/{name} is not what mmpose publishes'
     return len(people), [i for i in images if not sizes.get(i)], None
 

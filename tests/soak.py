@@ -1,10 +1,12 @@
 """Kill trainings at random moments, and sees that nothing is lost.
 
     python tests/soak.py --kills 30 --ranks 1
-    python tests/soak.py --kills 30 --ranks 3
+    python tests/soak.py --kills 30 --ranks 3 --single
 
 A training of a tiny network is started, killed with ``kill -9`` (all its
-processes at once, as when a machine goes down), and started again with
+processes at once, as when a machine goes down; with ``--single``, mostly one
+of them: what stands for its launcher, after which the ranks must end by
+themselves, one rank, or a data worker), and started again with
 ``--resume-from auto``, over and over. The moment is drawn anew for each life:
 while it starts, trains, writes a checkpoint, or evaluates. After some kills
 the latest checkpoint is damaged, too. Seen to is that
@@ -23,6 +25,7 @@ takes about a second. Everything else is what train.py does by itself.
 
 import argparse
 import collections
+import contextlib
 import os
 import random
 import re
@@ -41,6 +44,9 @@ import torch  # noqa: E402
 from calling import command  # noqa: E402
 from mpii_data import write_mpii, write_tiny_config  # noqa: E402
 
+from hourglass_npu.errors import run  # noqa: E402
+from hourglass_npu.lifetime import LAUNCHERS, identify  # noqa: E402
+
 EPOCH = 4  # iterations
 INTERVAL = 3  # iterations from one checkpoint to the next
 MORE = f"""
@@ -49,6 +55,7 @@ log_config = dict(interval=1)
 # Three ranks, too, add up in one order then.
 find_unused_parameters = True
 """
+VICTIMS = ('all', 'launcher', 'rank', 'worker')
 PHASES = ('starting', 'training', 'saving', 'evaluating')
 DAMAGES = ('truncated', 'empty', 'flipped', 'half')
 LONGEST = 120  # seconds for anything; a life that takes longer hangs
@@ -65,10 +72,13 @@ class Soak:
         folder (Path): For everything.
         ranks (int): Processes that train together.
         seed (int): Of the moments.
+        single (bool): Whether to kill single processes, too.
     """
 
-    def __init__(self, folder, ranks, seed=0):
+    def __init__(self, folder, ranks, seed=0, single=False):
         self.folder = folder
+        self.single = single
+        self.launcher = None
         self.work = folder / 'work'
         self.ranks = ranks
         self.random = random.Random(seed)
@@ -103,6 +113,13 @@ class Soak:
             probe.bind(('127.0.0.1', 0))
             port = probe.getsockname()[1]
         pids = []
+        if self.launcher is not None:
+            kill([self.launcher])
+        self.launcher = os.fork()
+        if not self.launcher:
+            os.setsid()
+            signal.pause()
+        self.environment[LAUNCHERS] = identify(self.launcher)
         for rank in range(self.ranks):
             pid = os.fork()
             if not pid:
@@ -129,7 +146,7 @@ class Soak:
                     MASTER_PORT=str(port),
                 )
             sys.argv = arguments
-            self.main()
+            run(self.main)
             sys.stdout.flush()
             os._exit(0)
         except BaseException:
@@ -167,13 +184,43 @@ class Soak:
             else:
                 time.sleep(self.random.uniform(0, 0.2))
         saving = bool(list(self.work.glob('.*.tmp')))
-        kill(pids)
+        self._kill_some(pids, log)
         if saving:
             phase = 'saving'
         elif phase == 'saving' or not iterations(log):
             phase = 'training' if iterations(log) else 'starting'
         self.counts[phase] += 1
         self._check_life(log)
+
+    def _kill_some(self, pids, log):
+        """Kill one process or all; nothing is left of them afterwards."""
+        victim = self.random.choice(VICTIMS) if self.single else 'all'
+        workers = children(pids[-1])
+        if victim == 'worker' and not workers:
+            victim = 'rank'
+        if victim == 'launcher':
+            os.kill(self.launcher, signal.SIGKILL)
+            self._wait(pids, log, victim)
+        elif victim == 'worker':
+            os.kill(self.random.choice(workers), signal.SIGKILL)
+            self._wait(pids, log, victim)
+        elif victim == 'rank':
+            os.kill(self.random.choice(pids), signal.SIGKILL)
+            time.sleep(self.random.uniform(0, 0.5))
+        kill(pids)
+        if self.single:
+            self.counts[f'victim: {victim}'] += 1
+
+    def _wait(self, pids, log, victim):
+        """Wait until the ranks have ended by themselves."""
+        end = time.monotonic() + 60
+        left = set(pids)
+        while left:
+            left -= {p for p in left if os.waitpid(p, os.WNOHANG)[0]}
+            if time.monotonic() > end:
+                kill(pids)
+                raise Lost(f'lives on without its {victim}:\n{tail(log)}')
+            time.sleep(0.01)
 
     def _check_alive(self, pids, log, end):
         for pid in pids:
@@ -295,10 +342,11 @@ def tail(log):
 def kill(pids):
     """Kill ranks and their data workers, and waits for the ranks."""
     for pid in pids:
-        try:
-            os.killpg(pid, signal.SIGKILL)
-        except ProcessLookupError:  # not yet in a session of its own
-            os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            try:
+                os.killpg(pid, signal.SIGKILL)
+            except ProcessLookupError:  # not yet in a session of its own
+                os.kill(pid, signal.SIGKILL)
     for pid in pids:
         try:
             os.waitpid(pid, 0)
@@ -306,7 +354,17 @@ def kill(pids):
             pass
 
 
-def soak(folder, ranks, kills, seed=0, damage_every=5):
+def children(pid):
+    """Return the data workers of a process."""
+    path = f'/proc/{pid}/task/{pid}/children'
+    try:
+        with open(path) as file:
+            return [int(child) for child in file.read().split()]
+    except OSError:
+        return []
+
+
+def soak(folder, ranks, kills, seed=0, damage_every=5, single=False):
     """Kill a training again and again.
 
     Args:
@@ -315,6 +373,7 @@ def soak(folder, ranks, kills, seed=0, damage_every=5):
         kills (int): How often.
         seed (int): Of the moments.
         damage_every (int): Kills from one damaged checkpoint to the next.
+        single (bool): Whether to kill single processes, too.
 
     Returns:
         dict: Counts by phase and kind of damage, and ``iterations``.
@@ -323,20 +382,21 @@ def soak(folder, ranks, kills, seed=0, damage_every=5):
         Lost: Something was.
     """
     shared = set(os.listdir('/dev/shm'))
-    run = Soak(folder, ranks, seed)
+    job = Soak(folder, ranks, seed, single)
     for number in range(1, kills + 1):
-        run.kill_once()
+        job.kill_once()
         if number % damage_every == 0:
-            run.damage()
-    total = run.finish()
+            job.damage()
+    total = job.finish()
+    kill([job.launcher])
     ours = [
         name
         for name in set(os.listdir('/dev/shm')) - shared
-        if name.startswith('torch_') and name.split('_')[1] in run.pids
+        if name.startswith('torch_') and name.split('_')[1] in job.pids
     ]
     if ours:
         raise Lost(f'left in shared memory: {ours}')
-    return dict(run.counts, iterations=total, kills=kills)
+    return dict(job.counts, iterations=total, kills=kills)
 
 
 def main():
@@ -345,11 +405,16 @@ def main():
     parser.add_argument('--kills', type=int, default=50)
     parser.add_argument('--ranks', type=int, default=1)
     parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument(
+        '--single', action='store_true', help='kill single processes, too'
+    )
     args = parser.parse_args()
     begun = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix='soak'))
     try:
-        counts = soak(folder, args.ranks, args.kills, args.seed)
+        counts = soak(
+            folder, args.ranks, args.kills, args.seed, single=args.single
+        )
     except Lost as lost:
         print(f'LOST (all is kept in {folder}): {lost}')
         return 1

@@ -6,7 +6,12 @@ import sys
 import time
 
 from hourglass_npu.errors import UserError
-from hourglass_npu.files import make_folder, write_json
+from hourglass_npu.files import (
+    check_output,
+    is_stream,
+    make_folder,
+    write_json,
+)
 from hourglass_npu.options import apply_speed, apply_trust, check_speed_options
 from hourglass_npu.paths import DEMO_PEOPLE, DEMO_PICTURE
 from hourglass_npu.pose import boxes, decode, draw, geometry
@@ -63,6 +68,12 @@ def run(args):
         if len(outputs) == 1:
             read_picture(next(iter(outputs)))
     json_path = _json_path(args.json, list(outputs.values()))
+    named = (args.config, args.checkpoint, args.onnx, args.bbox_file)
+    inputs = [*outputs, *filter(None, named)]
+    for output in outputs.values():
+        check_output(output, inputs=inputs)
+    if json_path is not None:
+        check_output(json_path, ['.json'], inputs)
     network = _network(args)
     finder = _Finder(args, network.settings.image_size)
     print(f'model: {network.place}')
@@ -234,7 +245,7 @@ def _outputs(paths, out):
     Returns:
         dict[str, str]: Path of a picture to path of its result.
     """
-    if out and out.lower().endswith(PICTURE_SUFFIXES):
+    if out and (out.lower().endswith(PICTURE_SUFFIXES) or is_stream(out)):
         if len(paths) > 1:
             raise UserError(
                 f'--out {out}: one file for {len(paths)} pictures; give a '

@@ -458,12 +458,12 @@ def test_http(web, tmp_path, monkeypatch):
     for _ in range(2):
         loaded = _load_checkpoint(web.url + '/c.pth?version=1')
         assert list(loaded['state_dict']) == KEYS
-    cached = tmp_path / 'torch' / 'hub' / 'checkpoints' / 'c.pth'
+    (cached,) = (tmp_path / 'torch' / 'hub' / 'checkpoints').glob('*_c.pth')
     assert cached.read_bytes() == web.answers['/c.pth']
     assert len(web.requests) == 1
     folder = tmp_path / 'own'
     checkpoint.load_from_http(web.url + '/c.pth', model_dir=str(folder))
-    assert [path.name for path in folder.iterdir()] == ['c.pth']
+    assert [path.name[12:] for path in folder.iterdir()] == ['_c.pth']
     with pytest.raises(OSError, match='none.pth was not downloaded.*404'):
         _load_checkpoint(web.url + '/none.pth')
     with pytest.raises(ValueError, match='names no file'):
@@ -492,13 +492,35 @@ def test_a_download_is_the_file_that_its_name_promises(
     folder = tmp_path / 'own'
     if sound:
         checkpoint.load_from_http(f'{web.url}/{name}', model_dir=str(folder))
-        assert [path.name for path in folder.iterdir()] == [name]
+        (path,) = folder.iterdir()
+        assert path.name.endswith(name)
+        # What the name promises is asked of a cached file, too.
+        if path.name == name:
+            save_checkpoint(nn.Linear(2, 2), str(path))
+            with pytest.raises(ValueError, match='name promises'):
+                checkpoint.load_from_http(
+                    f'{web.url}/{name}', model_dir=str(folder)
+                )
     else:
         with pytest.raises(ValueError, match='name promises.*invalid hash'):
             checkpoint.load_from_http(
                 f'{web.url}/{name}', model_dir=str(folder)
             )
         assert not list(folder.iterdir())
+
+
+def test_files_of_one_name_are_kept_apart(web, tmp_path):
+    for number in range(2):
+        web.answers[f'/{number}/c.pth'] = bytes_of(
+            nn.Linear(number + 1, 1), tmp_path / 'c.pth'
+        )
+    for _ in range(2):
+        for number in range(2):
+            loaded = checkpoint.load_from_http(
+                f'{web.url}/{number}/c.pth', model_dir=str(tmp_path / 'own')
+            )
+            assert loaded['state_dict']['weight'].shape == (1, number + 1)
+    assert len(web.requests) == 2
 
 
 RANK = """

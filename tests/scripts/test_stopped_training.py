@@ -216,7 +216,9 @@ def assert_stopped(job, errors, number):
     assert len(saved['resume']['random']) == 2
     assert not list(job.work.glob('.*'))
     for path in job.work.iterdir():
-        assert PLANTED.encode() not in path.read_bytes(), path
+        content = path.read_bytes()
+        assert PLANTED.encode() not in content, path
+        assert b'host: ' not in content, path
     assert PLANTED not in errors
     return saved['meta']['iter']
 

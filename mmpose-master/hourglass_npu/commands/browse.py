@@ -14,7 +14,7 @@ from hourglass_npu.config.load import (
     load_config,
 )
 from hourglass_npu.errors import UserError
-from hourglass_npu.files import make_folder
+from hourglass_npu.files import check_output, make_folder
 from hourglass_npu.options import Parser
 
 COLUMNS = 3
@@ -211,14 +211,20 @@ def main():
     args = parse_args()
     cfg = load_config(args.config, args.cfg_options)
     check_data(cfg, ['train'])
+    from hourglass_npu.pose.images import PICTURE_SUFFIXES, write_picture
+
     out = args.out
-    if not out:
+    if out:
+        data = cfg.data.train.get('dataset', cfg.data.train)
+        picture = os.path.join(
+            data.get('img_prefix', ''), os.path.basename(out)
+        )
+        check_output(out, PICTURE_SUFFIXES, [args.config, picture])
+    else:
         args.work_dir = None
         choose_work_dir(args, cfg)
         make_folder(cfg.work_dir)
         out = os.path.join(cfg.work_dir, 'samples.jpg')
-    from hourglass_npu.pose.images import write_picture
-
     write_picture(
         out, contact_sheet(take_samples(cfg, args.number, args.seed))
     )

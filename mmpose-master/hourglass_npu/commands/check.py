@@ -6,13 +6,14 @@ training or an evaluation. A remark is unusual, but occurs in MPII too.
 """
 
 import concurrent.futures
+import glob
 import multiprocessing
 import os
 import sys
 
 from hourglass_npu.bootstrap import ensure_packages
 from hourglass_npu.errors import UserError
-from hourglass_npu.files import check_folder_of, read_bytes, write_json
+from hourglass_npu.files import check_output, read_bytes, write_json
 from hourglass_npu.mpii.people import (
     person_faults,
     person_label,
@@ -285,6 +286,20 @@ def _mapped(paths, workers):
         )
 
 
+def inputs_in(folder):
+    """List the files that are checked, apart from the pictures.
+
+    Args:
+        folder (str): The data set.
+
+    Returns:
+        list[str]: Paths of annotations and truth.
+    """
+    return glob.glob(os.path.join(glob.escape(folder), '**', '*.json')) + [
+        os.path.join(folder, 'mpii_gt_val.mat')
+    ]
+
+
 def main():
     """Check as the command line says."""
     args = parse_args()
@@ -294,7 +309,7 @@ def main():
     if not os.path.isdir(folder):
         raise UserError(f'there is no folder {folder}')
     if args.json:
-        check_folder_of(args.json)
+        check_output(args.json, ['.json'], inputs_in(folder))
     report = Report()
     people = check_annotations(folder, report)
     check_truth(folder, people.get('val'), report)

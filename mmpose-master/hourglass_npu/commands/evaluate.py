@@ -10,7 +10,13 @@ import os
 from hourglass_npu.config.load import check_data, choose_work_dir, load_config
 from hourglass_npu.config.parts import check_parts
 from hourglass_npu.errors import UserError
-from hourglass_npu.files import check_folder_of, make_folder, write_json
+from hourglass_npu.files import (
+    check_output,
+    is_stream,
+    make_folder,
+    replaced,
+    write_json,
+)
 from hourglass_npu.options import (
     Parser,
     add_options,
@@ -78,7 +84,11 @@ def parse_args(argv=None):
         '--tmpdir', help='accepted for compatibility; no files are exchanged'
     )
     args = parser.parse_args(argv)
-    if args.out and not args.out.endswith(OUT_SUFFIXES):
+    if (
+        args.out
+        and not is_stream(args.out)
+        and not args.out.endswith(OUT_SUFFIXES)
+    ):
         parser.error(
             f'--out {args.out}: the name must end in one of '
             f'{", ".join(OUT_SUFFIXES)}'
@@ -129,8 +139,12 @@ def check_request(args):
             'another'
         )
     args.checkpoint = path
-    for path in filter(None, (args.out, args.json)):
-        check_folder_of(path)
+    named = (args.checkpoint, args.onnx, cfg.data.test.get('ann_file'))
+    inputs = [args.config, *filter(None, named)]
+    if args.out:
+        check_output(args.out, inputs=inputs)
+    if args.json:
+        check_output(args.json, ['.json'], inputs)
     return cfg
 
 
@@ -276,7 +290,9 @@ def main():
     if get_dist_info()[0] != 0:
         return
     if args.out:
-        mmcv.dump(outputs, args.out)
+        suffix = os.path.splitext(args.out)[1][1:]
+        with replaced(args.out) as partial:
+            mmcv.dump(outputs, partial, file_format=suffix or 'json')
     scores = dataset.evaluate(outputs, cfg.work_dir, **settings)
     source = args.onnx or args.checkpoint
     print(f'{source} on {len(dataset)} samples:')

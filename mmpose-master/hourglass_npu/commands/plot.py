@@ -1,6 +1,7 @@
 """Plot trainings: ``hourglass plot WORK_DIR [WORK_DIR ...]``."""
 
 from hourglass_npu.bootstrap import ensure_packages
+from hourglass_npu.files import check_output, is_stream
 from hourglass_npu.options import Parser
 from hourglass_npu.reports.curves import plot
 
@@ -25,10 +26,14 @@ def parse_args(argv=None):
         'WORK_DIR, trainings.png in the first of several)',
     )
     args = parser.parse_args(argv)
-    if args.out and not args.out.endswith(('.png', '.pdf', '.svg')):
-        parser.error(
-            f'--out {args.out}: the name must end in .png, .pdf or .svg'
-        )
+    if args.out:
+        if not is_stream(args.out) and not args.out.endswith(
+            ('.png', '.pdf', '.svg')
+        ):
+            parser.error(
+                f'--out {args.out}: the name must end in .png, .pdf or .svg'
+            )
+        check_output(args.out)
     return args
 
 

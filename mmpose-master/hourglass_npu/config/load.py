@@ -8,6 +8,7 @@ from pathlib import Path
 from hourglass_npu.bootstrap import ensure_packages
 from hourglass_npu.config import rules
 from hourglass_npu.errors import UserError, describe
+from hourglass_npu.files import read_bytes
 from hourglass_npu.paths import DEFAULT_DATA, MMPOSE_ROOT, WORK_DIRS
 
 DEFAULTS = dict(
@@ -43,6 +44,10 @@ OPTIONAL_KEYS = tuple(DEFAULTS) + (
 )
 
 
+LARGEST_CONFIG = 2**24
+"""Bytes."""
+
+
 def load_config(path, groups=None):
     """Read a config file, apply overrides, make data paths absolute.
 
@@ -70,6 +75,7 @@ def load_config(path, groups=None):
             f'{path} is no config: its name must end in .py, .json, .yml or '
             '.yaml'
         )
+    read_bytes(path, LARGEST_CONFIG)
     try:
         cfg = Config.fromfile(path)
     except Exception as error:

@@ -26,6 +26,16 @@ Attributes:
 """
 
 
+TOP_DOWN_TEST_CFG = (
+    'flip_test',
+    'shift_heatmap',
+    'post_process',
+    'unbiased_decoding',
+    'modulate_kernel',
+)
+"""Keys of ``model.test_cfg`` without which a TopDown cannot predict."""
+
+
 def check_parts(cfg, training):
     """Check the types and arguments of everything that a command builds.
 
@@ -41,6 +51,11 @@ def check_parts(cfg, training):
     faults = []
     for part in _parts(cfg._cfg_dict, training):
         faults += part_faults(part) or broken_assertion(part)
+    test_cfg = cfg.model.get('test_cfg')
+    if cfg.model.get('type') == 'TopDown' and isinstance(test_cfg, dict):
+        missing = [key for key in TOP_DOWN_TEST_CFG if key not in test_cfg]
+        if missing:
+            faults.append(f'model.test_cfg has no {", ".join(missing)}')
     if training and not faults:
         faults = evaluation_faults(cfg)
     if faults:
@@ -56,7 +71,9 @@ def part_faults(part):
     Returns:
         list[str]: One sentence for each fault.
     """
-    kind = part.settings['type']
+    kind = part.settings.get('type')
+    if kind is None:
+        return [f'{part.place} has no type']
     made = part.registry.get(kind) if isinstance(kind, str) else kind
     if made is None:
         known = sorted(part.registry.module_dict)
@@ -201,15 +218,14 @@ def _parts(cfg, training):
             # As the runner names it: 'step' and 'CosineAnnealing' both serve.
             if policy == policy.lower():
                 policy = policy.title()
-            settings['type'] = f'{policy}{kind}UpdaterHook'
-            yield Part(key, settings, HOOKS, ())
+            policy = f'{policy}{kind}UpdaterHook'
+        if policy is not None:
+            yield Part(key, dict(settings, type=policy), HOOKS, ())
 
 
 def _model_parts(model):
     from mmpose.models.registry import BACKBONES, HEADS, LOSSES, POSENETS
 
-    if not isinstance(model.get('type'), str):
-        return
     yield Part('model', model, POSENETS, ())
     for registry, keys in (
         (BACKBONES, ('backbone',)),
@@ -234,7 +250,7 @@ def _data_parts(settings, place):
         return
     yield Part(place, settings, DATASETS, ('test_mode',))
     for number, step in enumerate(settings.get('pipeline') or ()):
-        if isinstance(step, dict) and 'type' in step:
+        if isinstance(step, dict):
             yield Part(f'{place}.pipeline.{number}', step, PIPELINES, ())
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from hourglass_npu.errors import UserError
 from hourglass_npu.export import graph
-from hourglass_npu.files import replaced
+from hourglass_npu.files import check_output, replaced
 from hourglass_npu.options import apply_trust
 from hourglass_npu.paths import DEMO_PEOPLE, DEMO_PICTURE
 from hourglass_npu.pose import boxes, decode
@@ -26,8 +26,8 @@ def convert(args, tolerance):
         UserError: An option cannot be obeyed.
         WrongFile: The file is wrong; it is not kept.
     """
-    if not args.out.lower().endswith('.onnx'):
-        raise UserError(f'--out {args.out}: the name must end in .onnx')
+    inputs = filter(None, (args.config, args.checkpoint, *(args.img or ())))
+    check_output(args.out, ['.onnx'], inputs)
     apply_trust(args)
     if args.int8 and args.fp16:
         raise UserError('--int8 and --fp16 exclude each other: give one')

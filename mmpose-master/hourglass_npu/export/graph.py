@@ -383,12 +383,18 @@ def training_result(checkpoint, meta):
     Returns:
         dict: Maybe 'epoch', 'iter', 'PCKh'.
     """
-    result = {k: meta[k] for k in ('epoch', 'iter') if k in meta}
+    result = {
+        key: meta[key]
+        for key in ('epoch', 'iter')
+        if type(meta.get(key)) is int and 0 <= meta[key] < 2**53
+    }
     folder = os.path.dirname(os.path.realpath(checkpoint))
     with contextlib.suppress(UserError):  # there is no log
         for entry in read_log(folder):
-            if 'PCKh' in entry and entry['epoch'] == result.get('epoch'):
-                result['PCKh'] = entry['PCKh']
+            score = entry.get('PCKh')
+            same = entry['epoch'] == result.get('epoch')
+            if same and isinstance(score, (int, float)):
+                result['PCKh'] = score
     return result
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import math
 import os
 import types
 
@@ -428,6 +429,16 @@ class O2Engine:
                 'the mixed-precision state of the checkpoint has no '
                 "'loss_scaler0' with 'loss_scale' and 'unskipped'; it has "
                 f'{sorted(state_dict)}'
+            )
+        counts = ('unskipped', 'skipped_steps', 'consecutive_overflows')
+        scale = state['loss_scale']
+        if not 0 < scale < math.inf or not all(
+            isinstance(state.get(key, 0), int) and state.get(key, 0) >= 0
+            for key in counts
+        ):
+            raise UserError(
+                'the mixed-precision state of the checkpoint is damaged: '
+                f'{str(state)[:200]}'
             )
         self.settle()
         hidden = state_dict.get('masters', {})

@@ -12,7 +12,9 @@ import numpy as np
 
 from hourglass_npu.config.load import load_config
 from hourglass_npu.errors import UserError
+from hourglass_npu.files import read_bytes
 from hourglass_npu.paths import CONFIGS, WORK_DIRS
+from hourglass_npu.pose import onnx_file
 from hourglass_npu.pose.decode import Settings, merge_flipped, normalise
 from hourglass_npu.pose.joints import FLIP_PAIRS, JOINT_NAMES
 from hourglass_npu.weights import load_weights
@@ -182,7 +184,8 @@ class TorchNetwork:
         batch = normalise(crops, self.settings.mean, self.settings.std)
         with torch.no_grad():
             img = torch.from_numpy(batch).to(self._device)
-            return last_heatmaps(self.model, img).float().cpu().numpy()
+            heatmaps = last_heatmaps(self.model, img).float().cpu().numpy()
+        return _finite(heatmaps, 'the checkpoint')
 
 
 class OnnxNetwork:
@@ -216,23 +219,26 @@ class OnnxNetwork:
     def __init__(self, path, device=None):
         import onnxruntime
 
-        if not os.path.isfile(path):
+        if not os.path.exists(path):
             raise UserError(
                 f'{path}: there is no such file; '
                 '`python3 pytorch2onnx.py` makes it'
             )
+        content = read_bytes(path)
+        onnx_file.check(content, path)
         provider, options = self._provider(onnxruntime, device)
         try:
             # Name one provider, not the CPU as well: a device that the user
             # named is used or refused.
             self._session = onnxruntime.InferenceSession(
-                path,
+                content,
                 self._session_options(onnxruntime),
                 providers=[(provider, options)],
             )
         except Exception as error:  # ONNX Runtime raises anything
             raise UserError(
-                f'{path}: ONNX Runtime cannot load it: {error}'
+                f'{path}: ONNX Runtime cannot load it: '
+                f'{_shortened(str(error))}'
             ) from error
         if provider not in self._session.get_providers():
             raise UserError(
@@ -292,7 +298,7 @@ class OnnxNetwork:
                 f'{self._path}: the output has shape {result.shape}, not '
                 f'{joints} joints for each of {count} people'
             )
-        return result
+        return _finite(result, self._path)
 
     def feed(self, crops):
         """Make the input of the file.
@@ -312,6 +318,7 @@ class OnnxNetwork:
     def _session_options(onnxruntime):
         """Use as many threads as torch would: processes share the cores."""
         options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4  # what fails is raised, too
         threads = os.environ.get('OMP_NUM_THREADS', '')
         if threads.isdigit():
             options.intra_op_num_threads = int(threads)
@@ -437,6 +444,15 @@ def _property(properties, name, path):
             f'{path}: no file of pytorch2onnx.py: it has no property '
             f'{name} in JSON'
         ) from error
+
+
+def _finite(result, source):
+    if not np.isfinite(result).all():
+        raise UserError(
+            f'{source}: the network returns NaN or infinite numbers: its '
+            'weights are no use'
+        )
+    return result
 
 
 def _in_batches(run, crops, size, settings):

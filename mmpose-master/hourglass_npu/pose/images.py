@@ -10,7 +10,12 @@ import numpy as np
 from PIL import Image
 
 from hourglass_npu.errors import UserError
-from hourglass_npu.files import open_regular, read_bytes, replaced
+from hourglass_npu.files import (
+    is_stream,
+    open_regular,
+    read_bytes,
+    replaced,
+)
 from hourglass_npu.process import silence
 
 PICTURE_SUFFIXES = (
@@ -181,6 +186,8 @@ def write_picture(path, picture):
         UserError: OpenCV does not write this format.
     """
     suffix = os.path.splitext(path)[1].lower()
+    if not suffix and is_stream(path):
+        suffix = '.png'
     if suffix not in PICTURE_SUFFIXES:
         raise UserError(
             f'{path}: the name of a picture must end in one of '

@@ -5,11 +5,10 @@ and the share of time spent waiting for data. ``hourglass train`` draws the
 figure of its own run when it ends.
 """
 
-import json
 import os
 
 from hourglass_npu.errors import UserError
-from hourglass_npu.files import replaced
+from hourglass_npu.files import read_json_lines, replaced
 
 # Okabe and Ito's palette; pose/joints.py uses it for people, too.
 COLORS = (
@@ -73,21 +72,25 @@ def read_log(work_dir):
 
 def _read_entries(path):
     """Return the entries of one file, without lines that are cut off."""
-    entries = []
-    with open(path, encoding='utf-8') as file:
-        for line in file:
-            try:
-                entry = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(entry, dict) and entry.keys() >= NEEDED:
-                entries.append(entry)
+    entries = [
+        entry
+        for entry in read_json_lines(path)
+        if entry.keys() >= NEEDED
+        and all(
+            type(entry.get(key, 0)) is int and 0 <= entry.get(key, 0) < 2**53
+            for key in ('epoch', 'iter', 'step')
+        )
+    ]
     # mmcv's own log counts iterations within an epoch.
     longest = max((e['iter'] for e in entries), default=0)
     for entry in entries:
         step = (entry['epoch'] - 1) * longest + entry['iter']
         entry.setdefault('step', step)
     return entries
+
+
+def _is_number(value):
+    return type(value) in (int, float) and abs(value) < 1e300
 
 
 def series(entries, key):
@@ -103,13 +106,15 @@ def series(entries, key):
     points = []
     for entry in entries:
         value = entry.get(key)
-        if key == 'data_share' and entry.get('time'):
-            value = 100 * entry['data_time'] / entry['time']
+        if key == 'data_share':
+            times = entry.get('data_time'), entry.get('time')
+            if all(map(_is_number, times)) and times[1]:
+                value = 100 * times[0] / times[1]
         elif key in ('loss', 'lr') and entry['mode'] != 'train':
             value = None
         elif isinstance(value, dict):  # rates of several optimisers
             value = next(iter(value.values()), None)
-        if value is not None:
+        if _is_number(value):
             points.append((entry['step'], value))
     return [step for step, _ in points], [value for _, value in points]
 
@@ -151,7 +156,7 @@ def plot(work_dirs, out=None):
     rows = (len(runs) + columns - 1) // columns
     figure.tight_layout(rect=(0, 0, 1, 0.98 - 0.028 * rows), h_pad=1.5)
     with replaced(out) as partial:
-        figure.savefig(partial, format=os.path.splitext(out)[1][1:])
+        figure.savefig(partial, format=os.path.splitext(out)[1][1:] or 'png')
     return out
 
 

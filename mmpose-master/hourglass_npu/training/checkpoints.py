@@ -24,6 +24,7 @@ from mmcv.runner.hooks.optimizer import amid_step, engine_of
 from mmpose.core import EvalHook
 
 from hourglass_npu.errors import UserError, is_user_error
+from hourglass_npu.files import open_regular
 from hourglass_npu.training.ranks import average_bn_stats, broadcast_object
 
 BY_EPOCH, BY_ITER = 'epoch_{}.pth', 'iter_{}.pth'
@@ -87,7 +88,7 @@ def _read_meta(path):
         dict | None: ``meta``; None if there is none.
     """
     try:
-        with open(path, 'rb') as file:
+        with open_regular(path, 2**40) as file:
             if file.read(2) == b'PK':
                 with zipfile.ZipFile(file) as archive:
                     (name,) = [

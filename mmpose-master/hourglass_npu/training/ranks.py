@@ -1,6 +1,8 @@
 """What ranks do together: meet, share objects, batch norm and data order."""
 
+import torch
 from mmcv.runner import Hook
+from mmcv.runner.checkpoint import pack, unpack
 from mmcv.runner.dist_utils import (
     allreduce_params,
     get_dist_info,
@@ -22,16 +24,21 @@ def broadcast_object(obj):
     Every rank must call it.
 
     Args:
-        obj (Any): Anything that pickles; that of rank 0 counts.
+        obj (Any): Plain data and tensors, so that nobody can send code; that
+            of rank 0 counts.
 
     Returns:
         Any: A copy of rank 0's object; ``obj`` itself on rank 0.
     """
-    if get_dist_info()[1] == 1:
+    rank, world_size = get_dist_info()
+    if world_size == 1:
         return obj
-    box = [obj]
-    dist.broadcast_object_list(box, src=0, group=get_host_group())
-    return box[0]
+    packed = pack(obj if rank == 0 else None)
+    size = torch.tensor([len(packed)])
+    dist.broadcast(size, 0, group=get_host_group())
+    packed = packed if rank == 0 else packed.new_empty(int(size))
+    dist.broadcast(packed, 0, group=get_host_group())
+    return obj if rank == 0 else unpack(packed)
 
 
 def average_bn_stats(model):

@@ -101,6 +101,36 @@ def test_an_assertion_without_a_message_is_put_into_words(changes, message):
         check_parts(cfg, training=True)
 
 
+def test_a_setting_of_the_prediction_is_missing():
+    cfg = load_config(LARGE)
+    del cfg.model.test_cfg['unbiased_decoding']
+    with pytest.raises(UserError, match='test_cfg has no unbiased_decoding'):
+        check_parts(cfg, training=True)
+
+
+def test_a_step_of_no_type():
+    cfg = load_config(LARGE)
+    cfg.data.val.pipeline[0] = {}
+    with pytest.raises(UserError, match='data.val.pipeline.0 has no type'):
+        check_parts(cfg, training=True)
+
+
+@pytest.mark.parametrize('policy', [True, 3, ['step']])
+def test_a_policy_that_is_no_name(policy):
+    cfg = load_config(LARGE)
+    cfg.lr_config.policy = policy
+    with pytest.raises(UserError, match='lr_config.type is .*must be a name'):
+        check_parts(cfg, training=True)
+
+
+@pytest.mark.parametrize('kind', [None, 3, [1], {}])
+def test_a_model_of_no_type(kind):
+    cfg = load_config(LARGE)
+    cfg.model.type = kind
+    with pytest.raises(UserError, match='model.*type'):
+        check_parts(cfg, training=True)
+
+
 def test_an_evaluation_does_not_ask_for_the_optimizer():
     cfg = load_config(LARGE, [['optimizer.learning=1']])
     check_parts(cfg, training=False)

@@ -110,3 +110,15 @@ def test_mistakes_are_said(main, tmp_path, capsys):
     assert '.png, .pdf or .svg' in capsys.readouterr().err
     main('plot', folder, f'--out={tmp_path}/x.svg')
     assert (tmp_path / 'x.svg').read_text().startswith('<?xml')
+
+
+@pytest.mark.parametrize('value', [None, 'x', [], {}, -1, 1.5, 10**400, True])
+@pytest.mark.parametrize('key', ['epoch', 'iter', 'step', 'loss', 'time'])
+def test_a_spoilt_log_is_drawn_as_far_as_it_goes(key, value, tmp_path):
+    folder = write_log(tmp_path / 'a')
+    write_log(tmp_path / 'a', '2.log.json', steps=[70], **{key: value})
+    entries = curves.read_log(folder)
+    for name, _ in curves.PANELS:
+        steps, values = curves.series(entries, name)
+        assert all(abs(v) < 1e300 for v in values)
+        assert len(steps) >= (2 if name == 'loss' else 0)

@@ -271,8 +271,20 @@ class TopDown(BasePose):
         Returns:
             tuple | list[tuple]: The result of :meth:`process_head` for a
             batch of one; a list of such results for a larger one.
+
+        Raises:
+            UserError: The pipeline does not collect what this needs.
         """
         assert len(img_metas) == img.size(0)
+        needed = ['image_file', 'center', 'scale']
+        if self.test_cfg['flip_test']:
+            needed.append('flip_pairs')
+        missing = [key for key in needed if key not in img_metas[0]]
+        if missing:
+            raise UserError(
+                f'the meta_keys of the pipeline lack {", ".join(missing)}, '
+                'which evaluation needs'
+            )
         if img.size(0) > 1:
             return self._predict_batch(img, img_metas, return_heatmap)
         return self.process_head(

@@ -398,6 +398,20 @@ def test_a_batch_is_predicted_as_its_people(config, flip, unbiased):
         assert np.allclose(ours[3], wanted[3], rtol=1e-5, atol=1e-12)
 
 
+@pytest.mark.parametrize('count', [1, 2])
+@pytest.mark.parametrize('key', ['flip_pairs', 'center', 'image_file'])
+def test_what_the_pipeline_does_not_collect_is_named(key, count, config):
+    config = copy.deepcopy(config)
+    config.pop('type')
+    config.test_cfg.flip_test = True
+    model = top_down.TopDown(**config).eval()
+    people = [dict(person) for person in metas(count)]
+    for person in people:
+        del person[key]
+    with pytest.raises(ValueError, match=f'meta_keys.* lack {key}'):
+        model(batch(count)['img'], img_metas=people, return_loss=False)
+
+
 def test_three_numbers_for_a_joint_leave_the_device(config, monkeypatch):
     moved = []
     cpu = torch.Tensor.cpu
