@@ -95,10 +95,6 @@ class DeferredLogBuffer(LogBuffer):
     # A run that never logs must not fill the device's memory.
     MOST_UNREAD = 1000
 
-    def __init__(self):
-        self._unread = []  # list and place of each
-        super().__init__()
-
     @property
     def val_history(self):
         """OrderedDict[str, list]: All values by name, plain numbers."""
@@ -111,7 +107,7 @@ class DeferredLogBuffer(LogBuffer):
 
     @val_history.setter
     def val_history(self, values):
-        self._values, self._unread = values, []
+        self._values, self._unread = values, []  # list and place of each
 
     def clear(self):
         """Forget all values."""
@@ -270,9 +266,7 @@ class BaseRunner(metaclass=ABCMeta):
     @property
     def num_of_gpus(self):
         """int: Devices of any kind that train together."""
-        if self._num_of_gpus is not None:
-            return self._num_of_gpus
-        return self.world_size
+        return self._num_of_gpus or self.world_size
 
     @property
     def hooks(self):
@@ -384,8 +378,7 @@ class BaseRunner(metaclass=ABCMeta):
         """Build a hook and add it.
 
         Args:
-            hook_cfg (dict): ``type``, arguments, and ``priority`` (by default
-                NORMAL).
+            hook_cfg (dict): ``type``, arguments, perhaps a ``priority``.
         """
         hook_cfg = hook_cfg.copy()
         priority = hook_cfg.pop('priority', 'NORMAL')
@@ -451,8 +444,7 @@ class BaseRunner(metaclass=ABCMeta):
         """Add what moves the momentum.
 
         Args:
-            momentum_config (dict | Hook | None): ``policy`` and its
-                arguments.
+            momentum_config (dict | Hook | None): ``policy``, arguments.
         """
         self._register_updater(momentum_config, 'MomentumUpdaterHook')
 
@@ -549,10 +541,9 @@ class BaseRunner(metaclass=ABCMeta):
             checkpoint (str): Its path or address.
             resume_optimizer (bool): Whether to load the optimizer's state.
             map_location (Any): Same as for :func:`torch.load`. By default
-                tensors go to the CPU; model and optimizer then copy them to
-                their device. This needs no additional memory on it, and
-                leaves Adam's step counters on the host, where reading them
-                waits for nothing.
+                the CPU, from where model and optimizer copy: this needs no
+                additional memory on the device, and leaves Adam's step
+                counters on the host, where reading them waits for nothing.
 
         Returns:
             dict: The whole checkpoint.
