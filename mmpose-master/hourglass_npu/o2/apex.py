@@ -18,6 +18,7 @@ class ApexO2(O2Engine):
     """
 
     name = 'apex'
+    needs_own_gradients = True
 
     def _set_up(self):
         from apex import amp
@@ -74,10 +75,9 @@ class ApexO2(O2Engine):
         static = self.options.loss_scale != 'dynamic'
         if static and self._saturation is not None:
             self._saturation[0]()
-        self._leave_buckets()
         with self._amp.scale_loss(loss, self.optimizer) as scaled_loss:
             yield scaled_loss
-        self._leave_buckets(forget=True)
+        self._leave_buckets()
         if vars(self.optimizer)['step'] is not step:
             # Apex has seen an overflow, and has replaced the next step.
             self._before_skip, self._flags = step, []
@@ -86,23 +86,28 @@ class ApexO2(O2Engine):
         elif static and self._before_skip is None:
             self._check_static_scale()
 
-    def _leave_buckets(self, forget=False):
+    def _leave_buckets(self):
         """Take gradients out of the buckets of DistributedDataParallel.
 
-        Buckets are overwritten while Apex still refers to them; and Apex
-        detaches gradients in place, which a view of a bucket refuses.
+        For a wrapper that was not told (``needs_own_gradients``): buckets are
+        overwritten while Apex still refers to them; and Apex detaches
+        gradients in place, which a view of a bucket refuses.
 
-        Args:
-            forget (bool): Drop the half gradients after use; else copy the
-                fp32 ones before Apex keeps them.
+        Raises:
+            RuntimeError: The optimizer has moved them already.
         """
-        if get_dist_info()[1] == 1 or self._gathers:
+        if get_dist_info()[1] == 1:
             return
-        low = self.pairs()[0]
-        full = self._stash().all_fp32_from_fp32_params
-        for param in low if forget else full:
-            if param.grad is not None:
-                param.grad = None if forget else param.grad.clone()
+        stash = self._stash()
+        for param in stash.all_fp16_params + stash.all_fp32_from_fp32_params:
+            if param.grad is None or not param.grad._is_view():
+                continue
+            if self._gathers:
+                raise RuntimeError(
+                    f'{type(self.optimizer).__name__} moves gradients: wrap '
+                    'the model with gradient_as_bucket_view=False'
+                )
+            param.grad = param.grad.clone()
 
     def _check_static_scale(self):
         """Look for overflow, which Apex does for a dynamic scale only."""

@@ -44,6 +44,8 @@ class O2Engine:
         logger (logging.Logger | None): Gets skipped steps.
 
     Attributes:
+        needs_own_gradients (bool): Whether gradients must not be views of
+            the buckets of DistributedDataParallel.
         skipped_steps (int): Since the beginning of training.
         consecutive_overflows (int): Skipped steps since the last real one.
         work_dir (str | None): Folder of the run's checkpoints. An error that
@@ -53,6 +55,7 @@ class O2Engine:
     """
 
     name = None
+    needs_own_gradients = False
 
     def __init__(self, model, optimizer, options, dtype, logger=None):
         self.model = model

@@ -1,5 +1,7 @@
 """Runs Apex's own ``amp`` on CPU tensors, from an unpacked source tree.
 
+Or what stands in for it in every run, ``tests/apex_contract``.
+
 Apex wants CUDA tensors and compiled kernels, yet its O2 is plain Python over
 torch. Nothing of it is changed: it is shown a package without the kernels,
 tensors that name a CUDA type, and told to warn where it would refuse.
@@ -9,8 +11,25 @@ import os
 import sys
 import types
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
+
+CONTRACT = str(Path(__file__).resolve().parents[2] / 'apex_contract')
+APEXES = [CONTRACT, *filter(None, [os.environ.get('APEX_TREE')])]
+"""Trees to test with: the stand-in's, and the one that was named."""
+
+
+@contextmanager
+def _importable():
+    """Forget afterwards what was imported as ``apex``."""
+    before = set(sys.modules)
+    try:
+        yield
+    finally:
+        for name in set(sys.modules) - before:
+            if name == 'apex' or name.startswith('apex.'):
+                del sys.modules[name]
 
 
 @contextmanager
@@ -18,8 +37,8 @@ def load_apex(tree):
     """Make ``apex.amp`` of a source tree importable for a while.
 
     Args:
-        tree (str): Folder that holds ``apex/amp``; NVIDIA's tags up to
-            25.05.
+        tree (str): Folder that holds ``apex/amp``: :data:`CONTRACT`, or
+            NVIDIA's tags up to 25.05.
 
     Yields:
         module: ``apex.amp``.
@@ -29,11 +48,19 @@ def load_apex(tree):
     """
     if not os.path.isfile(os.path.join(tree, 'apex', 'amp', '__init__.py')):
         raise ValueError(f'{tree} holds no apex/amp')
-    before = set(sys.modules)
+    if tree == CONTRACT:
+        with _importable():
+            sys.path.insert(0, tree)
+            try:
+                from apex import amp
+
+                yield amp
+            finally:
+                sys.path.remove(tree)
+        return
     package = types.ModuleType('apex')
     package.__path__ = [os.path.join(tree, 'apex')]
     package.deprecated_warning = lambda *args, **kwargs: None
-    sys.modules['apex'] = package
     plain_type, plain_int = torch.Tensor.type, torch.cuda.IntTensor
 
     def type_on_cuda(self, *args, **kwargs):
@@ -44,14 +71,13 @@ def load_apex(tree):
 
     torch.Tensor.type = type_on_cuda
     torch.cuda.IntTensor = torch.IntTensor
-    try:
-        from apex import amp
-        from apex.amp._amp_state import _amp_state
+    with _importable():
+        sys.modules['apex'] = package
+        try:
+            from apex import amp
+            from apex.amp._amp_state import _amp_state
 
-        _amp_state.hard_override = True
-        yield amp
-    finally:
-        torch.Tensor.type, torch.cuda.IntTensor = plain_type, plain_int
-        for name in set(sys.modules) - before:
-            if name == 'apex' or name.startswith('apex.'):
-                del sys.modules[name]
+            _amp_state.hard_override = True
+            yield amp
+        finally:
+            torch.Tensor.type, torch.cuda.IntTensor = plain_type, plain_int

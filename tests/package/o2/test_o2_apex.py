@@ -1,20 +1,20 @@
 """The arithmetic of Apex's O2, to the bit.
 
 Values that Apex 25.05 computed are in ``data/o2_trace.json``; see
-``make_o2_trace.py``. With ``APEX_TREE`` naming a source tree of Apex, its own
-code runs beside ours too.
+``make_o2_trace.py``. A stand-in for Apex (``tests/apex_contract``) runs beside
+ours and behind it, and with ``APEX_TREE`` naming a source tree of Apex its own
+code does, too.
 """
 
 import copy
 import functools
-import os
 from pathlib import Path
 
 import numpy as np
 import o2_cases
 import pytest
 import torch
-from apex_tree import load_apex
+from apex_tree import APEXES, load_apex
 from o2_cases import (
     CASES,
     HALF,
@@ -148,12 +148,10 @@ def test_the_comparison_catches(mutant, monkeypatch):
     assert not is_apex('sgd', run_case(CASES['sgd'], NativeDriver))
 
 
-@pytest.fixture
-def apex():
-    tree = os.environ.get('APEX_TREE')
-    if not tree:
-        pytest.skip('APEX_TREE does not name a source tree of Apex')
-    with load_apex(tree) as amp:
+@pytest.fixture(params=APEXES)
+def apex(request):
+    """The stand-in in each run, and Apex itself where it is at hand."""
+    with load_apex(request.param) as amp:
         yield amp
 
 
@@ -165,6 +163,8 @@ def test_same_bits_as_apex_beside_it(apex, name):
 
 
 def test_the_dynamic_scale_grows_as_apex(apex, monkeypatch):
+    if not hasattr(apex, 'scaler'):
+        pytest.skip('the stand-in has no LossScaler: set APEX_TREE')
     from apex.amp import scaler
 
     theirs = scaler.LossScaler('dynamic', scale_window=3, max_loss_scale=2e5)
