@@ -67,14 +67,15 @@ class _Process:
 def _import_npu():
     """Return ``torch.npu`` or None, and the reason for None in words.
 
-    Any exception counts: CANN is missing (ImportError), torch already has
-    another accelerator (RuntimeError), or torch_npu is for another torch.
+    Any exception counts: CANN is missing (ImportError; 1.8.1 ends the process
+    with status 0), torch has another accelerator already (RuntimeError), or
+    torch_npu is for another torch.
     """
     try:
         import torch_npu  # noqa: F401  (registers torch.npu)
 
         return torch.npu, ''
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         kind = type(error).__name__
         return None, f'torch_npu cannot be imported ({kind}: {error})'
 

@@ -75,9 +75,11 @@ class ApexO2(O2Engine):
         static = self.options.loss_scale != 'dynamic'
         if static and self._saturation is not None:
             self._saturation[0]()
+        self.pairs()
+        self._leave_buckets()  # torch puts them there when it sorts buckets
         with self._amp.scale_loss(loss, self.optimizer) as scaled_loss:
             yield scaled_loss
-        self._leave_buckets()
+            self._leave_buckets()
         if vars(self.optimizer)['step'] is not step:
             # Apex has seen an overflow, and has replaced the next step.
             self._before_skip, self._flags = step, []
@@ -94,20 +96,23 @@ class ApexO2(O2Engine):
         gradients in place, which a view of a bucket refuses.
 
         Raises:
-            RuntimeError: The optimizer has moved them already.
+            RuntimeError: The optimizer is about to move whole buckets.
         """
-        if get_dist_info()[1] == 1:
+        if get_dist_info()[1] == 1 or getattr(
+            self._stash(), 'already_combined', False
+        ):
             return
         stash = self._stash()
         for param in stash.all_fp16_params + stash.all_fp32_from_fp32_params:
-            if param.grad is None or not param.grad._is_view():
+            grad = param.grad
+            if grad is None or grad.storage().size() == grad.numel():
                 continue
             if self._gathers:
                 raise RuntimeError(
                     f'{type(self.optimizer).__name__} moves gradients: wrap '
                     'the model with gradient_as_bucket_view=False'
                 )
-            param.grad = param.grad.clone()
+            param.grad = grad.clone()
 
     def _check_static_scale(self):
         """Look for overflow, which Apex does for a dynamic scale only."""

@@ -7,6 +7,7 @@ torch. Nothing of it is changed: it is shown a package without the kernels,
 tensors that name a CUDA type, and told to warn where it would refuse.
 """
 
+import importlib
 import os
 import sys
 import types
@@ -33,28 +34,28 @@ def _importable():
 
 
 @contextmanager
-def load_apex(tree):
+def load_apex(tree, plain=False):
     """Make ``apex.amp`` of a source tree importable for a while.
 
     Args:
         tree (str): Folder that holds ``apex/amp``: :data:`CONTRACT`, or
             NVIDIA's tags up to 25.05.
+        plain (bool): Whether to leave it as it is: nothing is imported yet,
+            and nothing is shown to it that is not there.
 
     Yields:
-        module: ``apex.amp``.
+        module | None: ``apex.amp``; None if it is left as it is.
 
     Raises:
         ValueError: There is no ``apex/amp`` in the folder.
     """
     if not os.path.isfile(os.path.join(tree, 'apex', 'amp', '__init__.py')):
         raise ValueError(f'{tree} holds no apex/amp')
-    if tree == CONTRACT:
+    if plain or tree == CONTRACT:
         with _importable():
             sys.path.insert(0, tree)
             try:
-                from apex import amp
-
-                yield amp
+                yield None if plain else importlib.import_module('apex.amp')
             finally:
                 sys.path.remove(tree)
         return

@@ -148,9 +148,7 @@ def state_dict():
     """Return the state of the scaler."""
     scaler = _State.scaler
     return dict(
-        loss_scaler0=dict(
-            loss_scale=scaler.scale, unskipped=scaler.unskipped
-        )
+        loss_scaler0=dict(loss_scale=scaler.scale, unskipped=scaler.unskipped)
     )
 
 

@@ -3,7 +3,7 @@
 import torch
 
 
-class _Blocks:
+class Blocks:
     """Gradients and weights of an optimizer, each kind in one piece.
 
     Made behind the first backward pass; a weight that has no gradient then
@@ -52,7 +52,7 @@ class _Blocks:
                 ]
                 if params:
                     self.pieces.append((group, params, _combine(params)))
-        self.made = True
+        self.made = stash.already_combined = True
 
     def zero(self):
         """Zero all gradients."""
@@ -111,7 +111,7 @@ class NpuFusedSGD(torch.optim.Optimizer):
     def __init__(self, params, lr, momentum=0, weight_decay=0):
         defaults = dict(lr=lr, momentum=momentum, weight_decay=weight_decay)
         super().__init__(params, defaults)
-        self._blocks = _Blocks(self)
+        self._blocks = Blocks(self)
         self._buffers = {}
 
     def load_state_dict(self, state_dict):
