@@ -2,8 +2,10 @@
 
 from contextlib import contextmanager
 
+import torch
 from mmcv.runner.dist_utils import get_dist_info
 
+from hourglass_npu.errors import UserError
 from hourglass_npu.o2.casting import split_loss, wrap_forward
 from hourglass_npu.o2.engine import O2Engine
 from hourglass_npu.o2.overflow import DeviceFlag
@@ -25,6 +27,7 @@ class ApexO2(O2Engine):
 
         self._amp = amp
         self._before_skip = None  # the step that Apex will put back
+        self._groups_seen, self._frozen = 0, []
         # The fused optimizers of Ascend's Apex keep gradients in one block,
         # and count steps where only the host can undo it.
         self._gathers = getattr(
@@ -64,7 +67,51 @@ class ApexO2(O2Engine):
         if not self._has_masters():
             self.optimizer._amp_lazy_init()
         stash = self._stash()
+        self._adopt_unfrozen(stash)
         return stash.all_fp16_params, stash.all_fp32_from_fp16_params
+
+    def _adopt_unfrozen(self, stash):
+        """Give masters to weights that were frozen when the others got them.
+
+        Apex would step them with scaled gradients.
+
+        Raises:
+            UserError: The optimizer cannot take them any more.
+        """
+        groups = self.optimizer.param_groups
+        for number in range(self._groups_seen, len(groups)):
+            self._frozen += [
+                (number, param)
+                for param in groups[number]['params']
+                if not param.requires_grad
+            ]
+        self._groups_seen = len(groups)
+        if not any(param.requires_grad for _, param in self._frozen):
+            return
+        if self._gathers:
+            raise UserError(
+                f'{type(self.optimizer).__name__} cannot train a weight that '
+                "was frozen at the start: use torch's optimizer of that kind"
+            )
+        frozen, self._frozen = self._frozen, []
+        for number, param in frozen:
+            if not param.requires_grad:
+                self._frozen.append((number, param))
+                continue
+            param.grad = None
+            if param.dtype == torch.float32:
+                stash.fp32_from_fp32_groups[number].append(param)
+                stash.all_fp32_from_fp32_params.append(param)
+                stash.all_fp32_from_fp32_grad_stash.append(None)
+                continue
+            master = param.detach().clone().float().requires_grad_()
+            params = groups[number]['params']
+            params[:] = [master if p is param else p for p in params]
+            stash.fp16_groups[number].append(param)
+            stash.fp32_from_fp16_groups[number].append(master)
+            stash.all_fp16_params.append(param)
+            stash.all_fp32_from_fp16_params.append(master)
+            stash.all_fp16_grad_stash.append(None)
 
     @contextmanager
     def scale_loss(self, loss):
@@ -130,6 +177,17 @@ class ApexO2(O2Engine):
 
     def _scaler_state(self):
         return self._amp.state_dict()['loss_scaler0']
+
+    def load_state_dict(self, state_dict):
+        """Load a state; what Apex was to skip is forgotten, too.
+
+        It goes with passes that have left their masters unfilled memory.
+        """
+        step = vars(self.optimizer)['step']
+        if self._before_skip not in (None, step):
+            step()  # does nothing, and puts the real one back
+        self._before_skip = None
+        super().load_state_dict(state_dict)
 
     def _load_scaler_state(self, state):
         state = {key: state[key] for key in ('loss_scale', 'unskipped')}

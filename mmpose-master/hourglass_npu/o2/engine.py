@@ -70,9 +70,7 @@ class O2Engine:
         self.device = next(model.parameters()).device
         self.selects_on_device = self.device.type != 'cpu'
         self._saturation = saturation_flag(self.device)
-        # Tried now: on a chip that saturates, the kernel clears the flag, and
-        # must not do so between a backward pass and its own use.
-        has_unscale_kernel(self.device)
+        has_unscale_kernel(self.device)  # tried now, amid no step
         self._flags = []  # of the passes since the last step
         self._open_step = None  # taken, outcome not read yet
         self._stepped = set()  # ids of weights whose state exists
@@ -303,8 +301,7 @@ class O2Engine:
         """
         if self._saturation is None:
             return found
-        if self._saturation[1]():
-            found = torch.ones_like(found)
+        found = torch.max(found, self._saturation[1]())
         if get_dist_info()[1] > 1:
             torch.distributed.all_reduce(
                 found, op=torch.distributed.ReduceOp.MAX

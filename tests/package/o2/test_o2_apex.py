@@ -309,3 +309,42 @@ def test_apex_behind_the_engine_computes_the_loss_in_fp32(apex):
         losses.append(model(image, target / 3)['loss'])
         assert model.loss.seen == [torch.float32] * 2
     assert torch.equal(*losses)
+
+
+def test_apex_behind_the_engine_adopts_what_is_unfrozen(apex):
+    model = Toy()
+    joining = [model.scale.weight, model.bn.bias]
+    for weight in joining:
+        weight.requires_grad_(False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=2.0**-10)
+    driver = ApexBehindTheEngine(model, optimizer, make_case('sgd'))
+    train(model, optimizer, driver.engine, 1)
+    before = [weight.detach().float().clone() for weight in joining]
+    for weight in joining:
+        weight.requires_grad_()
+    train(model, optimizer, driver.engine, 1)
+    for weight, old in zip(joining, before):
+        assert 0 < (weight.float() - old).abs().max() < 0.01
+    low, masters = driver.engine.pairs()
+    assert equal(low, [m.half() for m in masters])
+    assert any(param is joining[0] for param in low)
+
+
+def test_apex_behind_the_engine_forgets_what_it_was_to_skip(apex):
+    """A checkpoint that is loaded between two passes begins a new step."""
+
+    def step(loading):
+        model = Toy()
+        optimizer = o2_cases.OPTIMIZERS['sgd'](list(model.parameters()))
+        case = make_case('sgd', scale='dynamic')
+        engine = ApexBehindTheEngine(model, optimizer, case).engine
+        saved = copy.deepcopy([model.state_dict(), engine.state_dict()])
+        if loading:
+            optimizer.zero_grad()
+            o2_cases.one_pass(model, engine, 0, 1e8)
+            assert engine.loss_scale == 2.0**15
+        engine.load_state_dict(saved[1])
+        train(model, optimizer, engine, 3)
+        return engine.master_params()
+
+    assert equal(step(loading=True), step(loading=False))

@@ -247,7 +247,11 @@ def train_in_a_rank(saturating=False):
     """
     rank, _ = get_dist_info()
     overflows = {'now': False}
-    flag = (lambda: None, lambda: overflows['now']) if saturating else None
+
+    def read():
+        return torch.tensor(float(overflows['now']))
+
+    flag = (lambda: None, read) if saturating else None
     model = Toy()
     with torch.no_grad():
         model.first.weight.add_(rank)  # initialize makes them equal

@@ -24,6 +24,7 @@ from hourglass_npu.o2.overflow import (
     saturation_flag,
 )
 from hourglass_npu.o2.settings import AmpOptions, AmpOverflow
+from hourglass_npu.o2.tensors import flatten, unflatten
 
 
 @pytest.mark.parametrize('on_device', [False, True])
@@ -229,7 +230,7 @@ def test_the_flag_of_a_saturating_chip_skips_a_step(monkeypatch):
     monkeypatch.setattr(
         engine_module,
         'saturation_flag',
-        lambda device: (clear, lambda: flag['up']),
+        lambda device: (clear, lambda: torch.tensor(float(flag['up']))),
     )
     model, optimizer, engine = prepare()
     train(model, optimizer, engine, 1)
@@ -243,3 +244,42 @@ def test_the_flag_of_a_saturating_chip_skips_a_step(monkeypatch):
     assert flag['cleared'] == 2
     assert engine.skipped_steps == 1
     assert equal(before, engine.master_params())
+
+
+def test_one_weight_alone_in_its_block_is_put_back():
+    """A flattened copy that torch makes of one tensor is that tensor."""
+
+    class OneHalf(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.full((8,), 0.5))
+
+        def forward(self, x):
+            return x * self.weight
+
+    model = OneHalf()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
+    case = make_case('adam')
+    engine = NativeDriver(model, optimizer, case, on_device=True).engine
+    for factor in (1, 1e8, 1):
+        optimizer.zero_grad()
+        loss = model(torch.ones(8)).mean() * factor
+        with engine.scale_loss(loss) as scaled:
+            scaled.backward()
+        optimizer.step()
+    engine.finish()
+    assert engine.skipped_steps == 1
+    assert torch.isfinite(model.weight).all()
+    assert torch.isfinite(engine.master_params()[0]).all()
+    (state,) = optimizer.state.values()
+    assert torch.isfinite(state['exp_avg']).all()
+
+
+def test_a_flat_copy_is_a_copy():
+    for count in (1, 3):
+        weights = [torch.ones(2, 3) for _ in range(count)]
+        ((block, flat),) = flatten(weights)
+        flat.zero_()
+        assert all(weight.sum() == 6 for weight in weights)
+        unflatten([(block, flat)])
+        assert all(weight.sum() == 0 for weight in weights)
