@@ -72,6 +72,12 @@ def initialize(model, optimizer, logger=None, **amp):
             )
 
     dtype = options.dtype or default_dtype(device)
+    accelerator = getattr(torch, device.type, None)
+    has_bf16 = getattr(accelerator, 'is_bf16_supported', None)
+    if dtype == torch.bfloat16 and has_bf16 is not None and not has_bf16():
+        raise UserError(
+            f"amp.dtype='bfloat16': {device} has none; use 'float16' or None"
+        )
     engine_class = choose_engine(options, optimizer, device, dtype, logger)
     if device.type == 'cpu':
         check_operators(dtype)

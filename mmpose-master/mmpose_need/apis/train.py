@@ -21,6 +21,8 @@ from hourglass_npu.config.rules import PRIORITIES
 from hourglass_npu.devices import (
     check_channels_last,
     choose_prefetch,
+    halves_convolutions,
+    let_pin,
     send_beside,
 )
 from hourglass_npu.errors import UserError
@@ -81,6 +83,12 @@ def _build_optimizer(model, cfg, device, logger):
         kind = chosen[name].get('type')
         said[f'{getattr(kind, "__name__", kind)}, {form}'] = None
     logger.info(f'Optimizer: {"; ".join(said)}')
+    if not low and halves_convolutions(device):
+        logger.warning(
+            'This chip computes fp32 convolutions in half precision, and '
+            'without a loss scale small gradients are lost: mixed precision '
+            'O2 (amp) has one'
+        )
     optimizers = build_optimizers(model, chosen if several else chosen[''])
     for optimizer in optimizers.values() if several else [optimizers]:
         if not low and fused_by(optimizer) == 'apex':
@@ -271,6 +279,7 @@ def _eval_hook(cfg, distributed, settings):
     loader = build_dataloader(
         dataset, **dict(settings, **cfg.data.get('val_dataloader', {}))
     )
+    let_pin(loader, get_device())
     loader.in_threads = True
     hook = ResumableDistEvalHook if distributed else ResumableEvalHook
     return hook(loader, **cfg.get('evaluation', {}))
@@ -370,6 +379,8 @@ def train_model(
         # After mixed precision: its casts are part of what is compiled.
         compile_network(model, cfg.compile)
     model = _wrap(model, cfg, device, distributed, optimizer)
+    for loader in data_loaders:
+        let_pin(loader, device)
     pinned = all(loader.pin_memory for loader in data_loaders)
     if choose_prefetch(cfg.get('device_prefetch', None), device, pinned):
         model.send = send_beside

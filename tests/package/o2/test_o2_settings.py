@@ -92,6 +92,16 @@ def test_the_model_must_be_bare_and_fp32(model, message):
         choice.initialize(model, optimizer, enabled=True)
 
 
+def test_bfloat16_is_refused_where_the_chip_has_none(monkeypatch):
+    model = Toy()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    chip = SimpleNamespace(is_bf16_supported=lambda: False)
+    monkeypatch.setattr(torch, 'cpu', chip, raising=False)
+    with pytest.raises(ValueError, match="amp.dtype='bfloat16': cpu has none"):
+        choice.initialize(model, optimizer, enabled=True)
+    assert next(model.parameters()).dtype == torch.float32
+
+
 def test_several_optimizers_are_refused():
     with pytest.raises(ValueError, match='one optimizer'):
         choice.initialize(Toy(), dict(generator=1), enabled=True)
