@@ -10,12 +10,13 @@ import os
 import sys
 from pathlib import Path
 
+import operator_lists
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(Path(__file__).parent))
 
-import operator_lists  # noqa: E402
+
 import uses  # noqa: E402
 import wheel_names  # noqa: E402
 

@@ -150,9 +150,10 @@ def test_arithmetic_of_an_npu_has_its_own_switches(host):
 def test_an_npu_is_asked_to_be_repeatable(host, monkeypatch):
     asked = []
     monkeypatch.setattr(torch, 'use_deterministic_algorithms', asked.append)
+    host(npu=1)
+    dist_utils.set_device('cpu')
     devices.make_repeatable()
     assert asked == [] and 'HCCL_DETERMINISTIC' not in os.environ
-    host(npu=1)
     dist_utils.set_device('npu')
     devices.make_repeatable()
     assert asked == [True] and os.environ['HCCL_DETERMINISTIC'] == 'true'

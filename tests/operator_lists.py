@@ -1,10 +1,10 @@
-"""Which operators torch_npu has kernels for, by release; operators.json."""
+"""Operators that torch_npu has kernels for; see npu_operators.json."""
 
 import functools
 import json
 from pathlib import Path
 
-TABLE = Path(__file__).with_name('operators.json')
+TABLE = Path(__file__).with_name('npu_operators.json')
 RELEASES = tuple(json.loads(TABLE.read_text())['releases'])
 
 
