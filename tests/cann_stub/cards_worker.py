@@ -101,7 +101,7 @@ def main():
     fused = dict(type='NpuFusedAdam', lr=0.01)
     expected = elsewhere(adam, torch.device('npu', rank + 2))
     found = elsewhere(fused, torch.device('npu', rank + 2))
-    holds('fused Adam elsewhere', same(expected, found, 1e-5))
+    holds('fused Adam elsewhere', same(expected, found, 1e-4))
     resume()
 
 
@@ -111,10 +111,11 @@ def elsewhere(optimizer, device):
     made = _build_optimizer(
         model, Config(dict(optimizer=optimizer)), device, logger
     )
-    for step in range(3):
+    generator = torch.Generator().manual_seed(rank)
+    for _ in range(3):
         made.zero_grad()
         with torch.npu.device(device):
-            batch = torch.full((2, 3, 8, 8), 0.1 * step).to(device)
+            batch = torch.randn(2, 3, 8, 8, generator=generator).to(device)
             model(batch).pow(2).mean().backward()
         made.step()
     with torch.npu.device(device):
