@@ -21,7 +21,7 @@ MMCV = '1.2.7'
 
 
 def mmcv_version():
-    """Returns the version of the mmcv that this Python has, or None.
+    """Return the version of the mmcv that this Python has, or None.
 
     mmcv is not imported: before the changes are applied it may not load.
     """
@@ -37,7 +37,7 @@ def mmcv_version():
 
 
 def main(arguments):
-    """Runs the command.
+    """Run the command.
 
     Args:
         arguments (list[str]): The command line without the program.

@@ -1,4 +1,4 @@
-"""Looks at torch and its devices for doctor.py; may hang, may crash.
+"""Look at torch and its devices for doctor.py; may hang, may crash.
 
 So it runs in a process of its own, and prints one line of JSON as soon as it
 knows something::

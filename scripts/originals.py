@@ -1,4 +1,4 @@
-"""Finds mmcv and mmpose as they were released, beside what replaces them.
+"""Find mmcv and mmpose as they were released, beside what replaces them.
 
 For the tests, which compare a drop-in with what it replaces, and for the
 benchmark. Standard library only; nothing that is found is imported.

@@ -1,4 +1,4 @@
-"""Reads and writes the files that the bundle changes in other packages.
+"""Read and write the files that the bundle changes in other packages.
 
 The manifest (``patches.json``) says what to change; this module finds the
 packages, works out in which state every file is, and writes. ``patches.py``

@@ -36,7 +36,7 @@ USERS_MISTAKE = 2
 
 
 def conclude(status, rank=None):
-    """Ends this process as one of its own has ended.
+    """End this process as one of its own has ended.
 
     Args:
         status (int): Its exit status, or the negative number of the signal
@@ -60,13 +60,13 @@ def conclude(status, rank=None):
 
 
 def say(text):
-    """Prints a line on standard error, unless nobody reads it any more."""
+    """Print a line on standard error, unless nobody reads it any more."""
     with contextlib.suppress(OSError):
         print(text, file=sys.stderr, flush=True)
 
 
 def listen_at_loopback():
-    """Keeps the ranks' store off the network where they share this host.
+    """Keep the ranks' store off the network where they share this host.
 
     The store through which ranks find each other asks nobody who they are,
     and torch lets it listen at every address of the host. Older torch, such
@@ -88,7 +88,7 @@ def listen_at_loopback():
 
 
 def run_elastic(launcher, arguments):
-    """Runs ``torch.distributed.run``.
+    """Run ``torch.distributed.run``.
 
     Args:
         launcher (module): That module.
@@ -117,7 +117,7 @@ def run_elastic(launcher, arguments):
 
 
 def run_plain(launcher, arguments):
-    """Runs ``torch.distributed.launch`` of torch 1.8.
+    """Run ``torch.distributed.launch`` of torch 1.8.
 
     Args:
         launcher (module): That module.
@@ -151,7 +151,7 @@ def stops_heard():
 
 
 def main():
-    """Does what the command line says."""
+    """Do what the command line says."""
     name, *arguments = sys.argv[1:]
     me = lifetime.identify(os.getpid())
     launchers = f'{os.environ.get(lifetime.LAUNCHERS, "")} {me}'

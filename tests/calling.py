@@ -1,4 +1,4 @@
-"""Runs a command of the package in this process, as errors.run would."""
+"""Run a command of the package in this process, as errors.run would."""
 
 import importlib
 import sys

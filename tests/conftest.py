@@ -49,7 +49,7 @@ INHERITED = (
 
 
 # A test that takes one of these fixtures starts processes, or trains.
-STARTS_PROCESSES = {'launch', 'ranks', 'run'}
+STARTS_PROCESSES = {'apart', 'launch', 'ranks', 'run'}
 TRAINS = {'checkpoint', 'convert', 'export', 'exported', 'main', 'train'}
 
 
@@ -176,6 +176,19 @@ def released(tmp_path_factory):
     except FileNotFoundError as missing:
         pytest.skip(str(missing))
     return site
+
+
+@pytest.fixture(autouse=True)
+def no_restart(monkeypatch):
+    """Fail a test that would have pytest start again as another program.
+
+    bootstrap.py does that with a command that lacks packages.
+    """
+
+    def execv(path, arguments):
+        raise AssertionError(f'this would start another program: {path}')
+
+    monkeypatch.setattr(os, 'execv', execv)
 
 
 @pytest.fixture(autouse=True)

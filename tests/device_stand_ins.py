@@ -12,7 +12,7 @@ LAUNCHED = ('RANK', 'LOCAL_RANK', 'WORLD_SIZE', 'LOCAL_WORLD_SIZE', 'NPUID')
 
 
 class Device:
-    """Stands in for torch.device, which lacks ``npu`` without torch_npu."""
+    """Stand in for torch.device, which lacks ``npu`` without torch_npu."""
 
     def __init__(self, kind, index=None):
         self.type, self.index = kind, index
@@ -23,7 +23,7 @@ class Device:
 
 
 class Accelerator(types.SimpleNamespace):
-    """Stands in for ``torch.npu`` or ``torch.cuda``; keeps what was called."""
+    """Stand in for ``torch.npu`` or ``torch.cuda``; keep what was called."""
 
     def __init__(self, count):
         super().__init__(count=count, current=None, calls=[])

@@ -4,7 +4,7 @@ import os
 
 
 def listening(pid):
-    """Lists the addresses at which a process listens.
+    """List the addresses at which a process listens.
 
     Args:
         pid (int): Of a process of this user.

@@ -46,7 +46,7 @@ log_config = dict(interval=1)
 
 
 def write_mat(path, joints, visible, boxes):
-    """Writes ``mpii_gt_val.mat``.
+    """Write ``mpii_gt_val.mat``.
 
     Args:
         path (Path): The file.
@@ -68,7 +68,7 @@ def write_mat(path, joints, visible, boxes):
 
 
 def write_mpii(folder, train=6, val=5, seed=0):
-    """Writes a data set of blurred noise with arbitrary joints.
+    """Write a data set of blurred noise with arbitrary joints.
 
     Args:
         folder (Path): Becomes what MPII_ROOT names.
@@ -104,7 +104,7 @@ def write_mpii(folder, train=6, val=5, seed=0):
 
 
 def write_annotations(folder, split, notes):
-    """Writes one split's JSON, and the ground truth that fits it.
+    """Write one split's JSON, and the ground truth that fits it.
 
     Args:
         folder (Path): Data set.
@@ -127,7 +127,7 @@ def write_annotations(folder, split, notes):
 
 
 def copy_real_mpii(source, folder):
-    """Arranges the five real pictures as a data set.
+    """Arrange the five real pictures as a data set.
 
     Args:
         source (Path): From the fixture ``real_mpii``.
@@ -144,7 +144,7 @@ def copy_real_mpii(source, folder):
 
 
 def write_tiny_config(folder, more=''):
-    """Writes a config of the tiny network.
+    """Write a config of the tiny network.
 
     Args:
         folder (Path): Where.

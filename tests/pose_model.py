@@ -1,44 +1,14 @@
-"""A Hourglass small enough to be made, run and exported in seconds."""
+"""The tiny Hourglass with weights, and a picture to try it on."""
 
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from mpii_data import write_tiny_config
 
-CONFIG = """
-data_cfg = dict(
-    image_size=[64, 64], heatmap_size=[16, 16], num_joints=16,
-    num_output_channels=16, dataset_channel=list(range(16)),
-    inference_channel=list(range(16)), use_gt_bbox=True, bbox_file=None)
-model = dict(
-    type='TopDown', pretrained=None,
-    backbone=dict(
-        type='HourglassNet', num_stacks=1, downsample_times=2,
-        stage_channels=(256, 24, 32), stage_blocks=(1, 1, 1)),
-    keypoint_head=dict(
-        type='TopDownMultiStageHead', in_channels=256, out_channels=16,
-        num_stages=1, num_deconv_layers=0,
-        extra=dict(final_conv_kernel=1)),
-    train_cfg=dict(),
-    test_cfg=dict(
-        flip_test=True, post_process=True, shift_heatmap=True,
-        unbiased_decoding=False, modulate_kernel=11),
-    loss_pose=dict(type='JointsMSELoss', use_target_weight=True))
-test_pipeline = [
-    dict(type='LoadImageFromFile'), dict(type='TopDownAffine'),
-    dict(type='ToTensor'),
-    dict(type='NormalizeTensor', mean=[0.485, 0.456, 0.406],
-         std=[0.229, 0.224, 0.225]),
-    dict(type='Collect', keys=['img'],
-         meta_keys=['image_file', 'center', 'scale', 'rotation',
-                    'flip_pairs'])]
-data = dict(test=dict(
-    type='TopDownMpiiDataset', ann_file='none.json', img_prefix='',
-    data_cfg=data_cfg, pipeline=test_pipeline))
-"""
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def make(folder, seed=0):
-    """Writes config and checkpoint with weights that give clear peaks.
+    """Write config and checkpoint with weights that give clear peaks.
 
     Args:
         folder (pathlib.Path): Where to.
@@ -51,8 +21,7 @@ def make(folder, seed=0):
     from mmcv import Config
     from mmpose.models import build_posenet
 
-    config = folder / 'tiny_hourglass.py'
-    config.write_text(CONFIG)
+    config = write_tiny_config(folder)
     torch.manual_seed(seed)
     model = build_posenet(Config.fromfile(str(config)).model)
     for module in model.modules():
@@ -64,7 +33,7 @@ def make(folder, seed=0):
             module.running_var.uniform_(0.5, 2)
             torch.nn.init.uniform_(module.weight, 0.5, 1.5)
             torch.nn.init.normal_(module.bias, 0, 0.2)
-    checkpoint = folder / 'tiny_hourglass.pth'
+    checkpoint = config.with_suffix('.pth')
     meta = dict(epoch=7, iter=70, mmpose_version='0.8.0')
     torch.save(dict(state_dict=model.state_dict(), meta=meta), str(checkpoint))
     return config, checkpoint

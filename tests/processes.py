@@ -1,6 +1,7 @@
 """Several real processes that work together, as a fixture."""
 
 import inspect
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ TRUSTED = dict(weights_only=False) if TORCH >= (2, 0) else {}
 
 @pytest.fixture
 def launch(run, free_port):
-    """Runs a Python program in several processes with torch's launcher.
+    """Run a Python program in several processes with torch's launcher.
 
     Returns:
         callable: ``launch(processes, script, *arguments, check=True)`` gives
@@ -32,6 +33,39 @@ def launch(run, free_port):
     return execute
 
 
+def call_of(function, out, *arguments, launcher='none'):
+    """Return the words after Python's that call a function, see in_rank.py."""
+    file = inspect.getsourcefile(function)
+    return [IN_RANK, launcher, out, file, function.__name__, *arguments]
+
+
+def returned(out, count):
+    """Return what a function returned in each of so many processes."""
+    return [
+        torch.load(str(out / f'{rank}.pt'), **TRUSTED) for rank in range(count)
+    ]
+
+
+@pytest.fixture
+def apart(run, tmp_path_factory):
+    """Call a function in a process of its own.
+
+    Returns:
+        callable: ``apart(function, *arguments)`` gives what the function
+        returned, and the CompletedProcess. Arguments arrive as text.
+        Keyword arguments are for the fixture ``run``.
+    """
+
+    def execute(function, *arguments, **kwargs):
+        out = tmp_path_factory.mktemp('apart')
+        command = [sys.executable, *call_of(function, out, *arguments)]
+        done = run(command, **kwargs)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return returned(out, 1)[0], done
+
+    return execute
+
+
 @pytest.fixture
 def ranks(launch, tmp_path_factory):
     """Call a function in several ranks of a gloo group.
@@ -44,19 +78,8 @@ def ranks(launch, tmp_path_factory):
 
     def execute(processes, function, *arguments, **kwargs):
         out = tmp_path_factory.mktemp('ranks')
-        file = inspect.getsourcefile(function)
-        launch(
-            processes,
-            IN_RANK,
-            out,
-            file,
-            function.__name__,
-            *arguments,
-            **kwargs,
-        )
-        return [
-            torch.load(str(out / f'{rank}.pt'), **TRUSTED)
-            for rank in range(processes)
-        ]
+        words = call_of(function, out, *arguments, launcher='pytorch')
+        launch(processes, *words, **kwargs)
+        return returned(out, processes)
 
     return execute

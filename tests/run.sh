@@ -3,7 +3,7 @@
 #
 # usage: bash tests/run.sh [--quick] [options of pytest]
 #
-#   --quick                run the quick tests only: some minutes on two cores
+#   --quick                run the quick tests only, on all cores
 #   VENV=DIR, PYTHON=NAME  as for scripts/setup.sh
 set -euo pipefail
 # shellcheck source=scripts/common.sh
@@ -22,6 +22,7 @@ cd "$ROOT"
 if [ "${1:-}" = --quick ]; then
   # Markers say what a test needs, see pyproject.toml.
   shift
-  set -- -m 'not (processes or training or compiles)' "$@"
+  set -- -m 'not (processes or training or compiles)' \
+    --numprocesses auto --dist loadfile "$@"
 fi
 PATH="$VENV/bin:$PATH" exec "$VENV/bin/python" -m pytest "$@"

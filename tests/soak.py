@@ -1,4 +1,4 @@
-"""Kills trainings at random moments, and sees that nothing is lost.
+"""Kill trainings at random moments, and sees that nothing is lost.
 
     python tests/soak.py --kills 30 --ranks 1
     python tests/soak.py --kills 30 --ranks 3
@@ -83,7 +83,7 @@ class Soak:
         self.main = load_train()
 
     def start(self, epochs, work=None):
-        """Starts a life; returns its ranks' process ids and its log."""
+        """Start a life; returns its ranks' process ids and its log."""
         self.lives += 1
         log = self.folder / f'life{self.lives}.log'
         arguments = [
@@ -138,7 +138,7 @@ class Soak:
         os._exit(1)
 
     def kill_once(self):
-        """Lets a training live for a while, and kills it."""
+        """Let a training live for a while, and kills it."""
         phase = self.random.choice(PHASES)
         pids, log = self.start(epochs=100000)
         end = time.monotonic() + LONGEST
@@ -231,7 +231,7 @@ class Soak:
         self.counts[how] += 1
 
     def finish(self):
-        """Lets the training end, and compares it with one never killed."""
+        """Let the training end, and compares it with one never killed."""
         epochs = self.done // EPOCH + 2
         for work in (self.work, self.folder / 'whole'):
             pids, log = self.start(epochs, work)
@@ -265,7 +265,7 @@ class Soak:
 
 
 def load_train():
-    """Loads train.py and everything that it will need."""
+    """Load train.py and everything that it will need."""
     train = command('train')
     import mmpose.apis  # noqa: F401
     import mmpose.datasets  # noqa: F401
@@ -276,7 +276,7 @@ def load_train():
 
 
 def iterations(log):
-    """Returns the numbers of the iterations that a log tells of."""
+    """Return the numbers of the iterations that a log tells of."""
     try:
         text = log.read_text()
     except FileNotFoundError:
@@ -288,12 +288,12 @@ def iterations(log):
 
 
 def tail(log):
-    """Returns the end of a log, or nothing."""
+    """Return the end of a log, or nothing."""
     return log.read_text()[-4000:] if log.exists() else ''
 
 
 def kill(pids):
-    """Kills ranks and their data workers, and waits for the ranks."""
+    """Kill ranks and their data workers, and waits for the ranks."""
     for pid in pids:
         try:
             os.killpg(pid, signal.SIGKILL)
@@ -307,7 +307,7 @@ def kill(pids):
 
 
 def soak(folder, ranks, kills, seed=0, damage_every=5):
-    """Kills a training again and again.
+    """Kill a training again and again.
 
     Args:
         folder (Path): For everything; must exist.
@@ -340,7 +340,7 @@ def soak(folder, ranks, kills, seed=0, damage_every=5):
 
 
 def main():
-    """Runs the soak that the command line asks for."""
+    """Run the soak that the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--kills', type=int, default=50)
     parser.add_argument('--ranks', type=int, default=1)

@@ -1,4 +1,4 @@
-"""Finds this package, and the Python that has what it needs.
+"""Find this package, and the Python that has what it needs.
 
 For the entry points, which people start with whatever ``python3`` is theirs,
 and which load this file by its path. Only the standard library is used here.
@@ -31,6 +31,21 @@ def use_this_package():
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     spec.loader.exec_module(module)
+
+
+def enter(command, name):
+    """Run a command with the package that lies here, and end the process.
+
+    Args:
+        command (str): As in ``hourglass COMMAND``.
+        name (str): ``__name__`` of the entry point. Processes that it spawns
+            import it, too: they find the package, and run no command.
+    """
+    use_this_package()
+    if name == '__main__':
+        from hourglass_npu import cli
+
+        cli.start(command)
 
 
 def look_for(*names):

@@ -141,7 +141,7 @@ def _run_video(args, network, finder, video, source, output):
 
 
 class _Finder:
-    """Returns the people of a picture, as the options say."""
+    """Return the people of a picture, as the options say."""
 
     def __init__(self, args, image_size):
         self._image_size = image_size

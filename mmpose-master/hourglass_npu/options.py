@@ -8,8 +8,43 @@ import sys
 from hourglass_npu.errors import UserError
 
 
+class Parser(argparse.ArgumentParser):
+    """The parser of a command's line; see :meth:`parse_args`.
+
+    Args:
+        description (str): What the command does.
+        **settings: Further arguments of argparse's parser.
+    """
+
+    def __init__(self, description, **settings):
+        settings.update(description=description, allow_abbrev=False)
+        super().__init__(**settings)
+
+    def parse_args(self, args=None, namespace=None):
+        """Parse a command line; name the nearest to an unknown option.
+
+        Args:
+            args (list[str] | None): Arguments; None takes ``sys.argv``.
+            namespace (argparse.Namespace | None): As argparse has it.
+
+        Returns:
+            argparse.Namespace: The options. Wrong ones end the process with
+            status 2.
+        """
+        found, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            hint = ''
+            known = [s for a in self._actions for s in a.option_strings]
+            word = unknown[0].split('=')[0]
+            near = difflib.get_close_matches(word, known, 1)
+            if near:
+                hint = f' (did you mean {near[0]}?)'
+            self.error(f'unknown argument {unknown[0]}{hint}')
+        return found
+
+
 def add_trust_option(parser):
-    """Adds the one way round the safe loading of checkpoints.
+    """Add the one way round the safe loading of checkpoints.
 
     Args:
         parser (argparse.ArgumentParser): Parser of a command, or a group.
@@ -23,7 +58,7 @@ def add_trust_option(parser):
 
 
 def apply_trust(args):
-    """Does what ``--trust-checkpoint`` says, and says so.
+    """Do what ``--trust-checkpoint`` says, and say so.
 
     Args:
         args (argparse.Namespace): With the option of
@@ -42,7 +77,7 @@ def apply_trust(args):
 
 
 def add_model_options(parser):
-    """Adds the options that choose a model: config, checkpoint, sample.
+    """Add the options that choose a model: config, checkpoint, sample.
 
     Args:
         parser (argparse.ArgumentParser): Parser of a command, or a group.
@@ -67,7 +102,7 @@ def add_model_options(parser):
 
 
 def add_speed_options(parser):
-    """Adds the options that make inference faster.
+    """Add the options that make inference faster.
 
     Args:
         parser (argparse.ArgumentParser): Parser of a command, or a group.
@@ -87,23 +122,23 @@ def add_speed_options(parser):
 
 
 def check_speed_options(args):
-    """Refuses the options of :func:`add_speed_options` beside ``--onnx``.
+    """Refuse the options of :func:`add_speed_options` beside ``--onnx``.
 
     Args:
         args (argparse.Namespace): With these options and ``onnx``.
 
     Raises:
-        ValueError: If there are both.
+        ValueError: There are both.
     """
     if args.onnx and (args.amp or args.fuse_conv_bn):
         raise UserError(
-            '--onnx computes as the file says: leave --amp and '
-            '--fuse-conv-bn away'
+            '--onnx computes as the file says: leave out --amp and '
+            '--fuse-conv-bn'
         )
 
 
 def apply_speed(args, model):
-    """Makes a model faster, as far as it was asked for.
+    """Make a model faster, as far as it was asked for.
 
     Args:
         args (argparse.Namespace): With the options of
@@ -112,7 +147,7 @@ def apply_speed(args, model):
             mode; changed in place.
 
     Raises:
-        ValueError: If this torch lacks operators of the low precision.
+        ValueError: This torch lacks operators of the low precision.
     """
     if args.fuse_conv_bn:
         from mmcv.cnn import fuse_conv_bn
@@ -125,7 +160,7 @@ def apply_speed(args, model):
 
 
 def add_options(parser):
-    """Adds the options that every command has.
+    """Add the options that every command has.
 
     Args:
         parser (argparse.ArgumentParser): Changed in place.
@@ -168,30 +203,8 @@ def add_options(parser):
     add_trust_option(parser)
 
 
-def parse(parser, argv=None):
-    """Parses a command line; an unknown option is answered by the nearest.
-
-    Args:
-        parser (argparse.ArgumentParser): With all options added.
-        argv (list[str] | None): Arguments; None takes ``sys.argv``.
-
-    Returns:
-        argparse.Namespace: The options. Wrong ones end the process with
-        status 2.
-    """
-    args, unknown = parser.parse_known_args(argv)
-    if unknown:
-        hint = ''
-        known = [s for a in parser._actions for s in a.option_strings]
-        near = difflib.get_close_matches(unknown[0].split('=')[0], known, 1)
-        if near:
-            hint = f' (did you mean {near[0]}?)'
-        parser.error(f'unknown argument {unknown[0]}{hint}')
-    return args
-
-
 def count(text):
-    """Reads a whole number from 1, for an option.
+    """Read a whole number from 1, for an option.
 
     Args:
         text (str): What was typed.
@@ -200,7 +213,7 @@ def count(text):
         int: The number.
 
     Raises:
-        ValueError: If it is none; argparse says so.
+        ValueError: It is none; argparse says so.
     """
     number = int(text)
     if number < 1:

@@ -35,7 +35,7 @@ def silence(number):
 
 
 def start(args, cfg):
-    """Takes the device and, under a launcher, joins the process group.
+    """Take the device and, under a launcher, join the process group.
 
     Args:
         args (argparse.Namespace): Options of :func:`add_options`.
@@ -47,7 +47,7 @@ def start(args, cfg):
         of a group.
 
     Raises:
-        UserError: If the device is not there, or the group cannot be.
+        UserError: The device is not there, or the group cannot be.
     """
     from mmcv.runner.dist_utils import init_dist, set_device
 
@@ -111,7 +111,7 @@ def check_group_options(params):
 
 
 def share_cores(device, args, cfg):
-    """Divides the host's cores among the processes on it.
+    """Divide the host's cores among the processes on it.
 
     Arithmetic threads are set only where several processes compute on the
     CPU, and OMP_NUM_THREADS does not say how many; there too a batch is no

@@ -4,13 +4,6 @@
 import os
 import runpy
 
-BOOTSTRAP = os.path.join(
-    os.path.dirname(os.path.realpath(__file__)),
-    '../hourglass_npu/bootstrap.py',
-)
-runpy.run_path(BOOTSTRAP)['use_this_package']()
-
-from hourglass_npu import cli  # noqa: E402
-
-if __name__ == '__main__':
-    cli.start('shape')
+HERE = os.path.dirname(os.path.realpath(__file__))
+BOOTSTRAP = os.path.join(HERE, '../hourglass_npu/bootstrap.py')
+runpy.run_path(BOOTSTRAP)['enter']('shape', __name__)

@@ -1,4 +1,4 @@
-"""Counts what costs time on an accelerator whatever the clock says.
+"""Count what costs time on an accelerator whatever the clock says.
 
 A CPU hides the cost of launching many small operators and of waiting for
 the device; counted, they can be held by a test on any machine.

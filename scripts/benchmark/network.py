@@ -12,7 +12,7 @@ from benchmark.counting import HostReads, count_operators
 
 
 class _Heatmaps(torch.nn.Module):
-    """Stands in for a network: returns heatmaps that it holds."""
+    """Stand in for a network: return heatmaps that it holds."""
 
     def __init__(self, shape):
         super().__init__()

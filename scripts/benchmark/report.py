@@ -1,4 +1,4 @@
-"""Says what was measured, and on what kind of machine."""
+"""Say what was measured, and on what kind of machine."""
 
 import os
 import platform

@@ -1,4 +1,4 @@
-"""Makes the baseline: mmcv and mmpose as released, fit to run here.
+"""Make the baseline: mmcv and mmpose as released, fit to run here.
 
 Both do not run on today's stack, nor on a CPU, without a handful of fixes
 (``stock.json``). They are the smallest that let them run, and none of them

@@ -1,4 +1,4 @@
-"""Stands in for ``torchvision.transforms.functional`` in the baseline.
+"""Stand in for ``torchvision.transforms.functional`` in the baseline.
 
 Only where torchvision is missing. The operations, their order and their
 copies are torchvision's, so that they take as long as there.

@@ -72,7 +72,7 @@ class NotServed(Unable):
 
 
 def torch_version():
-    """Returns the version of torch, such as '2.13.0', without importing it.
+    """Return the version of torch, such as '2.13.0', without importing it.
 
     Raises:
         Unable: There is none.
@@ -88,14 +88,14 @@ def torch_version():
 
 
 def site_packages():
-    """Returns the folder that torch lies in."""
+    """Return the folder that torch lies in."""
     from importlib.util import find_spec
 
     return Path(find_spec('torch').origin).parent.parent
 
 
 def cache():
-    """Returns the folder for wheels and libraries."""
+    """Return the folder for wheels and libraries."""
     given = os.environ.get('CANN_STUB_CACHE')
     return Path(given) if given else Path(sys.prefix) / '.cann_stub'
 
@@ -151,12 +151,12 @@ def install(version):
 
 
 def sources(part):
-    """Returns the C++ files of a part, in the order of their names."""
+    """Return the C++ files of a part, in the order of their names."""
     return sorted((HERE / part).glob('*.cpp'))
 
 
 def fingerprint(place, compiler):
-    """Returns what the libraries depend on, as a short hash."""
+    """Return what the libraries depend on, as a short hash."""
     digest = hashlib.sha256()
     parts = [part for parts in PARTS.values() for part in parts]
     files = [path for part in parts for path in (HERE / part).iterdir()]
@@ -171,7 +171,7 @@ def fingerprint(place, compiler):
 
 
 def call(command):
-    """Runs a tool of the build.
+    """Run a tool of the build.
 
     Raises:
         Unable: It fails; with what it prints.
@@ -189,7 +189,7 @@ def call(command):
 
 
 def symbols(path, kind):
-    """Returns names of a library or object; kind as for nm."""
+    """Return names of a library or object; kind as for nm."""
     flags = [] if path.suffix == '.o' else ['-D']
     names = set()
     for line in call(['nm', *flags, f'--{kind}-only', path]).splitlines():
@@ -200,7 +200,7 @@ def symbols(path, kind):
 
 
 def missing_symbols(place, objects):
-    """Returns what the wheel's libraries want and nobody defines."""
+    """Return what the wheel's libraries want and nobody defines."""
     wheel = sorted((place / 'torch_npu').glob('_C*.so'))
     wheel += sorted((place / 'torch_npu/lib').glob('*.so'))
     wanted, there = set(), set()
@@ -221,7 +221,7 @@ def missing_symbols(place, objects):
 
 
 def write_missing(path, names):
-    """Writes a function for each name that the sources do not have."""
+    """Write a function for each name that the sources do not have."""
     lines = ['long cann_stub_missing(const char *name);']
     for name in names:
         result = '0' if IDLE.match(name) else f'cann_stub_missing("{name}")'
@@ -289,7 +289,7 @@ def link(lib, compiler, objects, missing, torch):
 
 
 def write_root(folder):
-    """Writes what an installed CANN and its driver leave on a host."""
+    """Write what an installed CANN and its driver leave on a host."""
     latest = folder / TOOLKIT / 'latest'
     for name in ('lib64', 'runtime', 'compiler', 'opp'):
         (latest / name).mkdir(parents=True)
@@ -305,13 +305,13 @@ def write_root(folder):
 
 
 def cxx11_abi(torch):
-    """Returns 1 unless this torch was built with the old C++ ABI."""
+    """Return 1 unless this torch was built with the old C++ ABI."""
     names = call(['nm', '-D', '--defined-only', torch / 'lib/libc10.so'])
     return int('__cxx11' in names)
 
 
 def build(version=None):
-    """Makes what is not there yet.
+    """Make what is not there yet.
 
     Args:
         version (str | None): Of torch_npu; by default the newest for this
@@ -358,7 +358,7 @@ def build(version=None):
 
 
 def environment(place, root):
-    """Returns the variables of a process with eight NPUs.
+    """Return the variables of a process with eight NPUs.
 
     Args:
         place (Path): Folder of the wheel.
@@ -381,7 +381,7 @@ def environment(place, root):
 
 
 def main():
-    """Runs the command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(
         description=__doc__.splitlines()[0],
         epilog=__doc__.partition('\n\n')[2],

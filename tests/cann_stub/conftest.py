@@ -22,7 +22,7 @@ NOT_SERVED = 3
 
 @pytest.fixture(scope='session')
 def cann_stub(run):
-    """Builds the stand-in; skips what needs it where that cannot be.
+    """Build the stand-in; skip what needs it where that cannot be.
 
     Where ``CI`` is ``true`` only a torch or Python that torch_npu does not
     serve is a reason to skip: else nobody would notice that the NPU's lines
@@ -45,7 +45,7 @@ def cann_stub(run):
 
 @pytest.fixture
 def npu(cann_stub, run, tmp_path):
-    """Runs commands on a host with eight NPUs, in the bundle's folder.
+    """Run commands on a host with eight NPUs, in the bundle's folder.
 
     Returns:
         callable: ``npu(*command, status=0, **environment)`` gives the
@@ -75,7 +75,7 @@ def npu(cann_stub, run, tmp_path):
 
 @pytest.fixture(scope='session')
 def sample(run):
-    """Draws the sample data, unless they have been drawn."""
+    """Draw the sample data, unless they have been drawn."""
     if not SAMPLE.exists():
         tool = ROOT / 'mmpose-master/tools/make_sample_mpii.py'
         run([sys.executable, tool], timeout=300)

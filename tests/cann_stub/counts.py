@@ -9,17 +9,17 @@ _library.aclGetRecentErrMsg.restype = ctypes.c_char_p
 
 
 def report():
-    """Returns the report of this process so far (dict)."""
+    """Return the report of this process so far (dict)."""
     return json.loads(_library.cann_stub_report().decode())
 
 
 def waits():
-    """Returns how often the host has waited, by kind and line (dict)."""
+    """Return how often the host has waited, by kind and line (dict)."""
     return report()['host_syncs']
 
 
 def visible_devices():
-    """Returns how many devices there are, and what is said about it."""
+    """Return how many devices there are, and what is said about it."""
     count = ctypes.c_uint32()
     _library.aclrtGetDeviceCount(ctypes.byref(count))
     return count.value, _library.aclGetRecentErrMsg().decode()

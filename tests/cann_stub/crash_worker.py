@@ -1,4 +1,4 @@
-"""Reads a device's memory with host code, which has to crash."""
+"""Read a device's memory with host code, which has to crash."""
 
 import ctypes
 

@@ -1,4 +1,4 @@
-"""Compares the stand-in's operators with the CPU's, one call each.
+"""Compare the stand-in's operators with the CPU's, one call each.
 
 Usage: kernels_worker.py    prints what differs, and which were not called
 """
@@ -103,7 +103,7 @@ def flat(result):
 
 
 def differences():
-    """Yields the calls whose results are not the CPU's."""
+    """Yield the calls whose results are not the CPU's."""
     calls = {call: None for call in CALLS}
     calls.update(FUNCTIONS)
     for name, function in calls.items():
@@ -130,7 +130,7 @@ def differences():
 
 
 def uncalled():
-    """Returns the operators that nothing here has launched."""
+    """Return the operators that nothing here has launched."""
     table = Path(__file__).with_name('OPERATORS.md').read_text().splitlines()
     listed = {line[3:-1] for line in table if line.startswith('- `')}
     return sorted(listed - set(counts.report()['kernels']))

@@ -116,13 +116,13 @@ class Bench:
 
     @staticmethod
     def find(name):
-        """Returns the file of an installed package, without importing it."""
+        """Return the file of an installed package, without importing it."""
         from importlib.util import find_spec
 
         return find_spec(name).origin
 
     def mutate(self, package, file, text, replacement):
-        """Returns a folder with a changed copy of a package.
+        """Return a folder with a changed copy of a package.
 
         Raises:
             ValueError: The text is not there, or not once.
@@ -141,7 +141,7 @@ class Bench:
         return folder
 
     def run(self, mutant, command):
-        """Runs a command on the stand-in's NPUs.
+        """Run a command on the stand-in's NPUs.
 
         Args:
             mutant (Path | None): From :meth:`mutate`.
@@ -206,7 +206,7 @@ class Bench:
 
 
 def survivors(names):
-    """Returns the names of mutants that nothing has caught.
+    """Return the names of mutants that nothing has caught.
 
     Args:
         names (Iterable[str]): Keys of :data:`MUTANTS`.
@@ -230,7 +230,7 @@ def survivors(names):
 
 
 def main():
-    """Runs the command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('names', nargs='*', metavar='NAME')
     names = parser.parse_args().names or list(MUTANTS)

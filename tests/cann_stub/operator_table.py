@@ -22,7 +22,7 @@ name. docs/CANN_STUB.md says how to add one.
 
 
 def names_of(text):
-    """Returns the operators that a line of a source declares.
+    """Return the operators that a line of a source declares.
 
     Args:
         text (str): All of the source before and with the line.
@@ -53,7 +53,7 @@ def names_of(text):
 
 
 def table():
-    """Returns the operators: {(file's summary, section): [names]}."""
+    """Return the operators: {(file's summary, section): [names]}."""
     found = {}
     for stem in SOURCES:
         text = (HERE / 'operators' / f'{stem}.cpp').read_text()
@@ -65,7 +65,7 @@ def table():
 
 
 def render():
-    """Returns the text of OPERATORS.md."""
+    """Return the text of OPERATORS.md."""
     lines = [HEAD]
     last = None
     for (summary, title), names in table().items():
@@ -79,7 +79,7 @@ def render():
 
 
 def main():
-    """Runs the command."""
+    """Run the command."""
     if sys.argv[1:] == ['--check']:
         return int(TABLE.read_text() != render())
     TABLE.write_text(render())

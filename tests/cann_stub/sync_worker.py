@@ -1,4 +1,4 @@
-"""Trains and tells for each iteration how often the host has waited.
+"""Train and tell for each iteration how often the host has waited.
 
 Usage: sync_worker.py OUT ARGUMENT...    arguments of tools/train.py; rank R
     writes OUT.R, a JSON list with a dict of places for each iteration

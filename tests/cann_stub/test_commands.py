@@ -25,12 +25,12 @@ PLAIN = 'optimizer.fused=False'
 
 
 def table_of(output):
-    """Returns the last table of an output, line by line."""
+    """Return the last table of an output, line by line."""
     return [line for line in output.splitlines() if line.startswith('|')][-3:]
 
 
 def copies(report):
-    """Returns the number of copies in streams that do not compute."""
+    """Return the number of copies in streams that do not compute."""
     return sum(
         tasks.get('copy', 0)
         for tasks in report['streams'].values()
@@ -39,7 +39,7 @@ def copies(report):
 
 
 def device_of(report):
-    """Returns the number of the device that was set last."""
+    """Return the number of the device that was set last."""
     return int(report['settings']['device'][-1])
 
 

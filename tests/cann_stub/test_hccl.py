@@ -12,7 +12,7 @@ WORKER = Path(__file__).with_name('hccl_worker.py')
 
 @pytest.fixture
 def ranks(cann_stub, free_port):
-    """Runs two ranks without a launcher, which would stop a lonely one.
+    """Run two ranks without a launcher, which would stop a lonely one.
 
     Returns:
         callable: ``ranks(case)`` gives statuses and outputs by rank.

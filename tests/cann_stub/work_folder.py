@@ -6,7 +6,7 @@ import torch
 
 
 def read_losses(work):
-    """Returns the logged losses of the one run of a work folder."""
+    """Return the logged losses of the one run of a work folder."""
     (log,) = work.glob('*.log.json')
     lines = map(json.loads, log.read_text().splitlines())
     return [line['loss'] for line in lines if line.get('mode') == 'train']

@@ -53,7 +53,7 @@ class NotRefused(AssertionError):
 
 
 def judged(function):
-    """Runs what a command would run and judges how it ends.
+    """Run what a command would run and judge how it ends.
 
     Args:
         function (Callable[[], Any]): The command's work.
@@ -110,10 +110,10 @@ class Kind:
         self.prepare()
 
     def prepare(self):
-        """Makes the sound files."""
+        """Make the sound files."""
 
     def run(self, number):
-        """Runs one case.
+        """Run one case.
 
         Args:
             number (int): The same number is the same case.
@@ -125,7 +125,7 @@ class Kind:
 
 
 def generator(kind, number):
-    """Makes the generator of a case.
+    """Make the generator of a case.
 
     Args:
         kind (Kind): The kind.
@@ -154,7 +154,7 @@ class Config(Kind):
         self.keys = ['.'.join(map(str, at)) for at in places(self.content)]
 
     def write(self, content, draw):
-        """Writes a config as Python or JSON."""
+        """Write a config as Python or JSON."""
         if draw.random() < 0.5 or not isinstance(content, dict):
             path = self.folder / 'config.json'
             text = json.dumps(content)
@@ -171,7 +171,7 @@ class Config(Kind):
         return path
 
     def overrides(self, draw):
-        """Draws what --cfg-options may be given."""
+        """Draw what --cfg-options may be given."""
         key = draw.choice(self.keys)
         if draw.random() < 0.4:
             key = misspelt(key, draw)
@@ -204,7 +204,7 @@ class Config(Kind):
 
 
 def quick_places(content):
-    """Lists places of a config but those of sizes.
+    """List places of a config but those of sizes.
 
     Large ones are slow and nothing worse.
 
@@ -403,7 +403,7 @@ class Picture(Kind):
         self.path = self.folder / 'a.jpg'
 
     def bomb(self, data, draw):
-        """Lets a JPEG claim to be larger than it is."""
+        """Let a JPEG claim to be larger than it is."""
         data = bytearray(data)
         for mark in (b'\xff\xc0', b'\xff\xc2'):
             at = data.find(mark)

@@ -95,7 +95,7 @@ def spoil_bytes(data, random):
 
 
 def places(value, path=()):
-    """Goes through all places of a tree of dicts and lists.
+    """Go through all places of a tree of dicts and lists.
 
     Args:
         value (Any): The tree.

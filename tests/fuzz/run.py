@@ -32,7 +32,7 @@ ENDS = ('used', 'refused', 'failed')
 
 
 def parse_args(argv=None):
-    """Parses the command line.
+    """Parse the command line.
 
     Args:
         argv (list[str] | None): Arguments; None takes ``sys.argv``.
@@ -57,7 +57,7 @@ def parse_args(argv=None):
 
 
 def run_batch(name, first, count, report):
-    """Runs cases in this process.
+    """Run cases in this process.
 
     Args:
         name (str): Kind.
@@ -108,7 +108,7 @@ def _batch_process(text):
 
 
 def run_apart(name, first, count):
-    """Runs cases in a process of their own; in another after a crash.
+    """Run cases in a process of their own; in another after a crash.
 
     Args:
         name (str): Kind.
@@ -156,7 +156,7 @@ def run_apart(name, first, count):
 
 
 def main():
-    """Runs as the command line says."""
+    """Run as the command line says."""
     args = parse_args()
     if args.batch:
         _batch_process(args.batch)

@@ -18,7 +18,7 @@ QUICK = (
 
 
 def feed(run, cases, first, *kinds):
-    """Feeds cases of some kinds; all have to come to a good end."""
+    """Feed cases of some kinds; all have to come to a good end."""
     options = [f'--kind={kind}' for kind in kinds]
     done = run(
         [sys.executable, RUN, '--cases', cases, '--first', first, *options],

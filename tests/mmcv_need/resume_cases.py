@@ -1,14 +1,8 @@
-"""A small training in which everything draws random numbers.
-
-Also one rank of test_resume.py: ``resume_cases.py WORK_DIR CHECKPOINT ...``.
-"""
+"""A small training in which everything draws random numbers."""
 
 import itertools
-import json
 import logging
 import random
-import sys
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,7 +13,7 @@ from mmcv.runner import (
     EpochBasedRunner,
     OptimizerHook,
 )
-from mmcv.runner.dist_utils import get_dist_info, init_dist, set_device
+from mmcv.runner.dist_utils import get_dist_info
 from mmcv.runner.hooks.optimizer import AmpOptimizerHook, engine_of
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
@@ -68,7 +62,7 @@ class Noise(Dataset):
 
 
 def seed_worker(worker_id):
-    """Seeds numpy, which torch before 1.9 leaves alone in workers."""
+    """Seed numpy, which torch before 1.9 leaves alone in workers."""
     np.random.seed(torch.initial_seed() % 2**32)
 
 
@@ -84,7 +78,7 @@ def make_loader(workers=0, loaded=None, batch_size=2, **kwargs):
 
 
 def scramble():
-    """Puts all generators where no run of the tests has them."""
+    """Put all generators where no run of the tests has them."""
     torch.manual_seed(987)
     random.seed(987)
     np.random.seed(987)
@@ -208,11 +202,8 @@ def train_rank(work_dir, checkpoint=None, passes=1):
     return outcome(runner)
 
 
-def main():
-    set_device('cpu')
-    init_dist('pytorch')
-    work_dir, *names = sys.argv[1:]
-    rank, _ = get_dist_info()
+def resume_in_ranks(work_dir, *names):
+    """Resume from the checkpoints of such names; return what went wrong."""
     failed = {}
     for passes, name in itertools.product((1, 2), names):
         folder = f'{work_dir}/{passes}'
@@ -231,8 +222,4 @@ def main():
             assert again[0] == whole[0]
         except AssertionError as error:
             failed[f'{passes} {name}'] = str(error)
-    Path(f'{work_dir}/rank{rank}.json').write_text(json.dumps(failed))
-
-
-if __name__ == '__main__':
-    main()
+    return failed

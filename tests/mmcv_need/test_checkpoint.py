@@ -439,7 +439,7 @@ def web(monkeypatch):
     for name in ('http_proxy', 'HTTP_PROXY', 'all_proxy', 'ALL_PROXY'):
         monkeypatch.delenv(name, raising=False)
     web = Web()
-    thread = threading.Thread(target=web.server.serve_forever)
+    thread = threading.Thread(target=web.server.serve_forever, args=[0.01])
     thread.start()
     yield web
     web.server.shutdown()
@@ -740,6 +740,7 @@ def start_writer(folder, number, times):
     )
 
 
+@pytest.mark.processes
 def test_two_processes_write_one_name(tmp_path):
     writers = [start_writer(tmp_path, number, 40) for number in (1, 2)]
     for writer in writers:
@@ -751,6 +752,7 @@ def test_two_processes_write_one_name(tmp_path):
     assert not list(tmp_path.glob('.*'))
 
 
+@pytest.mark.processes
 def test_a_folder_that_goes_while_it_is_saved_comes_again(tmp_path):
     folder = tmp_path / 'work'
     writer = start_writer(folder, 1, 300)

@@ -12,7 +12,7 @@ from torch import nn
 
 
 class Echo(nn.Module):
-    """Returns its arguments, through each of the three ways in."""
+    """Return its arguments, through each of the three ways in."""
 
     def __init__(self):
         super().__init__()

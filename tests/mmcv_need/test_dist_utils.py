@@ -8,19 +8,15 @@ import subprocess
 import sys
 import types
 from datetime import timedelta
-from pathlib import Path
 
-import group_worker as worker
+import group_cases
 import pytest
 import torch
 from device_stand_ins import Device, fresh_process, host_with  # noqa: F401
-from launching import torch_launcher
 from mmcv.runner import dist_utils
+from processes import call_of, returned
 
 from hourglass_npu.training import ranks
-
-WORKER = Path(worker.__file__)
-
 
 # Which device
 
@@ -423,14 +419,16 @@ def test_alone(monkeypatch):
     assert ranks.broadcast_object('mine') == 'mine'
     assert dist_utils.master_only(lambda x: x + 1)(1) == 2
     ranks.barrier()
-    params = worker.tensors(0)
+    params = group_cases.tensors(0)
     dist_utils.allreduce_params(params)
-    assert all(torch.equal(a, b) for a, b in zip(params, worker.tensors(0)))
+    assert all(
+        torch.equal(a, b) for a, b in zip(params, group_cases.tensors(0))
+    )
 
 
 def check_ranks(folder, size=2, address='127.0.0.1'):
-    """Check what :mod:`group_worker` has found in each process."""
-    ranks = [torch.load(str(folder / f'{rank}.pt')) for rank in range(size)]
+    """Check what each process has found."""
+    ranks = returned(folder, size)
     for rank, found in enumerate(ranks):
         assert found['place'] == (rank, size)
         assert (found['device'], found['backend']) == ('cpu', 'gloo')
@@ -462,12 +460,12 @@ def stock_file(original):
     return original('mmcv', 'runner/dist_utils.py')
 
 
-def test_torch_s_launcher(run, free_port, tmp_path, stock_file):
+def test_torch_s_launcher(launch, tmp_path, stock_file):
     # Three: dividing by two would be exact before and after adding up.
-    done = run(
-        torch_launcher(WORKER, 3, free_port, tmp_path, 'pytorch', stock_file)
+    script, *arguments = call_of(
+        group_cases.work_together, tmp_path, stock_file, launcher='pytorch'
     )
-    assert done.returncode == 0, done.stderr
+    done = launch(3, script, *arguments)
     assert done.stdout.split().count('left') == 3, done.stderr
     ranks = check_ranks(tmp_path, size=3)
     assert [rank['local rank'] for rank in ranks] == ['0', '1', '2']
@@ -491,7 +489,9 @@ def start_two(run, tmp_path, launcher, stock_file, variables, env):
         settings = ' '.join(f'{k}={v[rank]}' for k, v in variables.items())
         lines.append(f'rank{rank}() {{ {settings} "$@"; }}')
     script = '\n'.join(lines) + START_TWO
-    command = [sys.executable, WORKER, tmp_path, launcher, stock_file]
+    work = group_cases.work_together
+    words = call_of(work, tmp_path, stock_file, launcher=launcher)
+    command = [sys.executable, *words]
     done = run(['bash', '-c', script, 'bash', *command], env=env)
     assert done.returncode == 0, done.stderr
 

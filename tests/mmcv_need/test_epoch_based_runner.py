@@ -51,7 +51,7 @@ class Net(nn.Module):
 
 
 class Recorder(Hook):
-    """Writes down what is called, when, and with which loss."""
+    """Write down what is called, when, and with which loss."""
 
     def __init__(self):
         self.events = []
@@ -274,7 +274,7 @@ def test_an_epoch_without_iterations_has_none(caplog):
 
 
 class FixedTimer(IterTimerHook):
-    """Says that the counted iterations took two seconds."""
+    """Say that the counted iterations took two seconds."""
 
     def seconds_until_now(self):
         return 2.0

@@ -2,15 +2,12 @@
 
 import filecmp
 import shutil
-import sys
-from pathlib import Path
 
+import nine_copies_cases
 import pytest
 
 import patch_engine
 import patches
-
-WORKER = Path(__file__).with_name('nine_copies_worker.py')
 
 
 @pytest.fixture
@@ -37,14 +34,11 @@ def changed(site, released):
     )
 
 
-def test_it_trains_saves_and_resumes(site, released, run, tmp_path):
+def test_it_trains_saves_and_resumes(site, released, apart, tmp_path):
     ours = (patches.BUNDLE / 'mmcv_need').glob('*.py')
     assert changed(site, released) == sorted(path.name for path in ours)
-    done = run(
-        [sys.executable, WORKER, site, tmp_path],
-        env=dict(PYTHONPATH=str(site)),
-    )
-    assert done.returncode == 0, done.stderr
+    env = dict(PYTHONPATH=str(site))
+    _, done = apart(nine_copies_cases.use_mmcv, site, tmp_path, env=env)
     assert 'Epoch [4][2/2]' in done.stdout and 'Iter [4/4]' in done.stdout
     # Three runs by epoch: of four, two and the other two.
     assert done.stdout.count('FPS: ') == 8

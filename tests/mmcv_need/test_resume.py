@@ -1,7 +1,6 @@
 """A run that was stopped and resumed equals one that never was, to the bit."""
 
 import itertools
-import json
 import logging
 import random
 import re
@@ -19,6 +18,7 @@ from resume_cases import (
     assert_same,
     make_loader,
     make_runner,
+    resume_in_ranks,
     scramble,
 )
 from resume_cases import train_from as train
@@ -26,6 +26,7 @@ from resume_cases import train_from as train
 PER_EPOCH = 7
 
 
+@pytest.mark.training
 @pytest.mark.parametrize('workers', [0, 2])
 def test_from_any_iteration_and_any_epoch(tmp_path, workers):
     whole = train(tmp_path / 'whole', workers=workers)
@@ -289,13 +290,10 @@ def test_other_ranks_are_allowed_and_told(tmp_path, caplog):
     assert 'were not saved' in warnings_of(caplog, path)[0]
 
 
-def test_two_ranks(launch, tmp_path):  # noqa: F811
-    worker = __file__.replace('test_resume', 'resume_cases')
+def test_two_ranks(ranks, tmp_path):
     names = ['iter_2', 'iter_4', 'epoch_1', 'iter_6']
-    launch(2, worker, tmp_path, *names)
-    for rank in range(2):
-        failed = json.loads((tmp_path / f'rank{rank}.json').read_text())
-        assert failed == {}
+    failed = ranks(2, resume_in_ranks, tmp_path, *names)
+    assert failed == [{}, {}]
     saved = _load_checkpoint(str(tmp_path / '1' / 'whole' / 'iter_2.pth'))
     one, other = saved['resume']['random']
     assert not torch.equal(one['now']['torch'], other['now']['torch'])

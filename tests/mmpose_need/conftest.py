@@ -1,1 +1,1 @@
-from processes import launch, ranks  # noqa: F401
+from processes import apart, launch, ranks  # noqa: F401

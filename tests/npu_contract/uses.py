@@ -1,4 +1,4 @@
-"""Finds in Python sources what they use of torch_npu, by its full name.
+"""Find in Python sources what they use of torch_npu, by its full name.
 
 ``torch.npu`` is ``torch_npu.npu``. Besides plain attributes these are seen:
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 from calling import call, command
 from mpii_data import write_mpii, write_tiny_config
-from processes import launch, ranks  # noqa: F401
+from processes import apart, launch, ranks  # noqa: F401
 
 
 @pytest.fixture

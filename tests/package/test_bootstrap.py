@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from hourglass_npu.bootstrap import GUARD, ensure_packages
+
 BUNDLE = Path(__file__).resolve().parents[2]
 BOOTSTRAP = BUNDLE / 'mmpose-master/hourglass_npu/bootstrap.py'
 SCRIPT = """
@@ -20,7 +22,7 @@ print(json.dumps([sys.executable, sys.argv[1:], guarded]))
 
 @pytest.fixture
 def run(tmp_path):
-    """Runs a script that asks for packages, with a stand-in environment."""
+    """Run a script that asks for packages, with a stand-in environment."""
 
     def run(names, venv=True):
         script = tmp_path / 'job.py'
@@ -65,3 +67,13 @@ def test_what_is_nowhere_is_said_once(run, venv):
     assert 'lacks nowhere_at_all, nor_this' in done.stderr
     assert f'bash {BUNDLE}/scripts/setup.sh' in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_the_tests_are_never_restarted(tmp_path, monkeypatch):
+    python = tmp_path / 'bin/python'
+    python.parent.mkdir()
+    python.symlink_to(sys.executable)
+    monkeypatch.setenv('VENV', str(tmp_path))
+    with pytest.raises(AssertionError, match='would start another program'):
+        ensure_packages('nowhere_at_all')
+    del os.environ[GUARD]

@@ -72,7 +72,7 @@ def test_prefetch_is_had_or_refused(kind, pinned, wanted):
 
 
 class Stream:
-    """Stands in for a stream, and notes in a list what is asked of it."""
+    """Stand in for a stream, and notes in a list what is asked of it."""
 
     def __init__(self, name, calls):
         self.name, self.calls = name, calls

@@ -78,6 +78,7 @@ class Dying(Picky):
         _end_at_once()
 
 
+@pytest.mark.processes
 def test_a_lost_data_worker_is_told_by_torchs_real_message():
     loader = torch.utils.data.DataLoader(Dying(None), num_workers=1)
     error = error_of(next, iter(loader))

@@ -12,6 +12,8 @@ import pytest
 
 from hourglass_npu import lifetime
 
+pytestmark = pytest.mark.processes
+
 SECONDS = 30
 
 
@@ -117,7 +119,7 @@ time.sleep(100)
 
 @pytest.fixture
 def short(monkeypatch):
-    """Sets an empty folder for temporary files, with a short path."""
+    """Set an empty folder for temporary files, with a short path."""
     with tempfile.TemporaryDirectory(prefix='t', dir='/tmp') as folder:
         monkeypatch.setattr(tempfile, 'tempdir', folder)
         yield Path(folder)

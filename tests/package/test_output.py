@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.processes
+
 ENVIRONMENT = dict(os.environ, PYTHONDONTWRITEBYTECODE='1')
 ENVIRONMENT.pop('PYTHONUNBUFFERED', None)
 

@@ -1,7 +1,7 @@
 """Cores and memory that processes share; unknown options."""
 
 import os
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 
 import cv2
 import pytest
@@ -10,7 +10,7 @@ from mpii_data import CONFIGS
 
 from hourglass_npu.config.load import load_config
 from hourglass_npu.errors import UserError
-from hourglass_npu.options import add_options, parse
+from hourglass_npu.options import Parser, add_options
 from hourglass_npu.process import check_group_options, share_cores
 
 LARGE = str(CONFIGS / 'hourglass52_mpii_384x384.py')
@@ -77,13 +77,13 @@ def test_memory_is_shared(monkeypatch, device, ranks, asked, samples):
 
 
 def test_an_unknown_option_is_answered_by_the_nearest(capsys):
-    parser = ArgumentParser(allow_abbrev=False)
+    parser = Parser('Try it.')
     add_options(parser)
     with pytest.raises(SystemExit) as caught:
-        parse(parser, ['--work_dirs=x'])
+        parser.parse_args(['--work_dirs=x'])
     assert caught.value.code == 2
     assert 'did you mean --work-dir?' in capsys.readouterr().err
-    args = parse(parser, ['--local-rank=3', '--options', 'a=1'])
+    args = parser.parse_args(['--local-rank=3', '--options', 'a=1'])
     assert args.local_rank == 3 and args.cfg_options == [['a=1']]
 
 

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class Subject:
-    """Takes the times of its rounds from a list."""
+    """Take the times of its rounds from a list."""
 
     def __init__(self, what, variant, walls, facts=None, **more):
         self.what, self.variant, self.walls = what, variant, iter(walls)

@@ -55,6 +55,7 @@ def here():
     return runs
 
 
+@pytest.mark.processes
 def test_the_environment_of_the_tests_is_in_order(here):
     account = json.loads(here[1].stdout)
     found = {f['check']: f for f in account['findings']}
@@ -64,6 +65,7 @@ def test_the_environment_of_the_tests_is_in_order(here):
     assert account['status'] == here[1].returncode < 2
 
 
+@pytest.mark.processes
 def test_words_and_json_agree(here):
     words, machine = here
     assert words.returncode == machine.returncode
@@ -73,6 +75,7 @@ def test_words_and_json_agree(here):
     assert [line.groups() for line in lines if line] == expected
 
 
+@pytest.mark.processes
 def test_the_block_holds_no_secrets(here):
     for run in here:
         assert os.path.expanduser('~') not in run.stdout
@@ -303,6 +306,7 @@ def test_devices_that_work_are_listed(host, monkeypatch):
 # The probe ----------------------------------------------------------------
 
 
+@pytest.mark.processes
 def test_a_probe_that_hangs_is_ended(tmp_path, monkeypatch):
     script = tmp_path / 'probe.py'
     script.write_text(
@@ -318,6 +322,7 @@ def test_a_probe_that_hangs_is_ended(tmp_path, monkeypatch):
         os.kill(int((tmp_path / 'pid').read_text()), 0)
 
 
+@pytest.mark.processes
 def test_a_probe_that_crashes_gives_no_addresses_away(tmp_path, monkeypatch):
     script = tmp_path / 'probe.py'
     script.write_text(

@@ -10,6 +10,8 @@ from mpii_data import write_mpii, write_tiny_config
 from test_launch_sh import BUNDLE, Bundle
 from test_stopped_training import Job
 
+pytestmark = pytest.mark.processes
+
 SECONDS = 30
 
 

@@ -20,6 +20,8 @@ from pathlib import Path
 import pytest
 import torch
 
+pytestmark = pytest.mark.processes
+
 BUNDLE = Path(__file__).resolve().parents[2]
 ELASTIC = (
     hasattr(torch.distributed, 'run')

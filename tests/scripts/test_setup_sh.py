@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.processes
+
 BUNDLE = Path(__file__).resolve().parents[2]
 
 # A Python of version $VERSION for setup.sh: makes environments that hold a
@@ -604,7 +606,7 @@ def wait_until(condition):
 
 @pytest.fixture
 def manual(tmp_path):
-    """Runs mmpose-master/setup.py beside a made-up mmcv; pip only notes."""
+    """Run mmpose-master/setup.py beside a made-up mmcv; pip only notes."""
     tools = tmp_path / 'mmpose-master'
     tools.mkdir()
     shutil.copy(str(BUNDLE / 'mmpose-master/setup.py'), str(tools))

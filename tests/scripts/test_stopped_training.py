@@ -15,6 +15,8 @@ from mmcv.runner.checkpoint import _load_checkpoint
 from mpii_data import write_mpii, write_tiny_config
 from test_launch_sh import BUNDLE, ELASTIC, Bundle
 
+pytestmark = pytest.mark.processes
+
 # What the issue grants; it takes a tenth of that.
 SECONDS = 30
 # Torch 1.8 does not tell which rank has failed.
@@ -139,7 +141,7 @@ def stuck(tmp_path_factory):
 
 @pytest.fixture
 def start(tmp_path):
-    """Starts a job, and returns it when it trains."""
+    """Start a job, and returns it when it trains."""
     jobs = []
 
     def execute(workers):

@@ -4,31 +4,20 @@ It shows samples after the config's pipeline, augmentation included: each crop
 with its joints, and beside it the target heatmaps.
 """
 
-import argparse
 import os
 import random
 
 from hourglass_npu.config.load import check_data, choose_work_dir, load_config
 from hourglass_npu.errors import UserError
 from hourglass_npu.files import make_folder
-from hourglass_npu.options import parse
+from hourglass_npu.options import Parser
 
 COLUMNS = 3
 
 
 def parse_args(argv=None):
-    """Parse the command line.
-
-    Args:
-        argv (list[str] | None): Arguments; None takes ``sys.argv``.
-
-    Returns:
-        argparse.Namespace: The options.
-    """
-    parser = argparse.ArgumentParser(
-        description='Show training samples with joints and target heatmaps.',
-        allow_abbrev=False,
-    )
+    """Parse the command line, see :class:`hourglass_npu.options.Parser`."""
+    parser = Parser('Show training samples with joints and target heatmaps.')
     parser.add_argument('config', help='config file')
     parser.add_argument(
         '--number',
@@ -57,7 +46,7 @@ def parse_args(argv=None):
         metavar='KEY=VALUE',
         help='override values of the config',
     )
-    args = parse(parser, argv)
+    args = parser.parse_args(argv)
     if args.number < 1:
         parser.error(f'--number {args.number}: must be at least 1')
     if not 0 <= args.seed < 2**32:

@@ -5,7 +5,6 @@ pixel, and the ground truth against its annotations. A fault stops or spoils a
 training or an evaluation. A remark is unusual, but occurs in MPII too.
 """
 
-import argparse
 import concurrent.futures
 import multiprocessing
 import os
@@ -19,7 +18,7 @@ from hourglass_npu.mpii.people import (
     person_label,
     read_people,
 )
-from hourglass_npu.options import count, parse
+from hourglass_npu.options import Parser, count
 from hourglass_npu.paths import MMPOSE_ROOT
 
 PEOPLE = dict(train=22246, val=2958)
@@ -32,17 +31,8 @@ SHOWN = 20
 
 
 def parse_args(argv=None):
-    """Parse the command line.
-
-    Args:
-        argv (list[str] | None): Arguments; None takes ``sys.argv``.
-
-    Returns:
-        argparse.Namespace: The options.
-    """
-    parser = argparse.ArgumentParser(
-        description='Check the files of MPII.', allow_abbrev=False
-    )
+    """Parse the command line, see :class:`hourglass_npu.options.Parser`."""
+    parser = Parser('Check the files of MPII.')
     parser.add_argument(
         'folder',
         nargs='?',
@@ -63,7 +53,7 @@ def parse_args(argv=None):
     parser.add_argument(
         '--json', metavar='FILE', help='write the whole report to FILE as JSON'
     )
-    return parse(parser, argv)
+    return parser.parse_args(argv)
 
 
 class Report:

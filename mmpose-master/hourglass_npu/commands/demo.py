@@ -8,20 +8,13 @@ nor mmpose.
 import argparse
 
 from hourglass_npu.bootstrap import ensure_packages
-from hourglass_npu.options import add_model_options, add_speed_options, parse
+from hourglass_npu.options import Parser, add_model_options, add_speed_options
 
 
 def parse_args(argv=None):
-    """Parse the command line.
-
-    Args:
-        argv (list[str]): Arguments; those of the process by default.
-
-    Returns:
-        argparse.Namespace: The options.
-    """
-    parser = argparse.ArgumentParser(
-        description='Find the joints of people and draw them.',
+    """Parse the command line, see :class:`hourglass_npu.options.Parser`."""
+    parser = Parser(
+        'Find the joints of people and draw them.',
         epilog='examples:\n'
         '  python3 demo.py --sample\n'
         '  python3 demo.py --img a.jpg --bbox 120,40,200,460 --json\n'
@@ -29,7 +22,6 @@ def parse_args(argv=None):
         '\n'
         '  python3 demo.py --img clip.mp4 --onnx hourglass.onnx --fps',
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     model = parser.add_argument_group('model')
     add_model_options(model)
@@ -107,7 +99,7 @@ def parse_args(argv=None):
         action='store_true',
         help='measure and print the speed',
     )
-    return parse(parser, argv)
+    return parser.parse_args(argv)
 
 
 def main():

@@ -1,10 +1,9 @@
-"""Evaluates a pose model: ``test.py CONFIG [CHECKPOINT]``.
+"""Evaluate a pose model: ``test.py CONFIG [CHECKPOINT]``.
 
 Prints a table of scores and leaves ``pred.mat`` in the work folder. Any
 number of processes gives the same predictions and the same table.
 """
 
-import argparse
 import math
 import os
 
@@ -13,11 +12,11 @@ from hourglass_npu.config.parts import check_parts
 from hourglass_npu.errors import UserError
 from hourglass_npu.files import check_folder_of, make_folder, write_json
 from hourglass_npu.options import (
+    Parser,
     add_options,
     add_speed_options,
     apply_speed,
     check_speed_options,
-    parse,
 )
 from hourglass_npu.process import start
 from hourglass_npu.weights import load_weights
@@ -27,17 +26,8 @@ OUT_SUFFIXES = ('.json', '.pkl', '.pickle', '.yml', '.yaml')
 
 
 def parse_args(argv=None):
-    """Parses the command line.
-
-    Args:
-        argv (list[str] | None): Arguments; None takes ``sys.argv``.
-
-    Returns:
-        argparse.Namespace: The options.
-    """
-    parser = argparse.ArgumentParser(
-        description='Evaluate a pose model.', allow_abbrev=False
-    )
+    """Parse the command line, see :class:`hourglass_npu.options.Parser`."""
+    parser = Parser('Evaluate a pose model.')
     parser.add_argument('config', help='config file')
     parser.add_argument(
         'checkpoint',
@@ -82,7 +72,7 @@ def parse_args(argv=None):
     parser.add_argument(
         '--tmpdir', help='accepted for compatibility; no files are exchanged'
     )
-    args = parse(parser, argv)
+    args = parser.parse_args(argv)
     if args.out and not args.out.endswith(OUT_SUFFIXES):
         parser.error(
             f'--out {args.out}: the name must end in one of '
@@ -92,7 +82,7 @@ def parse_args(argv=None):
 
 
 def check_request(args):
-    """Checks what can be checked before anything is started.
+    """Check what can be checked before anything is started.
 
     Args:
         args (argparse.Namespace): From :func:`parse_args`; ``checkpoint`` is
@@ -102,7 +92,7 @@ def check_request(args):
         mmcv.Config: The config, with its work folder.
 
     Raises:
-        UserError: If the config cannot be used, or a file or folder is not
+        UserError: The config cannot be used, or a file or folder is not
             there.
     """
     cfg = load_config(args.config, args.cfg_options)
@@ -112,7 +102,7 @@ def check_request(args):
     check_speed_options(args)
     if args.onnx and args.checkpoint:
         raise UserError(
-            '--onnx brings its own weights: leave the checkpoint away'
+            '--onnx includes the weights: leave out the checkpoint'
         )
     path = args.checkpoint
     if path is None and not args.onnx:
@@ -140,7 +130,7 @@ def check_request(args):
 
 
 def check_truth(dataset, metrics, pictures):
-    """Finds out before a long run whether its results can be scored.
+    """Find out before a long run whether its results can be scored.
 
     Args:
         dataset (Dataset): The people to evaluate on.
@@ -148,9 +138,9 @@ def check_truth(dataset, metrics, pictures):
         pictures (bool): Whether pictures are asked for too.
 
     Raises:
-        UserError: If there are no people, a metric is unknown, or pictures
+        UserError: There are no people, a metric is unknown, or pictures
             cannot be made.
-        ValueError: If annotations and truth do not belong together.
+        ValueError: Annotations and truth do not belong together.
     """
     if len(dataset) == 0:
         raise UserError('the test set is empty')
@@ -167,7 +157,7 @@ def check_truth(dataset, metrics, pictures):
 
 
 def predict(model, dataset, cfg, device, distributed):
-    """Runs the model over the people, on all processes.
+    """Run the model over the people, on all processes.
 
     Args:
         model (nn.Module): The bare model.
@@ -205,7 +195,7 @@ def predict(model, dataset, cfg, device, distributed):
 
 
 def format_table(scores):
-    """Lays scores out as a table of one row.
+    """Lay scores out as a table of one row.
 
     Args:
         scores (dict[str, float]): NaN becomes n/a.
@@ -244,7 +234,7 @@ def write_scores(path, scores, **facts):
 
 
 def main():
-    """Evaluates as the command line says."""
+    """Evaluate as the command line says."""
     args = parse_args()
     cfg = check_request(args)
     if args.check_request:

@@ -4,10 +4,8 @@ The file is compared with PyTorch on real and random pictures; a file that
 differs is not kept.
 """
 
-import argparse
-
 from hourglass_npu.bootstrap import ensure_packages
-from hourglass_npu.options import add_model_options, parse
+from hourglass_npu.options import Parser, add_model_options
 from hourglass_npu.paths import ROOT
 
 TOLERANCE = {'fp32': 1e-4, 'fp16': 2e-2}
@@ -16,18 +14,8 @@ errors of single or half precision."""
 
 
 def parse_args(argv=None):
-    """Parse the command line.
-
-    Args:
-        argv (list[str]): Arguments; those of the process by default.
-
-    Returns:
-        argparse.Namespace: The options.
-    """
-    parser = argparse.ArgumentParser(
-        description='Write a checkpoint as a verified ONNX file.',
-        allow_abbrev=False,
-    )
+    """Parse the command line, see :class:`hourglass_npu.options.Parser`."""
+    parser = Parser('Write a checkpoint as a verified ONNX file.')
     model = parser.add_argument_group('model')
     add_model_options(model)
     result = parser.add_argument_group('file')
@@ -91,7 +79,7 @@ def parse_args(argv=None):
         help='largest difference, as a part of the highest peak (default: '
         f'{TOLERANCE["fp32"]:g}, with --fp16 {TOLERANCE["fp16"]:g})',
     )
-    return parse(parser, argv)
+    return parser.parse_args(argv)
 
 
 def main():

@@ -1,24 +1,13 @@
 """Plot trainings: ``hourglass plot WORK_DIR [WORK_DIR ...]``."""
 
-import argparse
-
 from hourglass_npu.bootstrap import ensure_packages
-from hourglass_npu.options import parse
+from hourglass_npu.options import Parser
 from hourglass_npu.reports.curves import plot
 
 
 def parse_args(argv=None):
-    """Parse the command line.
-
-    Args:
-        argv (list[str] | None): Arguments; None takes ``sys.argv``.
-
-    Returns:
-        argparse.Namespace: The options.
-    """
-    parser = argparse.ArgumentParser(
-        description='Plot one or several trainings.', allow_abbrev=False
-    )
+    """Parse the command line, see :class:`hourglass_npu.options.Parser`."""
+    parser = Parser('Plot one or several trainings.')
     parser.add_argument(
         'work_dirs',
         nargs='+',
@@ -31,7 +20,7 @@ def parse_args(argv=None):
         help='figure to write: .png, .pdf or .svg (default: training.png in '
         'WORK_DIR, trainings.png in the first of several)',
     )
-    args = parse(parser, argv)
+    args = parser.parse_args(argv)
     if args.out and not args.out.endswith(('.png', '.pdf', '.svg')):
         parser.error(
             f'--out {args.out}: the name must end in .png, .pdf or .svg'

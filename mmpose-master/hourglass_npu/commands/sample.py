@@ -5,29 +5,18 @@ hourglass sample --out /tmp/s --train 40 --val 10 --seed 7
 hourglass sample --demo          # the demo picture
 """
 
-import argparse
 import os
 import time
 from pathlib import Path
 
 from hourglass_npu.bootstrap import ensure_packages
-from hourglass_npu.options import parse
+from hourglass_npu.options import Parser
 from hourglass_npu.paths import DEMO_PICTURE, MMPOSE_ROOT
 
 
 def parse_args(argv=None):
-    """Parse the command line.
-
-    Args:
-        argv (list[str] | None): Arguments; None for the process's own.
-
-    Returns:
-        argparse.Namespace: The options.
-    """
-    parser = argparse.ArgumentParser(
-        description='Draw a small data set in the form of MPII.',
-        allow_abbrev=False,
-    )
+    """Parse the command line, see :class:`hourglass_npu.options.Parser`."""
+    parser = Parser('Draw a small data set in the form of MPII.')
     parser.add_argument(
         '--out',
         type=Path,
@@ -71,7 +60,7 @@ def parse_args(argv=None):
         action='store_true',
         help=f'draw {DEMO_PICTURE.name} and its .json instead',
     )
-    args = parse(parser, argv)
+    args = parser.parse_args(argv)
     for name in ('train', 'val', 'workers'):
         value = getattr(args, name)
         if value < 1:

@@ -1,24 +1,12 @@
 """Print the input shape of an exported file; for scripts/onnx2om.sh."""
 
-import argparse
-
 from hourglass_npu.bootstrap import ensure_packages
-from hourglass_npu.options import parse
+from hourglass_npu.options import Parser
 
 
 def parse_args(argv=None):
-    """Parse the command line.
-
-    Args:
-        argv (list[str] | None): Arguments; None takes ``sys.argv``.
-
-    Returns:
-        argparse.Namespace: The options.
-    """
-    parser = argparse.ArgumentParser(
-        description='Print the input shape of an exported file: N,3,H,W.',
-        allow_abbrev=False,
-    )
+    """Parse the command line, see :class:`hourglass_npu.options.Parser`."""
+    parser = Parser('Print the input shape of an exported file: N,3,H,W.')
     parser.add_argument('file', help='file of pytorch2onnx.py')
     parser.add_argument(
         'batch',
@@ -26,7 +14,7 @@ def parse_args(argv=None):
         help='batch to use where the file leaves it free; 0 means the batch '
         'of the file, or 1',
     )
-    return parse(parser, argv)
+    return parser.parse_args(argv)
 
 
 def main():

@@ -1,11 +1,10 @@
-"""Trains a pose model: ``train.py CONFIG``.
+"""Train a pose model: ``train.py CONFIG``.
 
 Logs and checkpoints go to mmpose-master/work_dirs/CONFIG NAME. Relative data
 paths of a config start from mmpose-master/, whatever the working directory;
 MPII_ROOT replaces data/mpii.
 """
 
-import argparse
 import copy
 import os
 import signal
@@ -19,7 +18,7 @@ from hourglass_npu.config.parts import check_parts
 from hourglass_npu.config.unread import unread_keys
 from hourglass_npu.errors import Stopped, UserError, log_tracebacks
 from hourglass_npu.files import make_folder
-from hourglass_npu.options import add_options, parse
+from hourglass_npu.options import Parser, add_options
 from hourglass_npu.process import start
 from hourglass_npu.training import lock
 
@@ -35,16 +34,16 @@ NEEDED_KEYS = (
 
 
 def seed_number(text):
-    """Reads a seed from the command line.
+    """Read a seed from the command line.
 
     Args:
         text (str): What was typed.
 
     Returns:
-        int: A seed that every generator takes, numpy's being the choosiest.
+        int: A seed that every generator takes; numpy has the narrowest range.
 
     Raises:
-        ValueError: If it is none; argparse says so.
+        ValueError: It is none; argparse says so.
     """
     seed = int(text)
     if not 0 <= seed < 2**32:
@@ -53,17 +52,8 @@ def seed_number(text):
 
 
 def parse_args(argv=None):
-    """Parses the command line.
-
-    Args:
-        argv (list[str] | None): Arguments; None takes ``sys.argv``.
-
-    Returns:
-        argparse.Namespace: The options.
-    """
-    parser = argparse.ArgumentParser(
-        description='Train a pose model.', allow_abbrev=False
-    )
+    """Parse the command line, see :class:`hourglass_npu.options.Parser`."""
+    parser = Parser('Train a pose model.')
     parser.add_argument('config', help='config file')
     add_options(parser)
     parser.add_argument(
@@ -73,7 +63,7 @@ def parse_args(argv=None):
         'work folder, or starts afresh if there is none',
     )
     parser.add_argument(
-        '--no-validate', action='store_true', help='do not evaluate meanwhile'
+        '--no-validate', action='store_true', help='skip validation'
     )
     devices = parser.add_mutually_exclusive_group()
     devices.add_argument(
@@ -110,17 +100,17 @@ def parse_args(argv=None):
         action='store_true',
         help='scale the learning rate by number of devices / 8',
     )
-    return parse(parser, argv)
+    return parser.parse_args(argv)
 
 
 def check_device_count(args):
-    """Compares the asked number of devices with the number of processes.
+    """Compare the asked number of devices with the number of processes.
 
     Args:
         args (argparse.Namespace): From :func:`parse_args`.
 
     Raises:
-        UserError: If they differ.
+        UserError: They differ.
     """
     asked = len(args.gpu_ids) if args.gpu_ids else args.gpus
     if asked is None:
@@ -144,7 +134,7 @@ def check_device_count(args):
 
 
 def find_resume(args, cfg, logger):
-    """Finds the checkpoint to go on from.
+    """Find the checkpoint to go on from.
 
     Args:
         args (argparse.Namespace): From :func:`parse_args`.
@@ -155,7 +145,7 @@ def find_resume(args, cfg, logger):
         str | None: The checkpoint, or None for a fresh start.
 
     Raises:
-        UserError: If there are checkpoints, but all of them are damaged.
+        UserError: There are checkpoints, but all of them are damaged.
     """
     if args.resume_from != 'auto':
         return args.resume_from or cfg.resume_from
@@ -183,7 +173,7 @@ def find_resume(args, cfg, logger):
 
 
 def seed_everything(seed, deterministic):
-    """Seeds every generator of this process, on its device too.
+    """Seed every generator of this process, on its device too.
 
     Args:
         seed (int): From 0.
@@ -205,10 +195,10 @@ def seed_everything(seed, deterministic):
 
 
 def _tell_of_lost_lines(record):
-    """Stands in for ``logging.Handler.handleError``: one line, and goes on.
+    """Stand in for ``logging.Handler.handleError``: print one line, and go on.
 
-    A training shall not end, nor be drowned in tracebacks, for want of room
-    for its log.
+    A full disk must neither end a training nor fill its output with
+    tracebacks.
     """
     if not _tell_of_lost_lines.done:
         _tell_of_lost_lines.done = True
@@ -220,7 +210,7 @@ _tell_of_lost_lines.done = False
 
 
 def check_request(args):
-    """Checks what can be checked before anything is started.
+    """Check what can be checked before anything is started.
 
     Args:
         args (argparse.Namespace): From :func:`parse_args`.
@@ -229,7 +219,7 @@ def check_request(args):
         mmcv.Config: The config, with its work folder.
 
     Raises:
-        UserError: If the config cannot be used or data are missing.
+        UserError: The config cannot be used or data are missing.
     """
     cfg = load_config(args.config, args.cfg_options)
     missing = [key for key in NEEDED_KEYS if key not in cfg._cfg_dict]
@@ -254,7 +244,7 @@ def check_request(args):
 
 
 def plot_run(work_dir, logger):
-    """Draws the figure of a training that is done, beside its log.
+    """Draw the figure of a training that is done, beside its log.
 
     Whatever goes wrong here is only said: the training is what counts.
 
@@ -275,7 +265,7 @@ def plot_run(work_dir, logger):
 
 
 def main():
-    """Trains as the command line says."""
+    """Train as the command line says."""
     # There is nothing to save yet; by default the signal would end us.
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     args = parse_args()
@@ -297,7 +287,7 @@ def train(args, cfg):
         args (argparse.Namespace): From :func:`parse_args`.
         cfg (mmcv.Config): From :func:`check_request`.
     """
-    # Loading torch takes seconds; whoever mistyped an option waits less.
+    # Loading torch takes seconds: mistyped options are reported before.
     import mmpose
     import torch
     from mmcv.runner.dist_utils import get_dist_info

@@ -68,11 +68,11 @@ def _best_faults(settings, kind, hook):
         if isinstance(best, str):
             hint = f' (evaluation.key_indicator={best!r} says by which score)'
         found.append(
-            f'evaluation.save_best is {best!r}: true or false is wanted{hint}'
+            f'evaluation.save_best is {best!r}: must be true or false{hint}'
         )
     if rule is not None and rule not in RULES:
         found.append(
-            f'evaluation.rule is {rule!r}: {" or ".join(RULES)} is wanted'
+            f'evaluation.rule is {rule!r}: must be {" or ".join(RULES)}'
             f'{nearest(rule, RULES)}'
         )
     if not best:
@@ -80,8 +80,8 @@ def _best_faults(settings, kind, hook):
     if not isinstance(key, str) or not key:
         return [
             *found,
-            f'evaluation.key_indicator is {key!r}: the name of a score is '
-            'wanted, or save_best=False',
+            f'evaluation.key_indicator is {key!r}: must be the name of a '
+            'score; or set save_best=False',
         ]
     if kind == 'TopDownMpiiDataset':
         from hourglass_npu.mpii.pckh import ROWS

@@ -1,4 +1,4 @@
-"""Reads a config file, applies overrides, resolves paths, checks data."""
+"""Read a config file, apply overrides, resolve paths, check data."""
 
 import ast
 import difflib
@@ -43,7 +43,7 @@ OPTIONAL_KEYS = tuple(DEFAULTS) + (
 
 
 def load_config(path, groups=None):
-    """Reads a config file, applies overrides, makes data paths absolute.
+    """Read a config file, apply overrides, make data paths absolute.
 
     Args:
         path (str): Config file.
@@ -56,7 +56,7 @@ def load_config(path, groups=None):
         mmcv.Config: The config, with the keys of OPTIONAL_KEYS filled in.
 
     Raises:
-        UserError: If the file is missing or no config, an override does not
+        UserError: The file is missing or no config, an override does not
             fit it, or a value makes no sense.
     """
     ensure_packages()
@@ -114,7 +114,7 @@ def load_config(path, groups=None):
 
 
 def choose_work_dir(args, cfg):
-    """Decides on the work folder: option, else config, else config's name.
+    """Decide on the work folder: option, else config, else config's name.
 
     Args:
         args (argparse.Namespace): Options of :func:`add_options`.
@@ -139,7 +139,7 @@ def _nearest_file(path):
 
 
 def _parse_override(text):
-    """Takes ``KEY=VALUE`` apart."""
+    """Take ``KEY=VALUE`` apart."""
     key, equals, value = text.partition('=')
     if not key or not equals:
         raise UserError(f"--cfg-options wants KEY=VALUE, not '{text}'")
@@ -169,7 +169,7 @@ def _parse_value(text):
 
 
 def _check_key(node, key):
-    """Refuses a key that is most likely a slip of the pen.
+    """Refuse a key that is most likely mistyped.
 
     At the top level, and in data, every key that means something is known.
     Elsewhere the arguments of any class can stand, so that only near misses
@@ -210,7 +210,7 @@ def _check_key(node, key):
 
 
 def _resolve_data_paths(node):
-    """Makes the paths of a data set's config absolute, in place."""
+    """Make the paths of a data set's config absolute, in place."""
     if isinstance(node, (list, tuple)):
         for item in node:
             _resolve_data_paths(item)
@@ -219,7 +219,7 @@ def _resolve_data_paths(node):
             if key in ('ann_file', 'img_prefix', 'bbox_file') and value:
                 if not isinstance(value, str):
                     raise UserError(
-                        f'{key} of the data is {value!r}: a path is wanted'
+                        f'{key} of the data is {value!r}: must be a path'
                     )
                 node[key] = _data_path(value)
             else:
@@ -239,14 +239,14 @@ def _data_path(path):
 
 
 def check_data(cfg, splits):
-    """Makes sure that the files of some splits are there.
+    """Make sure that the files of some splits are there.
 
     Args:
         cfg (mmcv.Config): From :func:`load_config`.
         splits (Sequence[str]): Of 'train', 'val', 'test'.
 
     Raises:
-        UserError: If something is missing. Says what, and where to get it.
+        UserError: Something is missing. Says what, and where to get it.
     """
     missing = []
     for split in splits:

@@ -61,7 +61,7 @@ def part_faults(part):
             f'{part.registry.name} registry{nearest(kind, known)}'
         ]
     if not callable(made):
-        return [f'{part.place}.type is {kind!r}: a name is wanted']
+        return [f'{part.place}.type is {kind!r}: must be a name']
     name = getattr(made, '__name__', str(kind))
     known, required = arguments(made)
     given = [key for key in part.settings if key != 'type']

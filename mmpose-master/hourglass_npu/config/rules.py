@@ -47,8 +47,9 @@ def _either(rule, *values):
 
 
 def _list_of(rule, length=None):
+    size = '' if length is None else f' of {length}'
     return Rule(
-        f'a list of {length or "any length"}, each {rule.wanted},',
+        f'a list{size}, each value {rule.wanted}',
         lambda value: (
             isinstance(value, (list, tuple))
             and length in (None, len(value))
@@ -60,7 +61,7 @@ def _list_of(rule, length=None):
 def _by_channel(rule):
     """One for pictures in grey, three for those in colour."""
     return Rule(
-        f'a list of 1 or 3, each {rule.wanted},',
+        f'a list of 1 or 3, each value {rule.wanted}',
         lambda value: (
             _list_of(rule, 1).holds(value) or _list_of(rule, 3).holds(value)
         ),
@@ -68,14 +69,16 @@ def _by_channel(rule):
 
 
 NUMBER = Rule('a number', _number)
-FROM_0 = _rule('a whole number from 0', _whole, lambda v: v >= 0)
-FROM_1 = _rule('a whole number from 1', _whole, lambda v: v >= 1)
-NOT_NEGATIVE = _rule('a number from 0', _number, lambda v: v >= 0)
+FROM_0 = _rule('a whole number, at least 0', _whole, lambda v: v >= 0)
+FROM_1 = _rule('a whole number, at least 1', _whole, lambda v: v >= 1)
+NOT_NEGATIVE = _rule('a number, at least 0', _number, lambda v: v >= 0)
 POSITIVE = _rule('a number above 0', _number, lambda v: v > 0)
 SHARE = _rule('a number from 0 to 1', _number, lambda v: 0 <= v <= 1)
-RATIO = _rule('a number above 0, up to 1', _number, lambda v: 0 < v <= 1)
+RATIO = _rule('a number above 0, at most 1', _number, lambda v: 0 < v <= 1)
+SEED = _rule(FROM_0.wanted, _whole, lambda v: 0 <= v < 2**32)
+BETA = _rule('a number from 0 to less than 1', _number, lambda v: 0 <= v < 1)
 FLAG = Rule('true or false', lambda v: type(v) is bool)
-TEXT = Rule('a text', lambda v: isinstance(v, str))
+TEXT = Rule('text', lambda v: isinstance(v, str))
 SETTINGS = Rule('dict(...)', lambda v: isinstance(v, dict))
 PART = Rule(
     'dict(type=..., ...)', lambda v: isinstance(v, dict) and 'type' in v
@@ -93,7 +96,7 @@ STEP = Rule(
     ),
 )
 ONE_OR_MORE = Rule(
-    'a whole number from 1, or a list of such',
+    'a whole number, at least 1, or a list of such numbers',
     lambda v: FROM_1.holds(v) or _list_of(FROM_1).holds(v),
 )
 
@@ -145,7 +148,7 @@ RULES = {
     'log_config.hooks': _list_of(PART),
     'custom_hooks': _either(_list_of(PART), None),
     'custom_hooks.*.priority': Rule(
-        f'one of {", ".join(PRIORITIES)}, or a whole number from 0 to 100,',
+        f'one of {", ".join(PRIORITIES)}, or a whole number from 0 to 100',
         lambda v: v in PRIORITIES or (_whole(v) and 0 <= v <= 100),
     ),
     'dist_params': SETTINGS,
@@ -155,9 +158,7 @@ RULES = {
     'load_from': _either(TEXT, None),
     'resume_from': _either(TEXT, None),
     'total_epochs': FROM_1,
-    'seed': _either(
-        _rule('a whole number from 0', _whole, lambda v: 0 <= v < 2**32), None
-    ),
+    'seed': _either(SEED, None),
     'data.samples_per_gpu': FROM_1,
     'data.samples_per_cpu': _either(FROM_1, None),
     'data.workers_per_gpu': FROM_0,
@@ -177,9 +178,7 @@ RULES = {
     'optimizer.weight_decay': NOT_NEGATIVE,
     'optimizer.eps': NOT_NEGATIVE,
     'optimizer.momentum': NOT_NEGATIVE,
-    'optimizer.betas': _list_of(
-        _rule('a number from 0 to below 1', _number, lambda v: 0 <= v < 1), 2
-    ),
+    'optimizer.betas': _list_of(BETA, 2),
     'optimizer_config.grad_clip.max_norm': POSITIVE,
     'lr_config.step': ONE_OR_MORE,
     'lr_config.gamma': POSITIVE,
@@ -219,7 +218,7 @@ for _loader in LOADERS:
 
 
 def faults(cfg):
-    """Says what is wrong with a config.
+    """Say what is wrong with a config.
 
     Args:
         cfg (mmcv.Config): Complete, with all overrides.
@@ -233,7 +232,7 @@ def faults(cfg):
             if not rule.holds(value):
                 text = repr(value)
                 text = text if len(text) <= 60 else text[:57] + '...'
-                found.append(f'{key} is {text}: {rule.wanted} is wanted')
+                found.append(f'{key} is {text}: must be {rule.wanted}')
     template = _at(cfg._cfg_dict, 'checkpoint_config.filename_tmpl')
     if isinstance(template, str):
         from hourglass_npu.training.checkpoints import check_template
@@ -255,7 +254,7 @@ def faults(cfg):
 
 
 def nearest(key, known, place=''):
-    """Suggests what a key may have been meant to be.
+    """Suggest what a key may have been meant to be.
 
     Args:
         key (str): An unknown key.
@@ -272,7 +271,7 @@ def nearest(key, known, place=''):
 
 
 def parameters(*functions):
-    """Names the arguments of functions, and of classes with their bases.
+    """Name the arguments of functions, and of classes with their bases.
 
     Args:
         *functions (Callable): Whatever a config's keys are passed to.
@@ -333,7 +332,7 @@ def _at(node, place):
 
 
 def _find(node, parts, path=''):
-    """Goes through the places that a pattern fits: (key, value)."""
+    """Go through the places that a pattern fits: (key, value)."""
     if not parts:
         yield path[1:], node
         return

@@ -1,4 +1,4 @@
-"""Names what a config sets and nothing reads.
+"""Name what a config sets and nothing reads.
 
 A config is a program: it may hold variables that only help to write it, such
 as ``data_root``. Those are read by the config itself. What nobody reads is

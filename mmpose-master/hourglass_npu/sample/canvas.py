@@ -38,7 +38,7 @@ class Canvas:
         y = (np.arange(y0, y1, dtype=np.float32) + 0.5) / n + self.top - 0.5
         return (slice(y0, y1), slice(x0, x1)), x[None, :], y[:, None]
 
-    def _put(self, window, hit, depth, normal, colour):
+    def _put(self, window, hit, depth, normal, paint, places):
         """Shade pixels that are hit and nearer than earlier parts.
 
         Args:
@@ -47,8 +47,9 @@ class Canvas:
             depth (np.ndarray[H, W]): Towards the viewer.
             normal (tuple[np.ndarray[H, W]]): Its outward normal in the
                 camera's frame: x, y, z.
-            colour (Callable): Takes the mask of P pixels to paint, returns
-                their colours, np.ndarray[P, 3] or np.ndarray[3].
+            paint (tuple | Callable): A BGR colour; or a function of the
+                places of P pixels that returns np.ndarray[P, 3].
+            places (Sequence[np.ndarray[H, W]]): What ``paint`` is given.
         """
         hit = hit & (depth > self.depth[window])
         if not hit.any():
@@ -58,8 +59,12 @@ class Canvas:
         shade = 0.64 + 0.4 * np.maximum(light, 0)
         # The darker rim keeps parts of one colour apart.
         shade *= np.clip(0.6 + 1.3 * nz, 0.72, 1)
+        if callable(paint):
+            colour = paint(*(place[hit] for place in places))
+        else:
+            colour = np.array(paint, np.float32)
         self.depth[window][hit] = depth[hit]
-        self.colour[window][hit] = colour(hit) * shade[:, None]
+        self.colour[window][hit] = colour * shade[:, None]
 
     def cone(self, a, b, radius_a, radius_b, paint, flat=1.0, hem=False):
         """Draw a cone with rounded ends, such as a forearm.
@@ -96,13 +101,7 @@ class Canvas:
         bulge = np.sqrt(np.maximum(bulge, 0))
         depth = np.float32(a[2]) + t * dz + np.float32(flat) * bulge
         normal = (x / radius, -y / radius, bulge / radius)
-
-        def colour(mask):
-            if not callable(paint):
-                return np.array(paint, np.float32)
-            return paint(t[mask], *(part[mask] for part in normal))
-
-        self._put(window, hit, depth, normal, colour)
+        self._put(window, hit, depth, normal, paint, (t, *normal))
 
     def ellipsoid(self, centre, axes, frame, paint, keep=None):
         """Draw an ellipsoid, such as a head.
@@ -139,19 +138,9 @@ class Canvas:
             for k in range(3)
         ]
         length = np.sqrt(sum(part * part for part in normal)) + 1e-6
-
-        def colour(mask):
-            if not callable(paint):
-                return np.array(paint, np.float32)
-            return paint(*(part[mask] for part in own))
-
-        self._put(
-            window,
-            hit,
-            z + np.float32(centre[2]),
-            [part / length for part in normal],
-            colour,
-        )
+        normal = [part / length for part in normal]
+        depth = z + np.float32(centre[2])
+        self._put(window, hit, depth, normal, paint, own)
 
     def onto(self, picture):
         """Blend the drawing into a picture.

@@ -15,6 +15,7 @@ import numpy as np
 from scipy.io import savemat
 from tqdm import tqdm
 
+from hourglass_npu import lifetime
 from hourglass_npu.errors import UserError
 from hourglass_npu.files import make_folder, read_json, replaced
 from hourglass_npu.pose.joints import SHORT_NAMES
@@ -133,22 +134,11 @@ def _fill(folder, recipe, workers):
     return people
 
 
-def _alive(pid):
-    """Return whether a process of that number runs."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
-
-
 def _sweep(out):
     """Remove what killed runs have left beside ``out``."""
     for left in out.parent.glob(f'.{out.name}.*-*'):
         pid = left.name.rpartition('-')[2]
-        if pid.isdigit() and not _alive(int(pid)):
+        if pid.isdigit() and lifetime.identify(pid) is None:
             shutil.rmtree(str(left), ignore_errors=True)
 
 

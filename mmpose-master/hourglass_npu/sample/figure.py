@@ -38,6 +38,8 @@ _SHOES = (
     (150, 90, 40),
 )
 
+_LIMBS = 'shoulder elbow wrist finger hip knee ankle toe'.split()
+
 
 def _mix(colour, other, share):
     """Blend two BGR colours; ``share`` is the part of the second one."""
@@ -46,20 +48,10 @@ def _mix(colour, other, share):
 
 def _cloth(rng, low=70, high=235):
     """Draw a random colour for a piece of cloth, BGR."""
-    pixel = np.uint8(
-        [
-            [
-                [
-                    rng.randint(180),
-                    rng.choice((30, 110, 160, 200)),
-                    rng.randint(low, high),
-                ]
-            ]
-        ]
-    )
-    return tuple(
-        float(c) for c in cv2.cvtColor(pixel, cv2.COLOR_HSV2BGR)[0, 0]
-    )
+    hue, saturation = rng.randint(180), rng.choice((30, 110, 160, 200))
+    pixel = np.uint8([[[hue, saturation, rng.randint(low, high)]]])
+    bgr = cv2.cvtColor(pixel, cv2.COLOR_HSV2BGR)[0, 0]
+    return tuple(float(c) for c in bgr)
 
 
 def _bands(*pieces):
@@ -211,87 +203,51 @@ def _draw_head(canvas, body, outfit, place, size):
         place (Callable): From the body's points to picture x, y, depth.
         size (float): Pixels of the person's standing height.
     """
-    frame = body.head
-    neck, top = (
-        place(body.points['upper_neck']),
-        place(body.points['head_top']),
-    )
-    flip = np.array([1, -1, 1])
+    frame, head = body.head, HEAD * size
+    neck = place(body.points['upper_neck'])
+    skin, hair = outfit.skin, outfit.hair
 
     def at(x, y, z):
         """Return a place of the head's frame, in shares of its length."""
-        return neck + HEAD * size * (frame @ np.array([x, y, z])) * flip
+        flip = np.array([1, -1, 1])
+        return neck + head * (frame @ np.array([x, y, z])) * flip
 
+    def cone(start, end, radius_a, radius_b, paint):
+        radii = radius_a * head, radius_b * head
+        canvas.cone(at(*start), at(*end), *radii, paint)
+
+    shaded = _mix(skin, (40, 40, 60), 0.15)
     chest = place(body.points['thorax'])
-    skin = outfit.skin
-    canvas.cone(
-        chest,
-        at(0, 0.35, 0),
-        0.036 * size,
-        0.032 * size,
-        _mix(skin, (40, 40, 60), 0.15),
-    )
-    head = HEAD * size
+    canvas.cone(chest, at(0, 0.35, 0), 0.036 * size, 0.032 * size, shaded)
     axes = head * np.array([0.335, 0.43, 0.40])
     # The top of the hair, not of the skull, is the annotated head top.
     centre = at(0, 0.54, 0.04)
     canvas.ellipsoid(centre, axes, frame, _face(outfit))
-    canvas.cone(
-        at(0, 0.54, 0.43),
-        at(0, 0.43, 0.49),
-        0.035 * head,
-        0.058 * head,
-        _mix(skin, (90, 90, 220), 0.12),
-    )
+    nose = _mix(skin, (90, 90, 220), 0.12)
+    cone((0, 0.54, 0.43), (0, 0.43, 0.49), 0.035, 0.058, nose)
     for side in (-1, 1):
-        canvas.cone(
-            at(side * 0.34, 0.57, 0.02),
-            at(side * 0.335, 0.46, 0.03),
-            0.07 * head,
-            0.05 * head,
-            skin,
-        )
-    hair = outfit.hair
+        ear = (side * 0.34, 0.57, 0.02), (side * 0.335, 0.46, 0.03)
+        cone(*ear, 0.07, 0.05, skin)
     grown = axes * 1.06
     if outfit.haircut == 'cap':
         canvas.ellipsoid(centre, axes * 1.03, frame, hair, _hairline)
         canvas.ellipsoid(
             centre, grown * 1.01, frame, outfit.cap, lambda x, y, z: y > 0.33
         )
-        canvas.ellipsoid(
-            at(0, 0.69, 0.44),
-            head * np.array([0.3, 0.05, 0.27]),
-            frame,
-            _mix(outfit.cap, (0, 0, 0), 0.3),
-        )
+        peak, shape = at(0, 0.69, 0.44), head * np.array([0.3, 0.05, 0.27])
+        dark = _mix(outfit.cap, (0, 0, 0), 0.3)
+        canvas.ellipsoid(peak, shape, frame, dark)
     else:
         canvas.ellipsoid(centre, grown, frame, hair, _hairline)
     if outfit.haircut in ('bob', 'long'):
-        end = 0.18 if outfit.haircut == 'bob' else -0.35
+        low = 0.18 if outfit.haircut == 'bob' else -0.35
         for side in (-1, 0, 1):
-            canvas.cone(
-                at(side * 0.27, 0.6, -0.12 - 0.12 * (side == 0)),
-                at(side * 0.27, end, -0.2 - 0.1 * (side == 0)),
-                0.13 * head,
-                0.11 * head,
-                hair,
-            )
+            start = side * 0.27, 0.6, -0.12 - 0.12 * (side == 0)
+            end = side * 0.27, low, -0.2 - 0.1 * (side == 0)
+            cone(start, end, 0.13, 0.11, hair)
     elif outfit.haircut == 'tail':
-        canvas.cone(
-            at(0, 0.72, -0.42),
-            at(0, 0.62, -0.56),
-            0.1 * head,
-            0.14 * head,
-            hair,
-        )
-        canvas.cone(
-            at(0, 0.62, -0.56),
-            at(0, 0.1, -0.52),
-            0.12 * head,
-            0.05 * head,
-            hair,
-        )
-    return top
+        cone((0, 0.72, -0.42), (0, 0.62, -0.56), 0.1, 0.14, hair)
+        cone((0, 0.62, -0.56), (0, 0.1, -0.52), 0.12, 0.05, hair)
 
 
 def draw_person(picture, body, outfit, origin, size, detail=2):
@@ -307,13 +263,8 @@ def draw_person(picture, body, outfit, origin, size, detail=2):
     """
 
     def place(point):
-        return np.array(
-            [
-                origin[0] + size * point[0],
-                origin[1] - size * point[1],
-                size * point[2],
-            ]
-        )
+        x, y, z = size * point
+        return np.array([origin[0] + x, origin[1] - y, z])
 
     points = {name: place(p) for name, p in body.points.items()}
     every = np.array(list(points.values()))[:, :2]
@@ -321,119 +272,66 @@ def draw_person(picture, body, outfit, origin, size, detail=2):
     canvas = Canvas(
         (*(every.min(0) - margin), *(every.max(0) + margin)), detail
     )
-    girth = outfit.girth * size
     skin, shirt, trousers = outfit.skin, outfit.shirt, outfit.trousers
     forward = body.torso[:, 2] * np.array([1, -1, 1])
 
+    def cone(a, b, radius_a, radius_b, paint, across=1.0, **form):
+        """Draw a cone; radii are shares of the standing height."""
+        girth = outfit.girth * size
+        radii = radius_a * girth * across, radius_b * girth * across
+        canvas.cone(a, b, *radii, paint, **form)
+
     for side in ('left', 'right'):
+        shoulder, elbow, wrist, finger, hip, knee, ankle, toe = (
+            points[f'{side}_{part}'] for part in _LIMBS
+        )
         sleeve = outfit.trim if outfit.odd_sleeve == side else shirt
-        shoulder, elbow, wrist, finger = (
-            points[f'{side}_{part}']
-            for part in ('shoulder', 'elbow', 'wrist', 'finger')
-        )
         end = outfit.sleeve
-        canvas.cone(
-            shoulder,
-            elbow,
-            0.041 * girth,
-            0.031 * girth,
-            _bands((min(end, 1), sleeve), (2, skin)),
-        )
+        upper = _bands((min(end, 1), sleeve), (2, skin))
         lower = sleeve if end > 1 else skin
         cuff = (30, 30, 34) if outfit.watch == side else lower
-        canvas.cone(
-            elbow,
-            wrist,
-            0.031 * girth,
-            0.022 * girth,
-            _bands((0.84, lower), (0.95, cuff), (2, skin)),
-        )
-        canvas.cone(wrist, finger, 0.021 * girth, 0.02 * girth, skin)
+        cone(shoulder, elbow, 0.041, 0.031, upper)
+        lower = _bands((0.84, lower), (0.95, cuff), (2, skin))
+        cone(elbow, wrist, 0.031, 0.022, lower)
+        cone(wrist, finger, 0.021, 0.02, skin)
         thumb = 0.55 * (finger - wrist) + 0.022 * size * forward
-        canvas.cone(wrist, wrist + thumb, 0.011 * girth, 0.009 * girth, skin)
+        cone(wrist, wrist + thumb, 0.011, 0.009, skin)
 
-        hip, knee, ankle, toe = (
-            points[f'{side}_{part}']
-            for part in ('hip', 'knee', 'ankle', 'toe')
-        )
         end = outfit.leg
-        canvas.cone(
-            hip,
-            knee,
-            0.057 * girth,
-            0.043 * girth,
-            _bands((min(end, 1), trousers), (2, skin)),
-        )
+        upper = _bands((min(end, 1), trousers), (2, skin))
+        cone(hip, knee, 0.057, 0.043, upper)
         lower = [(max(end - 1, 0), trousers), (2, skin)]
         if end > 2:
             lower = [(0.95, trousers), (2, outfit.shoes)]
-        canvas.cone(knee, ankle, 0.041 * girth, 0.027 * girth, _bands(*lower))
+        cone(knee, ankle, 0.041, 0.027, _bands(*lower))
         shin = (ankle - knee) / max(np.linalg.norm(ankle - knee), 1e-6)
         sole = 0.018 * size * shin
-        canvas.cone(
-            ankle + sole - 0.15 * (toe - ankle),
-            toe + sole,
-            0.028 * girth,
-            0.024 * girth,
-            outfit.shoes,
-        )
+        heel = ankle + sole - 0.15 * (toe - ankle)
+        cone(heel, toe + sole, 0.028, 0.024, outfit.shoes)
 
     # The trunk is wide from side to side and flat from front to back, so its
     # visible width depends on its rotation.
     across = np.hypot(body.torso[0, 0], 0.66 * body.torso[0, 2])
     pelvis, thorax = points['pelvis'], points['thorax']
-    waist, chest = (
-        pelvis + 0.4 * (thorax - pelvis),
-        pelvis + 0.72 * (thorax - pelvis),
-    )
+    spine = thorax - pelvis
+    waist, chest = pelvis + 0.4 * spine, pelvis + 0.72 * spine
     paint = outfit.torso_paint(body.torso)
 
     def part(start, stop):
         return lambda t, *normal: paint(start + (stop - start) * t, *normal)
 
-    canvas.cone(
-        pelvis,
-        pelvis + 0.1 * (thorax - pelvis),
-        0.1 * girth * across,
-        0.097 * girth * across,
-        trousers,
-        flat=0.6,
-    )
-    canvas.cone(
-        pelvis - 0.03 * (thorax - pelvis),
-        waist,
-        0.11 * girth * across,
-        0.088 * girth * across,
-        part(0, 0.4),
-        flat=0.75,
-        hem=True,
-    )
-    canvas.cone(
-        waist,
-        chest,
-        0.088 * girth * across,
-        0.108 * girth * across,
-        part(0.4, 0.95),
-        flat=0.75,
-    )
+    low, belt = pelvis + 0.1 * spine, pelvis - 0.03 * spine
+    cone(pelvis, low, 0.1, 0.097, trousers, across, flat=0.6)
+    form = dict(across=across, flat=0.75)
+    cone(belt, waist, 0.11, 0.088, part(0, 0.4), hem=True, **form)
+    cone(waist, chest, 0.088, 0.108, part(0.4, 0.95), **form)
     inner = [points[side + '_shoulder'] for side in ('right', 'left')]
-    canvas.cone(inner[0], inner[1], 0.042 * girth, 0.042 * girth, shirt)
+    cone(*inner, 0.042, 0.042, shirt)
+    collar = thorax + 0.55 * (points['upper_neck'] - thorax)
     for shoulder in inner:
-        canvas.cone(
-            shoulder,
-            thorax + 0.55 * (points['upper_neck'] - thorax),
-            0.038 * girth,
-            0.03 * girth,
-            shirt,
-        )
+        cone(shoulder, collar, 0.038, 0.03, shirt)
     if outfit.backpack:
         behind = -0.1 * size * forward
-        canvas.cone(
-            waist + behind,
-            chest + behind,
-            0.075 * girth,
-            0.07 * girth,
-            outfit.cap,
-        )
+        cone(waist + behind, chest + behind, 0.075, 0.07, outfit.cap)
     _draw_head(canvas, body, outfit, place, size)
     canvas.onto(picture)

@@ -131,17 +131,12 @@ class Brush:
         """
         base = self.colour(hue, (70, 190), (60, 150))
         for k in range(14):
-            angle, far = (
-                self.rng.uniform(0, 2 * np.pi),
-                self.rng.uniform(0.2, 0.8),
-            )
+            angle = self.rng.uniform(0, 2 * np.pi)
+            far = self.rng.uniform(0.2, 0.8)
             dx, dy = far * radius * np.cos(angle), far * radius * np.sin(angle)
-            tone = 0.8 + 0.035 * k - 0.25 * dy / radius
-            self.disc(
-                (x + dx, y + 0.8 * dy),
-                (
-                    radius * self.rng.uniform(0.25, 0.5),
-                    radius * self.rng.uniform(0.2, 0.45),
-                ),
-                shade(base, tone),
+            wide, tall = (
+                radius * self.rng.uniform(*ends)
+                for ends in ((0.25, 0.5), (0.2, 0.45))
             )
+            tone = shade(base, 0.8 + 0.035 * k - 0.25 * dy / radius)
+            self.disc((x + dx, y + 0.8 * dy), (wide, tall), tone)

@@ -13,15 +13,9 @@ def _tree(brush, x, ground, height):
     rng = brush.rng
     trunk = brush.colour((8, 18), (60, 130), (50, 110))
     w = max(0.05 * height, 2)
-    brush.polygon(
-        [
-            (x - w, ground),
-            (x + w, ground),
-            (x + 0.5 * w, ground - 0.7 * height),
-            (x - 0.5 * w, ground - 0.7 * height),
-        ],
-        trunk,
-    )
+    top = ground - 0.7 * height
+    foot = [(x - w, ground), (x + w, ground)]
+    brush.polygon(foot + [(x + 0.5 * w, top), (x - 0.5 * w, top)], trunk)
     for _ in range(3):
         brush.foliage(
             x + rng.uniform(-0.16, 0.16) * height,
@@ -40,22 +34,16 @@ def _building(brush, x0, x1, top, ground):
     for y in range(int(top) + 24, int(ground) - down, down):
         for x in range(int(x0) + 10, int(x1) - across // 2, across):
             lit = shade(glass, rng.uniform(0.6, 1.35))
-            brush.box(
-                x, y, x + 0.55 * across, y + 0.6 * down, shade(wall, 1.18)
-            )
-            brush.box(
-                x + 2, y + 2, x + 0.55 * across - 2, y + 0.6 * down - 2, lit
-            )
+            right, bottom = x + 0.55 * across, y + 0.6 * down
+            brush.box(x, y, right, bottom, shade(wall, 1.18))
+            brush.box(x + 2, y + 2, right - 2, bottom - 2, lit)
 
 
 def _street(brush, horizon):
     height, width, rng = brush.height, brush.width, brush.rng
-    brush.gradient(
-        brush.colour((95, 120), (30, 130), (150, 245)),
-        brush.colour((10, 120), (5, 50), (200, 250)),
-        0,
-        horizon,
-    )
+    sky = brush.colour((95, 120), (30, 130), (150, 245))
+    haze = brush.colour((10, 120), (5, 50), (200, 250))
+    brush.gradient(sky, haze, 0, horizon)
     x = -rng.randint(100)
     while x < width:
         x1 = x + rng.randint(110, 320)
@@ -63,14 +51,10 @@ def _street(brush, horizon):
         x = x1 + (rng.randint(60) if rng.rand() < 0.3 else 0)
     paving = brush.colour(None, (0, 40), (90, 190))
     brush.gradient(shade(paving, 0.8), paving, horizon, height)
-    vanish = rng.uniform(0.2, 0.8) * width
+    vanish, joints = rng.uniform(0.2, 0.8) * width, shade(paving, 0.86)
     for end in np.linspace(-1.5 * width, 2.5 * width, rng.randint(9, 26)):
-        brush.line(
-            (vanish, horizon),
-            (end, height),
-            shade(paving, 0.86),
-            1 + rng.randint(2),
-        )
+        thickness = 1 + rng.randint(2)
+        brush.line((vanish, horizon), (end, height), joints, thickness)
     for share in np.linspace(0.1, 0.95, 6) ** 1.7:
         y = int(horizon + share * (height - horizon))
         brush.line((0, y), (width, y), shade(paving, 0.88), 1)
@@ -100,67 +84,39 @@ def _car(brush, x, ground, length):
         ],
         (120, 100, 80),
     )
-    brush.box(
-        x - length / 2,
-        ground - 1.1 * h,
-        x + length / 2,
-        ground - 0.25 * h,
-        paint,
-    )
-    brush.box(
-        x - length / 2,
-        ground - 0.5 * h,
-        x + length / 2,
-        ground - 0.25 * h,
-        shade(paint, 0.7),
-    )
+    left, right, low = x - length / 2, x + length / 2, ground - 0.25 * h
+    brush.box(left, ground - 1.1 * h, right, low, paint)
+    brush.box(left, ground - 0.5 * h, right, low, shade(paint, 0.7))
     for side in (-0.3, 0.3):
-        brush.disc(
-            (x + side * length, ground - 0.2 * h),
-            (0.4 * h, 0.4 * h),
-            (34, 34, 36),
-        )
-        brush.disc(
-            (x + side * length, ground - 0.2 * h),
-            (0.2 * h, 0.2 * h),
-            (150, 150, 150),
-        )
+        hub = x + side * length, ground - 0.2 * h
+        brush.disc(hub, (0.4 * h, 0.4 * h), (34, 34, 36))
+        brush.disc(hub, (0.2 * h, 0.2 * h), (150, 150, 150))
 
 
 def _park(brush, horizon):
     height, width, rng = brush.height, brush.width, brush.rng
-    brush.gradient(
-        brush.colour((95, 118), (50, 170), (170, 250)),
-        brush.colour((90, 120), (10, 50), (220, 254)),
-        0,
-        horizon,
-    )
+    sky = brush.colour((95, 118), (50, 170), (170, 250))
+    haze = brush.colour((90, 120), (10, 50), (220, 254))
+    brush.gradient(sky, haze, 0, horizon)
     for _ in range(rng.randint(2, 6)):
         x, y = rng.uniform(0, width), rng.uniform(0, 0.5) * horizon
         for _ in range(5):
-            brush.disc(
-                (x + rng.uniform(-70, 70), y + rng.uniform(-10, 10)),
-                (rng.uniform(30, 70), rng.uniform(10, 24)),
-                (246, 244, 240),
-            )
+            centre = x + rng.uniform(-70, 70), y + rng.uniform(-10, 10)
+            axes = rng.uniform(30, 70), rng.uniform(10, 24)
+            brush.disc(centre, axes, (246, 244, 240))
     for layer in range(3):
         xs = np.linspace(0, width, 12)
         ys = horizon - rng.uniform(0, 110 - 35 * layer, 12)
         hill = brush.colour((40, 100), (30, 110), (110, 190))
-        brush.polygon(
-            [*zip(xs, ys), (width, horizon + 6), (0, horizon + 6)], hill
-        )
+        ends = [(width, horizon + 6), (0, horizon + 6)]
+        brush.polygon([*zip(xs, ys), *ends], hill)
     grass = brush.colour((30, 55), (70, 170), (90, 190))
     brush.gradient(shade(grass, 0.85), shade(grass, 1.05), horizon, height)
     for _ in range(260):
         x, y = rng.randint(width), rng.randint(horizon, height)
         h = 3 + 14 * (y - horizon) / (height - horizon)
-        brush.line(
-            (x, y),
-            (x + rng.uniform(-4, 4), y - h),
-            shade(grass, rng.uniform(0.7, 1.25)),
-            1,
-        )
+        tip = x + rng.uniform(-4, 4), y - h
+        brush.line((x, y), tip, shade(grass, rng.uniform(0.7, 1.25)), 1)
     if rng.rand() < 0.5:
         path = brush.colour((10, 25), (20, 70), (150, 220))
         x = rng.uniform(0, width)
@@ -194,22 +150,13 @@ def _room(brush, horizon):
         w, h = rng.uniform(60, 210), rng.uniform(60, 170)
         frame = brush.colour(None, (20, 150), (40, 240))
         brush.box(x, y, x + w, y + h, frame)
-        brush.box(
-            x + 7,
-            y + 7,
-            x + w - 7,
-            y + h - 7,
-            brush.colour(None, (20, 140), (90, 250)),
-        )
+        canvas = brush.colour(None, (20, 140), (90, 250))
+        brush.box(x + 7, y + 7, x + w - 7, y + h - 7, canvas)
         for _ in range(4):
-            brush.disc(
-                (
-                    x + w * rng.uniform(0.25, 0.75),
-                    y + h * rng.uniform(0.25, 0.75),
-                ),
-                (w * rng.uniform(0.04, 0.2), h * rng.uniform(0.04, 0.2)),
-                brush.colour(None, (40, 200)),
-            )
+            place = rng.uniform(0.25, 0.75), rng.uniform(0.25, 0.75)
+            axes = w * rng.uniform(0.04, 0.2), h * rng.uniform(0.04, 0.2)
+            centre = x + w * place[0], y + h * place[1]
+            brush.disc(centre, axes, brush.colour(None, (40, 200)))
     floor = brush.colour((5, 25), (30, 150), (90, 200))
     brush.gradient(shade(floor, 0.8), floor, horizon, height)
     brush.box(0, horizon - 10, width, horizon, shade(wall, 1.15))
@@ -226,15 +173,9 @@ def _room(brush, horizon):
         else:
             pot = brush.colour(None, (40, 180))
             brush.foliage(x, ground - 120, rng.uniform(50, 90))
-            brush.polygon(
-                [
-                    (x - 36, ground - 66),
-                    (x + 36, ground - 66),
-                    (x + 26, ground),
-                    (x - 26, ground),
-                ],
-                pot,
-            )
+            rim = [(x - 36, ground - 66), (x + 36, ground - 66)]
+            foot = [(x + 26, ground), (x - 26, ground)]
+            brush.polygon(rim + foot, pot)
 
 
 def _shelf(brush, x, ground):
@@ -250,13 +191,9 @@ def _shelf(brush, x, ground):
         left = x + 10
         while left < x + w - 24:
             book = rng.uniform(7, 18)
-            brush.box(
-                left,
-                y1 - (y1 - y0) * rng.uniform(0.55, 0.95),
-                left + book,
-                y1,
-                brush.colour(None, (40, 200)),
-            )
+            top = y1 - (y1 - y0) * rng.uniform(0.55, 0.95)
+            cover = brush.colour(None, (40, 200))
+            brush.box(left, top, left + book, y1, cover)
             left += book + (rng.uniform(0, 26) if rng.rand() < 0.2 else 1)
 
 
@@ -265,13 +202,10 @@ def _sofa(brush, x, ground):
     w, h = rng.uniform(220, 420), rng.uniform(110, 160)
     cloth = brush.colour(None, (30, 160), (70, 200))
     brush.box(x, ground - h, x + w, ground, cloth)
-    brush.box(
-        x + 20, ground - 0.5 * h, x + w - 20, ground - 8, shade(cloth, 1.15)
-    )
+    light, dark = shade(cloth, 1.15), shade(cloth, 0.8)
+    brush.box(x + 20, ground - 0.5 * h, x + w - 20, ground - 8, light)
     for left in (x - 16, x + w - 24):
-        brush.box(
-            left, ground - 0.65 * h, left + 40, ground, shade(cloth, 0.8)
-        )
+        brush.box(left, ground - 0.65 * h, left + 40, ground, dark)
 
 
 def _hall(brush, horizon):
@@ -299,12 +233,8 @@ def _hall(brush, horizon):
     brush.gradient(shade(floor, 0.75), floor, horizon, height)
     for _ in range(rng.randint(2, 7)):
         x = rng.uniform(-0.3, 1.3, 2) * width
-        brush.line(
-            (x[0], horizon),
-            (x[1], height),
-            brush.colour(None, (10, 160)),
-            rng.randint(2, 9),
-        )
+        tone = brush.colour(None, (10, 160))
+        brush.line((x[0], horizon), (x[1], height), tone, rng.randint(2, 9))
 
 
 PLACES = dict(street=_street, park=_park, room=_room, hall=_hall)

@@ -40,27 +40,15 @@ def seat(picture, rng, x, top, ground, width):
     """
     brush = Brush(picture, rng)
     wood = brush.colour((5, 30), (30, 160), (60, 210))
+    left, right, tall = x - width / 2, x + width / 2, ground - top
     if rng.rand() < 0.5:
-        brush.box(x - width / 2, top, x + width / 2, ground, wood)
-        brush.box(
-            x - width / 2,
-            top,
-            x + width / 2,
-            top + 0.25 * (ground - top),
-            shade(wood, 1.25),
-        )
+        brush.box(left, top, right, ground, wood)
+        brush.box(left, top, right, top + 0.25 * tall, shade(wood, 1.25))
         return
     for leg in (-0.42, 0.3):
-        brush.box(
-            x + leg * width,
-            top,
-            x + (leg + 0.12) * width,
-            ground,
-            shade(wood, 0.7),
-        )
-    brush.box(
-        x - width / 2, top, x + width / 2, top + 0.18 * (ground - top), wood
-    )
+        ends = x + leg * width, top, x + (leg + 0.12) * width, ground
+        brush.box(*ends, shade(wood, 0.7))
+    brush.box(left, top, right, top + 0.18 * tall, wood)
 
 
 def obstacle(picture, rng, x, top, ground, width):
@@ -78,16 +66,14 @@ def obstacle(picture, rng, x, top, ground, width):
     tone = brush.colour(None, (20, 180), (50, 220))
     kind = rng.randint(3)
     if kind == 0:
-        brush.foliage(
-            x, 0.5 * (top + ground), max(0.5 * (ground - top), 0.4 * width)
-        )
+        radius = max(0.5 * (ground - top), 0.4 * width)
+        brush.foliage(x, 0.5 * (top + ground), radius)
     elif kind == 1:
-        brush.box(x - width / 2, top, x + width / 2, ground, tone)
+        left, right = x - width / 2, x + width / 2
+        brush.box(left, top, right, ground, tone)
         for side in (0.25, 0.75):
             y = int(top + side * (ground - top))
-            brush.line(
-                (x - width / 2, y), (x + width / 2, y), shade(tone, 0.7), 2
-            )
+            brush.line((left, y), (right, y), shade(tone, 0.7), 2)
     else:
         brush.box(x - 0.12 * width, top, x + 0.12 * width, ground, tone)
         brush.disc((x, top), (0.2 * width, 0.2 * width), shade(tone, 1.3))

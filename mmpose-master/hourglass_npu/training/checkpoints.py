@@ -48,7 +48,7 @@ Attributes:
 
 
 class _Nothing:
-    """Stands for whatever a checkpoint names, and does nothing."""
+    """Stand for whatever a checkpoint names, and do nothing."""
 
     def __init__(self, *unused, **ignored):
         pass
@@ -68,7 +68,7 @@ class _Nothing:
 
 # That of Python: the fast one reserves what memory a file asks for.
 class _Description(pickle._Unpickler):
-    """Reads dicts, lists, texts and numbers; all else becomes nothing."""
+    """Read dicts, lists, texts and numbers; all else becomes nothing."""
 
     def find_class(self, module, name):
         return _Nothing
@@ -151,8 +151,8 @@ def check_template(template):
         name = ''
     if osp.basename(name) in ('', '.', '..', LATEST):
         raise UserError(
-            f'checkpoint_config.filename_tmpl is {template!r}: a name with '
-            "one place for a number is wanted, like 'epoch_{}.pth' or "
+            f'checkpoint_config.filename_tmpl is {template!r}: must be a name '
+            "with one place for a number, such as 'epoch_{}.pth' or "
             f"'epoch_{{:03d}}.pth', and not {LATEST}"
         )
 

@@ -42,7 +42,7 @@ DEFAULT_TIMEOUT = 1800
 
 
 def make(cfg):
-    """Makes the hooks that guard a training.
+    """Make the hooks that guard a training.
 
     Args:
         cfg (mmcv.Config): ``dist_params.timeout`` is the limit for ranks.
@@ -95,7 +95,7 @@ class SignalGuard(Hook):
         self._process = os.getpid()
 
     def before_run(self, runner):
-        """Takes the signals over, as far as this is the main thread."""
+        """Take the signals over, as far as this is the main thread."""
         self._evaluating = True  # a resumed run may begin with it
         if threading.current_thread() is threading.main_thread():
             for number in self.SIGNALS:
@@ -103,7 +103,7 @@ class SignalGuard(Hook):
                     self._previous[number] = signal.signal(number, self._note)
 
     def after_run(self, runner):
-        """Gives the signals back."""
+        """Give the signals back."""
         self._answer()
         for number, handler in self._previous.items():
             signal.signal(number, handler)
@@ -124,7 +124,7 @@ class SignalGuard(Hook):
             leave(128 + number, 'stopped at once, without saving')
 
     def before_train_epoch(self, runner):
-        """Lets data workers outlive the signals that this process gets."""
+        """Let data workers outlive the signals that this process gets."""
         self._evaluating = False
         self._unsaved = None
         loader = runner.data_loader
@@ -133,7 +133,7 @@ class SignalGuard(Hook):
             loader.worker_init_fn = functools.partial(_outlive_signals, start)
 
     def after_train_iter(self, runner):
-        """Does what all ranks were asked for an iteration ago."""
+        """Do what all ranks were asked for an iteration ago."""
         if get_dist_info()[1] == 1:
             self._obey(runner, *self.asked)
             return
@@ -143,7 +143,7 @@ class SignalGuard(Hook):
             self._obey(runner, *answer)
 
     def after_train_epoch(self, runner):
-        """Obeys before the evaluation begins, which may take long."""
+        """Obey before the evaluation begins, which may take long."""
         if get_dist_info()[1] > 1:
             self._answer()
             self._ask()
@@ -158,7 +158,7 @@ class SignalGuard(Hook):
         self._evaluating = True
 
     def save_epoch(self):
-        """Saves an epoch whose evaluation was stopped, if nothing else did.
+        """Save an epoch whose evaluation was stopped, if nothing else did.
 
         To be called for :class:`hourglass_npu.errors.Stopped`, by every rank.
         """
@@ -254,7 +254,7 @@ def _end_without_batch(error, batch):
 
 
 class RankGuard(Hook):
-    """Ends a job of several ranks that makes no progress, and says why.
+    """End a job of several ranks that makes no progress, and say why.
 
     A thread of each rank looks once a second how many iterations, or batches
     of an evaluation, the rank has begun and finished, and tells the others
@@ -275,7 +275,7 @@ class RankGuard(Hook):
         self._forward = None
 
     def before_run(self, runner):
-        """Starts the thread."""
+        """Start the thread."""
         self.rank, self.ranks = get_dist_info()
         if self.ranks == 1:
             return
@@ -289,7 +289,7 @@ class RankGuard(Hook):
         self._thread.start()
 
     def after_run(self, runner):
-        """Ends the thread."""
+        """End the thread."""
         if self._thread is not None:
             self._ended.set()
             self._thread.join()
@@ -318,7 +318,7 @@ class RankGuard(Hook):
                 self._store.set(f'guard/{self.rank}', json.dumps(news))
 
     def _ask(self):
-        """Returns by rank what it told last, None if that is not known."""
+        """Return by rank what it told last, None if that is not known."""
         news = [None] * self.ranks
         for rank in range(self.ranks):
             with suppress(RuntimeError):
@@ -338,7 +338,7 @@ class RankGuard(Hook):
 
 
 def describe_hang(before, now, me, timeout):
-    """Says in words which rank a job waits for.
+    """Say in words which rank a job waits for.
 
     Args:
         before (list): By rank what it told a while ago: how often it has
@@ -371,7 +371,7 @@ def describe_hang(before, now, me, timeout):
 
 
 def _connect():
-    """Returns a store of this process's own, to be used by one thread."""
+    """Return a store of this process's own, to be used by one thread."""
     address, port = (os.environ.get(f'MASTER_{n}') for n in ('ADDR', 'PORT'))
     if not address or not port:
         return None
@@ -384,7 +384,7 @@ def _connect():
 
 
 def _place(thread):
-    """Returns where a thread is: the innermost three functions."""
+    """Return where a thread is: the innermost three functions."""
     frame = sys._current_frames().get(thread)
     names = []
     while frame is not None and len(names) < 3:
@@ -399,7 +399,7 @@ def _place(thread):
 
 
 class LossGuard(Hook):
-    """Ends a training whose loss is not a finite number any more.
+    """End a training whose loss is not a finite number any more.
 
     The loss is looked at on the device. On a CPU that is before the step; on
     an accelerator the outcome is read one iteration later, when it has
@@ -421,7 +421,7 @@ class LossGuard(Hook):
             self._saturation[0]()
 
     def after_train_iter(self, runner):
-        """Looks at the loss.
+        """Look at the loss.
 
         Raises:
             UserError: It is infinite or no number.
@@ -443,11 +443,11 @@ class LossGuard(Hook):
             self.before_save(runner)
 
     def after_train_epoch(self, runner):
-        """Reads what is open."""
+        """Read what is open."""
         self.before_save(runner)
 
     def before_save(self, runner):
-        """Reads what is open, so that no broken weights are saved."""
+        """Read what is open, so that no broken weights are saved."""
         if self._open is None:
             return
         (flag, loss, place, batch), self._open = self._open, None
@@ -490,7 +490,7 @@ class LossGuard(Hook):
 
 
 def _people(batch, dataset):
-    """Describes the people of a batch.
+    """Describe the people of a batch.
 
     Args:
         batch (dict): From the data loader.

@@ -37,7 +37,7 @@ class ReadableLogHook(TextLoggerHook):
     """
 
     def before_run(self, runner):
-        """Starts the clock of the time left and opens the log."""
+        """Start the clock of the time left and open the log."""
         # First: where there is no room for the log, training goes on.
         self._started = time.time()
         super().before_run(runner)
@@ -67,7 +67,7 @@ class ReadableLogHook(TextLoggerHook):
         return float(f'{items:.5g}') if isinstance(items, float) else items
 
     def _add_figures(self, log_dict, runner):
-        """Adds what mmcv does not measure."""
+        """Add what mmcv does not measure."""
         log_dict['step'] = runner.iter + 1
         log_dict['memory'] = peak_memory() // 2**20
         per_device = getattr(runner, 'samples_per_gpu', None)

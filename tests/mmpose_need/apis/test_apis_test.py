@@ -27,7 +27,7 @@ class Numbers(Dataset):
 
 
 class Net(nn.Module):
-    """Sums many products, so that the order of the sums shows."""
+    """Sum many products, so that the order of the sums shows."""
 
     def __init__(self):
         super().__init__()
@@ -45,7 +45,7 @@ class Net(nn.Module):
 
 @pytest.fixture
 def threads():
-    """Sets the number of arithmetic threads for one test."""
+    """Set the number of arithmetic threads for one test."""
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)
@@ -113,7 +113,7 @@ def test_only_our_commands_have_threads_and_only_for_top_down(
 
 
 class Stranger(nn.Module):
-    """Keeps its input in itself, and asks for the modes of its caller."""
+    """Keep its input in itself, and asks for the modes of its caller."""
 
     def forward(self, img, return_loss):
         self.img = img

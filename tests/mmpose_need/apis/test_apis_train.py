@@ -22,6 +22,8 @@ from mpii_data import write_mpii, write_tiny_config
 from hourglass_npu.errors import UserError
 from hourglass_npu.training import ranks as rank_hooks
 
+pytestmark = pytest.mark.training
+
 
 @pytest.fixture
 def cfg(tmp_path):
@@ -38,7 +40,7 @@ def cfg(tmp_path):
 
 
 def train(cfg, function=train_model, **kwargs):
-    """Trains from a fixed start; returns the bare model."""
+    """Train from a fixed start; returns the bare model."""
     import numpy as np
 
     # The released function would log to a file that is named by the level.
@@ -61,7 +63,7 @@ def same(a, b):
 
 
 class Losses(Hook):
-    """Keeps the loss of each iteration, to the bit."""
+    """Keep the loss of each iteration, to the bit."""
 
     def __init__(self):
         self.seen = []
@@ -71,7 +73,7 @@ class Losses(Hook):
 
 
 def with_stock_pipeline(cfg):
-    """Returns the config without what the bundle adds to mmpose."""
+    """Return the config without what the bundle adds to mmpose."""
     # Not above: a rank that imports this file does without scripts/.
     from benchmark.stock_form import to_stock_form
 

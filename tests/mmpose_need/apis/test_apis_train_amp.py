@@ -17,6 +17,8 @@ from test_apis_train import (
 from hourglass_npu.o2 import operators
 from hourglass_npu.o2.settings import AmpOptions
 
+pytestmark = pytest.mark.training
+
 
 @pytest.fixture
 def low(cfg):  # noqa: F811

@@ -17,6 +17,8 @@ from mpii_data import write_mpii, write_tiny_config
 
 from hourglass_npu.errors import UserError
 
+pytestmark = pytest.mark.training
+
 
 @pytest.fixture
 def cfg(tmp_path):

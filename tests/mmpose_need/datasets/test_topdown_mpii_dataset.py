@@ -97,7 +97,7 @@ def check(scores, preds, joints, visible, boxes):
 
 @pytest.fixture
 def draw(tmp_path):
-    """Draws predictions for `people`, writes the truth, evaluates."""
+    """Draw predictions for `people`, writes the truth, evaluates."""
 
     def evaluate(people=40, change=None):
         rng = np.random.RandomState(1)

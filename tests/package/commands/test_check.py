@@ -17,7 +17,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def check(main, tmp_path, capsys):
-    """Runs the tool; gives its status, what it printed, and the report."""
+    """Run the tool; gives its status, what it printed, and the report."""
 
     def execute(folder, *options):
         path = tmp_path / 'report.json'

@@ -91,7 +91,7 @@ def test_onnx_files_that_do_not_fit_are_refused(test, checkpoint, export):
     with pytest.raises(UserError, match='no file none.onnx'):
         test('--onnx=none.onnx')
     _, path = export('--shape', '32', '32')
-    with pytest.raises(UserError, match='leave the checkpoint away'):
+    with pytest.raises(UserError, match='leave out the checkpoint'):
         test(checkpoint, f'--onnx={path}')
     with pytest.raises(
         ValueError, match=r'\(32, 32\), but .*64, 64'

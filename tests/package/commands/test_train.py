@@ -30,7 +30,7 @@ def same_weights(a, b):
 
 @pytest.fixture
 def train(main, tiny, tmp_path):
-    """Runs the command on the tiny network, on the CPU."""
+    """Run the command on the tiny network, on the CPU."""
 
     def execute(*arguments, work='work', config=tiny):
         if work:

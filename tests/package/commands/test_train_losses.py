@@ -13,7 +13,7 @@ TRAIN = str(MMPOSE_ROOT / 'tools' / 'train.py')
 
 @pytest.fixture
 def bash(run, tiny, tmp_path):
-    """Runs a line of bash in which "$@" is a training of one epoch."""
+    """Run a line of bash in which "$@" is a training of one epoch."""
 
     def execute(line, *options, prefix=()):
         command = [

@@ -55,7 +55,7 @@ def assert_same_files(one, other):
 
 
 def kill_when(path, command, environment):
-    """Starts a command, and kills it and its workers when a file is there."""
+    """Start a command, and kills it and its workers when a file is there."""
     names = ('PATH', 'PYTHONPATH', 'HOME')
     inherited = {k: os.environ[k] for k in names if k in os.environ}
     process = subprocess.Popen(

@@ -21,7 +21,7 @@ from hourglass_npu.errors import UserError
         (dict(inteval=5), r'inteval is not .*mean evaluation.interval\?'),
         (dict(key_indicator='PCK'), r'@0.1 \(did you mean PCKh\?\)'),
         (dict(key_indicator='AP'), "'AP': TopDownMpiiDataset gives Head"),
-        (dict(key_indicator=None), 'key_indicator is None: the name of a sc'),
+        (dict(key_indicator=None), 'key_indicator is None: must be the name'),
         (dict(key_indicator='Head'), 'say with evaluation.rule whether'),
     ],
 )

@@ -90,7 +90,7 @@ def test_overrides_may_be_given_several_times():
         ('data.batch=3', 'has no such key'),
         ('data.sample_per_gpu=3', 'did you mean data.samples_per_gpu'),
         ('data.val_dataloder.drop_last=1', 'did you mean data.val_dataload'),
-        ('data.workers_per_gpu=-1', 'workers_per_gpu is -1: a whole number'),
+        ('data.workers_per_gpu=-1', 'workers_per_gpu is -1: must be a whole'),
         ('evaluation.rule=[a,(b]', 'brackets'),
     ],
 )

@@ -27,28 +27,32 @@ def test_our_configs_have_no_fault(config):
 @pytest.mark.parametrize(
     'key, value, wanted',
     [
-        ('data__samples_per_gpu', 0, 'a whole number from 1'),
-        ('data__samples_per_gpu', 2.5, 'a whole number from 1'),
-        ('data__samples_per_gpu', True, 'a whole number from 1'),
-        ('data__workers_per_gpu', -1, 'a whole number from 0'),
-        ('data__val_dataloader', dict(samples_per_gpu=0), 'from 1'),
-        ('optimizer__lr', float('nan'), 'a number from 0'),
-        ('optimizer__lr', -1e-4, 'a number from 0'),
-        ('optimizer__lr', 'nan', 'a number from 0'),
+        ('data__samples_per_gpu', 0, 'a whole number, at least 1'),
+        ('data__samples_per_gpu', 2.5, 'a whole number, at least 1'),
+        ('data__samples_per_gpu', True, 'a whole number, at least 1'),
+        ('data__workers_per_gpu', -1, 'a whole number, at least 0'),
+        ('data__val_dataloader', dict(samples_per_gpu=0), 'at least 1'),
+        ('optimizer__lr', float('nan'), 'a number, at least 0'),
+        ('optimizer__lr', -1e-4, 'a number, at least 0'),
+        ('optimizer__lr', 'nan', 'a number, at least 0'),
         (
             'optimizer__betas',
             [0.9, 1.0],
-            'a list of 2, each a number from 0 to below 1,',
+            'a list of 2, each value a number from 0 to less than 1',
         ),
-        ('optimizer', dict(first=dict(type='SGD', lr=-1)), 'from 0'),
-        ('total_epochs', 0, 'a whole number from 1'),
-        ('seed', -1, 'a whole number from 0, or None'),
-        ('checkpoint_config__interval', 0, 'from 1, or -1'),
-        ('evaluation__interval', 0, 'a whole number from 1'),
-        ('log_config__interval', 0, 'a whole number from 1'),
-        ('lr_config__step', [170, -1], 'a list of such'),
-        ('lr_config__warmup_ratio', 0, 'a number above 0, up to 1'),
-        ('data__train__data_cfg__image_size', [0, 64], 'a list of such'),
+        ('optimizer', dict(first=dict(type='SGD', lr=-1)), 'at least 0'),
+        ('total_epochs', 0, 'a whole number, at least 1'),
+        ('seed', -1, 'a whole number, at least 0, or None'),
+        ('checkpoint_config__interval', 0, 'at least 1, or -1'),
+        ('evaluation__interval', 0, 'a whole number, at least 1'),
+        ('log_config__interval', 0, 'a whole number, at least 1'),
+        ('lr_config__step', [170, -1], 'or a list of such numbers'),
+        ('lr_config__warmup_ratio', 0, 'a number above 0, at most 1'),
+        (
+            'data__train__data_cfg__image_size',
+            [0, 64],
+            'or a list of such numbers',
+        ),
         ('find_unused_parameters', 'yes', 'true or false'),
         (
             'data__val',
@@ -59,7 +63,7 @@ def test_our_configs_have_no_fault(config):
         (
             'log_config__hooks',
             [dict(typ='TextLoggerHook')],
-            'a list of any length, each dict(type=..., ...),',
+            'a list, each value dict(type=..., ...)',
         ),
         ('allow_tf32', 1, 'true or false, or None'),
         ('device_prefetch', 1, 'true or false, or None'),
@@ -71,7 +75,7 @@ def test_a_value_out_of_range_is_named(key, value, wanted):
     (fault,) = faults(**{key: value})
     assert fault.startswith(key.replace('__', '.'))
     assert repr(value).strip('{}') in fault or isinstance(value, dict)
-    assert f'{wanted} is wanted' in fault
+    assert ': must be ' in fault and fault.endswith(wanted)
 
 
 def test_a_step_of_the_pipeline_is_found_by_its_place():
@@ -86,7 +90,8 @@ def test_colours_are_one_or_three():
     (fault,) = faults(
         data__val__pipeline=[dict(type='NormalizeTensor', std=[1, 1, 1, 1])]
     )
-    assert 'data.val.pipeline.0.std is [1, 1, 1, 1]: a list of 1 or 3' in fault
+    place = 'data.val.pipeline.0.std is [1, 1, 1, 1]'
+    assert f'{place}: must be a list of 1 or 3, each value ' in fault
 
 
 def test_what_may_stand_there_has_no_fault():

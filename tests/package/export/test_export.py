@@ -47,7 +47,7 @@ def crops(trained):
 
 @pytest.fixture
 def convert(model, tmp_path):
-    """Runs the command; returns its status and the file."""
+    """Run the command; returns its status and the file."""
     config, checkpoint, image = model
     path = tmp_path / 'x.onnx'
 
@@ -115,8 +115,8 @@ def test_the_file_describes_itself(convert, model, trained):
         log.unlink()
     properties = {p.key: p.value for p in onnx.load(str(path)).metadata_props}
     for name, value in {
-        'config': 'tiny_hourglass.py',
-        'checkpoint': 'tiny_hourglass.pth',
+        'config': 'tiny.py',
+        'checkpoint': 'tiny.pth',
         'epoch': '7',
         'PCKh': '42.5',
         'precision': 'fp32',
@@ -275,7 +275,7 @@ def test_batch_normalisation_left_over_is_refused(
 @pytest.mark.parametrize(
     'options, message',
     [
-        (['--shape', '100', '100'], 'multiples of 16'),
+        (['--shape', '100', '100'], 'multiples of 8'),
         (['--shape', '1', '1', '64', '64'], 'H W or N 3 H W'),
         (['--shape', '64'], 'H W or N 3 H W'),
         (['--shape', '4', '3', '64', '64'], '--static'),

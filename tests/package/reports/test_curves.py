@@ -9,7 +9,7 @@ from hourglass_npu.reports import curves
 
 
 def write_log(folder, name='1.log.json', steps=range(10, 61, 10), **values):
-    """Writes a log of epochs of 30 iterations."""
+    """Write a log of epochs of 30 iterations."""
     folder.mkdir(exist_ok=True)
     lines = [json.dumps({'env_info': 'first line, no iteration'})]
     for step in steps:

@@ -23,7 +23,7 @@ DEMO = ROOT / 'mmpose-master' / 'demo' / 'mpii_demo_img' / 'demo_mpii.jpg'
 
 
 def run(*options):
-    """Runs the tool and returns what came of it."""
+    """Run the tool and returns what came of it."""
     return subprocess.run(
         [sys.executable, str(TOOL), *map(str, options)],
         capture_output=True,
@@ -216,6 +216,7 @@ def test_every_pose_can_be_drawn(drawing):
             )
 
 
+@pytest.mark.processes
 def test_same_seed_same_bytes(sample, tmp_path):
     again = tmp_path / 'again'
     options = ('--out', again, '--train', 6, '--val', 5)
@@ -241,6 +242,7 @@ def test_same_seed_same_bytes(sample, tmp_path):
     assert os.listdir(str(tmp_path)) == ['again']
 
 
+@pytest.mark.processes
 def test_killed_half_way(tmp_path):
     out = tmp_path / 'mpii'
     command = [sys.executable, str(TOOL), '--out', str(out), '--workers', '1']

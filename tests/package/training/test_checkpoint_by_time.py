@@ -38,7 +38,7 @@ class Job:
         (Path(folder) / filename_tmpl.format(self.iter + 1)).touch()
 
     def run(self, iters, seconds):
-        """Returns the files after each iteration in which they changed."""
+        """Return the files after each iteration in which they changed."""
         changes = []
         for _ in range(iters):
             self.now += seconds

@@ -21,6 +21,8 @@ from mpii_data import write_mpii, write_tiny_config
 from hourglass_npu.training.evaluation import ResumableEvalHook
 from hourglass_npu.training.workers import seed_worker
 
+pytestmark = pytest.mark.training
+
 
 @pytest.fixture
 def cfg(tmp_path):
@@ -50,7 +52,7 @@ def scores(monkeypatch):
 
 
 def train(cfg, validate=True, **changes):
-    """Trains from a fixed start; returns the weights."""
+    """Train from a fixed start; returns the weights."""
     cfg = Config(copy.deepcopy(dict(cfg._cfg_dict, **changes)))
     torch.manual_seed(0)
     np.random.seed(0)

@@ -23,7 +23,7 @@ from hourglass_npu.training import guards
 
 @pytest.fixture
 def handlers():
-    """Puts back what handles signals."""
+    """Put back what handles signals."""
     numbers = [*guards.SignalGuard.SIGNALS, signal.SIGCHLD]
     before = {number: signal.getsignal(number) for number in numbers}
     yield
@@ -34,7 +34,7 @@ def handlers():
 
 @pytest.fixture
 def train(main, tiny, tmp_path, handlers):
-    """Runs train.py on the tiny network: three iterations in an epoch."""
+    """Run train.py on the tiny network: three iterations in an epoch."""
 
     def execute(*options, validate=False, config=tiny):
         more = [] if validate else ['--no-validate']
@@ -72,7 +72,7 @@ class At:
 
 
 def saved(work):
-    """Names and places of the checkpoints of a folder."""
+    """Name and places of the checkpoints of a folder."""
     found = {}
     for path in work.glob('*_*.pth'):
         state = _load_checkpoint(str(path))

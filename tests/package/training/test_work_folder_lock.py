@@ -29,7 +29,7 @@ lock.release()
 
 @pytest.fixture
 def hold(tmp_path):
-    """Starts a process that holds a folder until its input ends."""
+    """Start a process that holds a folder until its input ends."""
     holders = []
 
     def execute(*options):
@@ -111,6 +111,7 @@ def test_what_a_stale_file_holds_does_not_matter(tmp_path, content):
         (socket.gethostname(), f'{os.getpid()}:1', False),
         ('elsewhere', lifetime.identify(os.getpid()), False),
     ],
+    ids=['this process', 'an earlier one', 'another host'],
 )
 def test_a_file_system_without_locks(
     tmp_path, monkeypatch, host, process, refused

@@ -31,7 +31,10 @@ RELPATH = 'models/detectors/top_down.py'
 def config(tmp_path_factory):
     folder = tmp_path_factory.mktemp('model')
     path, _ = make(folder)
-    return Config.fromfile(str(path)).model
+    config = Config.fromfile(str(path)).model
+    # Stock does not know it.
+    config.pop('data_preprocessor')
+    return config
 
 
 def pair(stock, config, **changes):

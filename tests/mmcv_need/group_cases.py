@@ -1,13 +1,7 @@
-"""One of several real gloo processes: what dist_utils does in each.
+"""What dist_utils does in each of several real gloo processes."""
 
-Usage: group_worker.py OUT LAUNCHER FILE (the original of dist_utils.py)
-"""
-
-import atexit
 import importlib.util
 import os
-import sys
-from datetime import timedelta
 from unittest.mock import patch
 
 import torch
@@ -48,28 +42,8 @@ def objects(rank):
     return {'rank': rank, 'scores': torch.full((rank + 1,), 0.5)}
 
 
-def threads():
-    """Number of this process's threads, or None where that is not told."""
-    tasks = '/proc/self/task'
-    return len(os.listdir(tasks)) if os.path.isdir(tasks) else None
-
-
-def check_left(before):
-    """At the very end: the group is left, and its threads are gone.
-
-    They would need the interpreter, and take the process along without it.
-    """
-    assert not dist.is_initialized()
-    assert threads() == before
-    # In one piece: where output is unbuffered, as under torch's launcher,
-    # print's line and its end are two, and another rank's may come between.
-    sys.stdout.write('left\n')
-
-
-def main(out, launcher, stock):
-    # What is registered first is called last.
-    atexit.register(check_left, threads())
-    dist_utils.init_dist(launcher, timeout=timedelta(seconds=60))
+def work_together(stock):
+    """Use everything of dist_utils, and of its original, the file STOCK."""
     rank, world_size = dist_utils.get_dist_info()
     spec = importlib.util.spec_from_file_location('stock_dist_utils', stock)
     theirs = importlib.util.module_from_spec(spec)
@@ -88,7 +62,7 @@ def main(out, launcher, stock):
         ranks.barrier()
     ranks.barrier()
     dist_utils.synchronize()
-    results = {
+    return {
         'place': (rank, world_size),
         'device': str(dist_utils.get_device()),
         'backend': dist.get_backend(),
@@ -104,8 +78,3 @@ def main(out, launcher, stock):
         'ours': average(dist_utils, rank),
         'theirs': average(theirs, rank),
     }
-    torch.save(results, os.path.join(out, f'{rank}.pt'))
-
-
-if __name__ == '__main__':
-    main(*sys.argv[1:])

@@ -1,7 +1,4 @@
-"""What a user of mmcv does, on the released package with nine files copied.
-
-Run by test_nine_copies.py: ``nine_copies_worker.py SITE OUT``.
-"""
+"""What a user of mmcv does, on the released package with nine files copied."""
 
 import logging
 import os
@@ -130,7 +127,7 @@ def same(one, other):
     return all(torch.equal(one[name], other[name]) for name in one)
 
 
-def main(site, out):
+def use_mmcv(site, out):
     folder = Path(mmcv.__file__).parent
     assert folder.parent == Path(site), folder
     out = Path(out)
@@ -163,7 +160,3 @@ def main(site, out):
     refuses_code(out)
     # The package may be installed; nothing of mmcv needs it.
     assert not [name for name in sys.modules if name == 'hourglass_npu']
-
-
-if __name__ == '__main__':
-    main(*sys.argv[1:])

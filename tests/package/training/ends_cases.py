@@ -1,10 +1,5 @@
-"""Trainings of test_persistent_workers_end.py, each ended in another way.
+"""Trainings that are ended in several ways."""
 
-``ends_worker.py CONFIG FOLDER`` prints JSON: by the way of ending the status,
-what was said on stderr, and the processes that were left.
-"""
-
-import json
 import os
 import signal
 import sys
@@ -72,13 +67,18 @@ def finish(pid, work, way):
     )
 
 
-def main():
+def end_trainings(config, folder):
+    """Train a config in a folder, and end that in each of WAYS.
+
+    Returns:
+        dict[str, dict]: By the way of ending the status, what was said on
+        stderr, and the processes that were left.
+    """
     # One process imports for all.
     import mmpose.apis  # noqa: F401
 
     from hourglass_npu.training import guards  # noqa: F401
 
-    config, folder = sys.argv[1:]
     found = {}
     for way in WAYS:
         work = Path(folder) / way
@@ -86,8 +86,4 @@ def main():
         if not pid:
             train(config, work)
         found[way] = finish(pid, work, way)
-    print(json.dumps(found))
-
-
-if __name__ == '__main__':
-    main()
+    return found
