@@ -31,7 +31,9 @@ def parse(arguments=None):
     parser = argparse.ArgumentParser(
         prog='bench.py',
         description=__doc__,
-        epilog='\n'.join(['areas:', *areas]),
+        epilog='\n'.join(
+            ['areas:', *areas, '', 'example: python3 scripts/bench.py --small']
+        ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )

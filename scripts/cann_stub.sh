@@ -14,7 +14,7 @@
 # stand-in: about a minute. docs/CANN_STUB.md says what is real about it.
 set -euo pipefail
 # shellcheck source=scripts/common.sh
-source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
+source "$(dirname -- "$(readlink -f -- "$0")")/common.sh"
 
 options=()
 while [ $# -gt 0 ]; do
@@ -42,6 +42,8 @@ variables=$(PYTHONDONTWRITEBYTECODE=1 "$PY" \
 while IFS= read -r variable; do
   export "${variable?}"
 done <<<"$variables"
+# shellcheck disable=SC2034 # read in env.sh
+_hg_quiet=yes
 # shellcheck source=env.sh
 source "$ROOT/env.sh"
 exec "$@"

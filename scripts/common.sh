@@ -4,17 +4,33 @@
 # Expand arrays as ${a[@]+"${a[@]}"}: with set -u, bash 4.2 (CentOS 7) treats
 # "${a[@]}" of an empty array as an unset variable.
 
-ROOT=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
+# What the user's shell exports must not change the commands used here, such as
+# a cd that prints.
+# shellcheck disable=SC2046 # a list of words
+unset -f $(compgen -A function) 2>/dev/null || true
+unset CDPATH
+
+ROOT=$(cd -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")/.." && pwd -P)
 VENV_GIVEN=${VENV:-}
 VENV=${VENV:-$ROOT/.venv}
 case $VENV in
   /*) ;;
   *) VENV=$PWD/$VENV ;;
 esac
-PYTHONS='Python 3.7 or 3.9 to 3.12'
+case ${PYTHON:-} in
+  /*) ;;
+  */*) PYTHON=$PWD/$PYTHON ;;
+esac
+PYTHONS='Python 3.7 or 3.9 to 3.13'
+# Commands that get a served Python.
+GET_PYTHON='apt-get install python3.12-venv, uv python install 3.12, or conda '
+GET_PYTHON+='create -n py312 python=3.12'
+
+# File descriptor of messages: setup.sh redirects 2 while it works.
+messages=2
 
 say() {
-  printf '%s: %s\n' "${0##*/}" "$*" >&2
+  printf '%s: %s\n' "${0##*/}" "$*" >&"$messages"
 }
 
 die() {
@@ -26,6 +42,34 @@ die() {
 refuse() {
   say "error: $*"
   exit 2
+}
+
+# isolate: hides from Python what is not of its environment: PYTHONHOME, the
+# user site, and PYTHONPATH but for the folders of CANN and those named in
+# HOURGLASS_PYTHONPATH. Another mmpose there would be found before ours.
+isolate() {
+  local kept=${HOURGLASS_PYTHONPATH:-} dropped='' entry cann
+  local -a entries
+  IFS=: read -r -a entries <<<"${PYTHONPATH:-}"
+  for entry in ${entries[@]+"${entries[@]}"}; do
+    for cann in "${ASCEND_TOOLKIT_HOME:-}" "${ASCEND_HOME_PATH:-}" \
+      "${ASCEND_OPP_PATH:-}"; do
+      if [ "$cann" ] && [[ $entry = "$cann"/* ]]; then
+        kept+=${kept:+:}$entry
+        continue 2
+      fi
+    done
+    case :${HOURGLASS_PYTHONPATH:-}: in
+      *":$entry:"*) ;;
+      *) dropped+=${dropped:+:}$entry ;;
+    esac
+  done
+  [ -z "$dropped" ] ||
+    say "note: PYTHONPATH=$dropped is not used; HOURGLASS_PYTHONPATH names" \
+      'folders with modules of your own'
+  unset PYTHONPATH PYTHONHOME
+  [ -z "$kept" ] || export PYTHONPATH=$kept
+  export PYTHONNOUSERSITE=1
 }
 
 # Prints the comment at the head of the calling script.
@@ -59,7 +103,7 @@ find_python() {
 
 is_supported() {
   case $1 in
-    3.7 | 3.9 | 3.10 | 3.11 | 3.12) ;;
+    3.7 | 3.9 | 3.10 | 3.11 | 3.12 | 3.13) ;;
     *) return 1 ;;
   esac
 }
@@ -71,30 +115,36 @@ choose_python() {
     found=$(find_python "$PYTHON") ||
       refuse "PYTHON=$PYTHON cannot be run; use $PYTHONS"
     is_supported "${found%% *}" ||
-      refuse "PYTHON=$PYTHON is Python ${found%% *}; use $PYTHONS"
+      refuse "PYTHON=$PYTHON is Python ${found%% *}; use $PYTHONS" \
+        "(to get one: $GET_PYTHON)"
     printf '%s\n' "$found"
     return
   fi
-  for name in python3 python3.11 python3.10 python3.12 python3.9 python3.7; do
+  for name in python3 python3.11 python3.10 python3.12 python3.13 python3.9 \
+    python3.7; do
     if found=$(find_python "$name") && is_supported "${found%% *}"; then
       printf '%s\n' "$found"
       return
     fi
   done
-  refuse "found no $PYTHONS; install one, or set PYTHON to its path"
+  refuse "found no $PYTHONS; set PYTHON to the path of one (to get one:" \
+    "$GET_PYTHON)"
 }
 
 # installed_by_hand PYTHON: succeeds if mmpose-master/setup.py has been run
-# with it: then the installed mmpose has a folder .originals.
+# with it: then the installed mmcv and mmpose have a folder .originals. The
+# packages may be in the user site.
 installed_by_hand() {
-  "$1" - <<'PY' 2>/dev/null
+  (cd / && PYTHONNOUSERSITE='' "$1" -) <<'PY' 2>/dev/null
 import importlib.util
 import os
 import sys
 
 specs = [importlib.util.find_spec(name) for name in ('torch', 'mmcv', 'mmpose')]
-sys.exit(not (all(specs) and os.path.isdir(os.path.join(
-    os.path.dirname(specs[2].origin), '.originals'))))
+sys.exit(not (all(specs) and all(
+    spec.origin
+    and os.path.isdir(os.path.join(os.path.dirname(spec.origin), '.originals'))
+    for spec in specs[1:])))
 PY
 }
 
@@ -106,6 +156,7 @@ ensure_setup() {
   if [ -z "$VENV_GIVEN" ] && [ ! -e "$VENV" ] &&
     installed_by_hand "${PYTHON:-python3}"; then
     PY=${PYTHON:-python3}
+    unset PYTHONNOUSERSITE
     return
   fi
   bash "$ROOT/scripts/setup.sh" --if-needed >&2
@@ -152,6 +203,16 @@ read_job() {
   name=hourglass52_mpii_384x384
   [ -z "$sample" ] || name=hourglass_mpii_sample_96x96
   config=${config:-$ROOT/mmpose-master/configs/top_down/hourglass/mpii/$name.py}
+}
+
+# count_devices: prints the number of NPUs or CUDA devices.
+count_devices() {
+  local count
+  # shellcheck source=env.sh
+  count=$(_hg_quiet=yes && source "$ROOT/env.sh" && "$PY" -c '
+from mmcv.runner.dist_utils import device_count
+print(device_count("npu") or device_count("cuda"))' 2>/dev/null | tail -n 1)
+  [[ $count =~ ^[0-9]+$ ]] && echo "$count"
 }
 
 # make_sample: creates the sample data set if it does not exist.
@@ -246,3 +307,11 @@ train() {
   exec bash "$ROOT/scripts/eval.sh" "$nproc" --config "$config" \
     ${evaluation[@]+"${evaluation[@]}"}
 }
+
+case $ROOT$VENV in
+  *[$':\n']*)
+    refuse "the path $(printf %q "$ROOT") or $(printf %q "$VENV") has a colon" \
+      'or a line break, which environments cannot have: move or rename it'
+    ;;
+esac
+isolate

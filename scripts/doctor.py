@@ -8,6 +8,9 @@ names) has them, that one is looked at.
 
 Exit status: 0 all is in order; 1 there are warnings; 2 something is in the
 way of training, or the command line makes no sense.
+
+examples: python3 scripts/doctor.py
+          VENV=/opt/venv python3 scripts/doctor.py --json
 """
 
 import argparse

@@ -4,35 +4,29 @@ import json
 import os
 import platform
 import re
-import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
-from collections import Counter, namedtuple
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
+
+from doctor_data import Finding, check_data, check_room, ok
 
 import npu_host
 import patch_engine
 import patches
 from hourglass_npu import __version__
-from hourglass_npu.commands.check import PEOPLE
+from hourglass_npu.bootstrap import PASSED_OVER
 
 ROOT = Path(__file__).resolve().parent.parent
 PROBE = Path(__file__).resolve().with_name('doctor_probe.py')
 PROBE_LIMIT = 180  # seconds; the first use of an NPU can take a minute
 
-PYTHONS = ('3.7', '3.9', '3.10', '3.11', '3.12')
+PYTHONS = ('3.7', '3.9', '3.10', '3.11', '3.12', '3.13')
 PACKAGES = ('torch', 'numpy', 'cv2', 'scipy', 'xtcocotools')
-
-GB = 10**9
-# 94.85 M weights and two moments of each in fp32; 21 of these in 210 epochs.
-CHECKPOINT = 1.14 * GB
-CHECKPOINTS = 21
-# Data-loader workers hand a batch of 32 over in shared memory: 57 MB as fp32.
-SHARED_MEMORY = 1 * GB
 
 # What steers a training beside its options; none of it is a secret.
 VARIABLES = (
@@ -63,9 +57,6 @@ KNOWN_FAILURES = {
     'set_env.sh of CANN (to go without NPUs: export '
     'TORCH_DEVICE_BACKEND_AUTOLOAD=0)',
 }
-
-Finding = namedtuple('Finding', 'check severity text remedy')
-"""What a check has found; ``remedy`` is empty only where all is well."""
 
 
 class Host:
@@ -101,8 +92,11 @@ class Host:
 
 def check_bundle(host):
     """Which state of the bundle this is."""
-    state = _output('git', '-C', str(ROOT), 'describe', '--always', '--dirty')
-    yield _ok('bundle', f'{__version__}, {state or "no git checkout"}')
+    # git refuses the checkout of another user, unless it is told not to.
+    trusted = ['-c', f'safe.directory={ROOT}', '-c', 'core.fsmonitor=false']
+    git = ['git', *trusted, '-C', str(ROOT)]
+    state = _output(*git, 'describe', '--always', '--dirty')
+    yield ok('bundle', f'{__version__}, {state or "no git checkout"}')
 
 
 def check_system(host):
@@ -110,7 +104,7 @@ def check_system(host):
     libc = ' '.join(platform.libc_ver()) or 'unknown libc'
     cores = len(os.sched_getaffinity(0))
     memory = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30
-    yield _ok(
+    yield ok(
         'system',
         f'{platform.system()} {platform.release()} {platform.machine()}, '
         f'{libc}, {cores} cores, {memory:.0f} GiB',
@@ -121,7 +115,7 @@ def check_python(host):
     """Whether this Python is one that the bundle serves."""
     text = f'{platform.python_version()}, {sys.executable}'
     if host.python in PYTHONS:
-        yield _ok('python', text)
+        yield ok('python', text)
     else:
         yield Finding(
             'python',
@@ -142,7 +136,7 @@ def check_python(host):
 def check_npu_software(host):
     """Torch_npu, CANN, the driver, and whether they belong together."""
     if not host.wants_npu:
-        yield _ok('npu', 'no torch_npu, CANN or driver here')
+        yield ok('npu', 'no torch_npu, CANN or driver here')
         return
     if host.torch_npu:
         yield from _check_matrix(host)
@@ -155,7 +149,7 @@ def check_npu_software(host):
         )
     if host.cann:
         version = host.cann_version or 'unknown version'
-        yield _ok('cann', f'{version}, {host.cann}')
+        yield ok('cann', f'{version}, {host.cann}')
     else:
         yield Finding(
             'cann',
@@ -165,7 +159,7 @@ def check_npu_software(host):
             'set_env.sh first',
         )
     if host.driver:
-        yield _ok(
+        yield ok(
             'driver',
             f'{host.driver} (which drivers a CANN takes depends on the card: '
             "see Ascend's page of firmware and drivers)",
@@ -195,7 +189,7 @@ def _check_matrix(host):
         severity = 'error' if broken else 'warning'
         yield Finding('torch_npu', severity, text, remedy)
     if not faults:
-        yield _ok('torch_npu', f'{host.torch_npu}, as the matrix has it')
+        yield ok('torch_npu', f'{host.torch_npu}, as the matrix has it')
 
 
 def _remedy_for_torch_npu(host):
@@ -224,17 +218,22 @@ def check_patched_packages(host):
     except (patch_engine.PatchError, OSError) as error:
         yield Finding('patches', 'error', str(error), 'bash scripts/setup.sh')
         return
+    for place in PASSED_OVER:
+        text = f'{place} is not ours and was passed over: see the note above'
+        yield Finding('elsewhere', 'warning', text, 'unset PYTHONPATH')
     for package, targets in found.items():
         yield from _check_package(package, targets)
 
 
 def _check_package(package, targets):
     name = package.name
+    own = Path(sys.prefix, '.setup')
+    again = f'rm -f {own}/mmcv; ' if own.is_dir() else ''
     optional = name == 'apex'
     severity = 'warning' if optional else 'error'
     if package.problem:
         text = package.problem if package.root else 'not installed'
-        yield Finding(name, severity, text, 'bash scripts/setup.sh')
+        yield Finding(name, severity, text, f'{again}bash scripts/setup.sh')
         return
     if not targets:
         impostor = 'uninstall' in package.note
@@ -242,25 +241,29 @@ def _check_package(package, targets):
         if impostor:
             yield Finding(name, 'warning', text, remedy)
         else:
-            yield _ok(name, text)
+            yield ok(name, text)
         return
     states = Counter(target.state for target in targets)
     summary = ', '.join(f'{n} {state}' for state, n in states.items())
     text = f'{package.version or "unknown version"}: files {summary}'
+    where = f'{text}, in {package.root}'
     problems = [t.problem() for t in targets if t.problem()]
     if problems:
         yield Finding(
             name,
             severity,
-            f'{text}. {problems[0]}',
-            f'reinstall {name}, then python3 scripts/patches.py apply'
+            f'{where}. {problems[0]}',
+            f'{again}bash scripts/setup.sh'
             if not optional
             else 'docs/PATCHES.md says what to edit; only O1 needs it',
         )
     elif any(target.state not in patch_engine.IN_ORDER for target in targets):
-        yield Finding(name, severity, text, 'python3 scripts/patches.py apply')
+        # Where set-up makes an environment, the commands go on there.
+        apply = 'python3 scripts/patches.py apply'
+        remedy = apply if own.is_dir() else 'bash scripts/setup.sh'
+        yield Finding(name, severity, where, remedy)
     else:
-        yield _ok(name, text)
+        yield ok(name, text)
 
 
 # Devices ------------------------------------------------------------------
@@ -294,7 +297,7 @@ def check_device_nodes(host):
             'rule), and log in again',
         )
     else:
-        yield _ok('nodes', f'{len(host.nodes)} in /dev')
+        yield ok('nodes', f'{len(host.nodes)} in /dev')
 
 
 def check_devices(host):
@@ -304,7 +307,7 @@ def check_devices(host):
     facts, status, errors = probe(host.variables)
     if 'torch' in facts:
         version, build = facts['torch']['version'], facts['torch']['build']
-        yield _ok('torch', f'{version}, built for {build}')
+        yield ok('torch', f'{version}, built for {build}')
     if 'devices' in facts:
         counts = facts['devices']
         there = [f'{kind} ({n})' for kind, n in counts.items() if n]
@@ -317,11 +320,11 @@ def check_devices(host):
                 or 'see the other findings, and npu-smi info',
             )
         else:
-            yield _ok('devices', ', '.join(there))
+            yield ok('devices', ', '.join(there))
     if 'collective' in facts:
         used = facts['collective']
         name = f' on {used["name"]}' if used['name'] else ''
-        yield _ok(
+        yield ok(
             'collective',
             f'{used["backend"]} works in a group of one{name}',
         )
@@ -408,7 +411,7 @@ def check_variables(host):
         for name in VARIABLES
         if host.variables.get(name)
     }
-    yield _ok(
+    yield ok(
         'environment',
         ' '.join(f'{k}={v}' for k, v in values.items()) or 'nothing is set',
     )
@@ -445,118 +448,6 @@ def check_variables(host):
         )
 
 
-# Data and room ------------------------------------------------------------
-
-
-def check_data(host):
-    """Whether MPII is there, with every picture; check_mpii.py opens them."""
-    named = os.environ.get('MPII_ROOT')
-    folder = Path(named or ROOT / 'mmpose-master/data/mpii').expanduser()
-    if not folder.is_dir():
-        yield Finding(
-            'data',
-            'error' if named else 'note',
-            f'there is no {folder}',
-            'the part "Data" of README.md says where to get it; bash '
-            'scripts/train_1p.sh --sample needs none',
-        )
-        return
-    faults = []
-    sizes = _sizes_in(folder / 'images')
-    people = []
-    for split, expected in PEOPLE.items():
-        name = f'mpii_{split}.json'
-        count, missing, fault = _read_annotations(folder, name, sizes)
-        if fault is None and missing:
-            fault = (
-                f'{len(missing)} pictures of {name} are missing or empty, '
-                f'such as {missing[0]}'
-            )
-        faults += [fault] if fault else []
-        if fault is None and count != expected:
-            yield Finding(
-                'data',
-                'warning',
-                f'{folder}: {name} holds {count} people; of MPII it is '
-                f'{expected}',
-                'well if these are data of your own',
-            )
-        people.append(f'{count} people in {name}')
-    truth = folder / 'annotations/mpii_gt_val.mat'
-    if not truth.is_file() or not truth.stat().st_size:
-        faults.append('annotations/mpii_gt_val.mat is missing or empty')
-    for fault in faults:
-        yield Finding(
-            'data',
-            'error',
-            f'{folder}: {fault}',
-            'unpack it once more, and see what python3 '
-            'mmpose-master/tools/check_mpii.py says',
-        )
-    if not faults:
-        yield _ok('data', f'{folder}: {", ".join(people)}')
-
-
-def _sizes_in(folder):
-    """Return the size of each file of a folder, by its name."""
-    try:
-        with os.scandir(str(folder)) as entries:
-            return {entry.name: entry.stat().st_size for entry in entries}
-    except OSError:
-        return {}
-
-
-def _read_annotations(folder, name, sizes):
-    """Count the people of a split and look for their pictures.
-
-    Returns:
-        tuple[int, list[str], str | None]: People, pictures that are missing
-        or empty, and what is wrong with the file itself.
-    """
-    try:
-        with open(folder / 'annotations' / name, encoding='utf-8') as stream:
-            people = json.load(stream)
-        images = sorted({person['image'] for person in people})
-    except OSError:
-        return 0, [], f'annotations/{name} is missing or cannot be read'
-    except (ValueError, TypeError, KeyError):
-        return 0, [], f'annotations/{name} is not what mmpose publishes'
-    return len(people), [i for i in images if not sizes.get(i)], None
-
-
-def check_room(host):
-    """Whether checkpoints and the data workers' batches have room."""
-    folder = ROOT / 'mmpose-master'
-    work_dirs = folder / 'work_dirs'
-    free = shutil.disk_usage(str(work_dirs if work_dirs.is_dir() else folder))
-    text = f'{free.free / GB:.0f} GB free for checkpoints'
-    all_of_them = CHECKPOINT * CHECKPOINTS
-    if free.free < all_of_them:
-        yield Finding(
-            'disk',
-            'error' if free.free < 2 * CHECKPOINT else 'warning',
-            f'{text}; one takes {CHECKPOINT / GB:.1f} GB, a whole training '
-            f'keeps {CHECKPOINTS} of them',
-            'make room, name another place with --work-dir, or keep fewer: '
-            '--cfg-options checkpoint_config.max_keep_ckpts=2',
-        )
-    else:
-        yield _ok('disk', text)
-    shared = Path('/dev/shm')  # noqa: S108 (looked at, not written to)
-    if shared.is_dir():
-        size = shutil.disk_usage(str(shared)).free
-        text = f'{size / GB:.1f} GB free in /dev/shm'
-        if size < SHARED_MEMORY:
-            yield Finding(
-                'shared memory',
-                'warning',
-                f'{text}: data workers die of a bus error where it is full',
-                'in a container: --shm-size=8g, or --ipc=host',
-            )
-        else:
-            yield _ok('shared memory', text)
-
-
 CHECKS = (
     check_bundle,
     check_system,
@@ -572,10 +463,6 @@ CHECKS = (
 
 
 # Report -------------------------------------------------------------------
-
-
-def _ok(check, text):
-    return Finding(check, 'ok', text, '')
 
 
 def _output(*command):

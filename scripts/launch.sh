@@ -13,14 +13,16 @@
 #   OMP_WAIT_POLICY
 #       how these threads wait for each other (default: PASSIVE)
 #
+# Example: NNODES=2 NODE_RANK=0 MASTER_ADDR=10.0.0.1 \
+#          bash scripts/launch.sh train 8 CONFIG.py
+#
 # SIGTERM, SIGINT, SIGHUP: save and stop, status 143, 130 or 129; a second one
 # stops at once. SIGUSR1: save and continue. Otherwise the exit status is that
 # of the process, or of the first process that failed. If this script is
 # killed, all processes end.
 set -euo pipefail
-here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
 # shellcheck source=scripts/common.sh
-source "$here/common.sh"
+source "$(dirname -- "$(readlink -f -- "$0")")/common.sh"
 
 case ${1:-} in
   -h | --help)
@@ -56,6 +58,8 @@ while [ $# -gt 0 ]; do
 done
 
 ensure_setup
+# shellcheck disable=SC2034 # read in env.sh
+_hg_quiet=yes
 # shellcheck source=env.sh
 source "$ROOT/env.sh"
 
@@ -74,7 +78,7 @@ fi
 
 # Check the command line here, so that a mistake is reported once and not by
 # every process.
-"$PY" "$program" --check-request "${arguments[@]}"
+HOURGLASS_NPROC=$nproc "$PY" "$program" --check-request "${arguments[@]}"
 
 # Find a free port, and whether this torch has the elastic launcher.
 probe=$("$PY" - <<'PY'
@@ -139,6 +143,6 @@ pass_on() {
     kill -s "$1" "$child" 2>/dev/null || true
   fi
 }
-wait_for "$PY" "$here/ranks.py" "$launcher" "${options[@]}" \
+wait_for "$PY" "$ROOT/scripts/ranks.py" "$launcher" "${options[@]}" \
   ${elastic[@]+"${elastic[@]}"} "$program" "${arguments[@]}" \
   --launcher pytorch

@@ -1,17 +1,19 @@
 #!/usr/bin/env bash
 # Rewrites the lock files after a requirements file has changed. They list each
-# package and its dependencies, for Python 3.7 and 3.9 to 3.12 (see
+# package and its dependencies, for Python 3.7 and 3.9 to 3.13 (see
 # pyproject.toml), with the hashes of the files for all machine types.
 #
 # usage: bash scripts/lock.sh [--upgrade]
 #
 #   --upgrade  take newer releases of packages that are not pinned
 #
+# Example: bash scripts/lock.sh --upgrade
+#
 # Needs uv (pip install uv). Add new packages to docs/LICENSES.md; a test
 # compares the two.
 set -euo pipefail
 # shellcheck source=scripts/common.sh
-source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
+source "$(dirname -- "$(readlink -f -- "$0")")/common.sh"
 
 upgrade=()
 for option; do

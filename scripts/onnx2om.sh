@@ -12,7 +12,7 @@
 # Example: bash scripts/onnx2om.sh --soc Ascend310P3 -- --log=info
 set -euo pipefail
 # shellcheck source=scripts/common.sh
-source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
+source "$(dirname -- "$(readlink -f -- "$0")")/common.sh"
 
 # chip_name: prints ATC's name for the first NPU of this host; fails if there is
 # none or if the name is ambiguous (910 means 910A or 910B).

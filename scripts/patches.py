@@ -8,6 +8,9 @@ the package's folder and come back, byte for byte, with ``revert``.
 
 Exit status: 0 all is in order; 1 something is not applied, not reverted, or
 was refused; 2 the command line makes no sense.
+
+examples: python3 scripts/patches.py status
+          python3 scripts/patches.py apply --mmcv /tmp/mmcv-1.2.7
 """
 
 import argparse
@@ -47,6 +50,15 @@ def judge_version(package, entries):
             f'{package.name} {package.version or "of an unknown version"} in '
             f'{package.root}: the changes are made for {wanted}. Install '
             f'{package.name}=={wanted}; scripts/setup.sh does it.'
+        )
+
+
+def judge_place(package, folder):
+    """Note as a problem that a package is not inside a folder."""
+    if folder.resolve() not in package.root.parents:
+        package.problem = (
+            f'{package.name} in {package.root} is not inside {folder}, where '
+            'alone --inside allows to write.'
         )
 
 
@@ -129,6 +141,13 @@ def survey(options, entries, locks):
             judge_version(package, mine)
         elif not judge_apex(package):
             continue
+        inside = getattr(options, 'inside', None)
+        if inside and not package.problem:
+            judge_place(package, inside)
+            if name == 'apex' and package.problem:
+                # The host's, which set-up leaves as it is.
+                package.note, package.problem = package.problem, ''
+                continue
         if package.problem:
             continue
         if locks is not None:
@@ -340,6 +359,13 @@ def parse(arguments):
                 'folder is named, only the named packages are touched)',
             )
         command.add_argument(
+            '--inside',
+            type=Path,
+            metavar='DIR',
+            help='refuse packages that are not inside this folder; leave such '
+            'an Apex as it is',
+        )
+        command.add_argument(
             '--json', action='store_true', help='answer in JSON'
         )
     docs = commands.add_parser('docs', help='write docs/PATCHES.md')
@@ -371,7 +397,7 @@ def main(arguments=None):
         except engine.PatchError as error:
             problems = error.problems
         except OSError as error:
-            problems = [f'{error}. Run this again when that is mended.']
+            problems = [f'{error}. Fix this and run the command again.']
     if options.json:
         account = report(options.command, found, problems, said)
         print(json.dumps(account, indent=2))

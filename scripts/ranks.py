@@ -48,7 +48,7 @@ def conclude(status, rank=None):
         name = signal.Signals(-status).name
         hint = ''
         if name == 'SIGKILL':
-            hint = '; if nobody did it, memory may have run out'
+            hint = '; unless somebody killed it, memory may have run out'
         say(f'error: {who} was ended by {name}{hint}')
         sys.exit(128 - status)
     if status != USERS_MISTAKE:

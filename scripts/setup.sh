@@ -1,31 +1,39 @@
 #!/usr/bin/env bash
 # Creates the virtual environment that all commands run in.
 #
-# usage: bash scripts/setup.sh [--with-ops] [--if-needed] [--dry-run]
+# usage: bash scripts/setup.sh [option...]
 #
-#   --with-ops   also build mmcv-full's operators (10 to 20 minutes; mmpose
-#                0.8.0 does not use them)
-#   --if-needed  print nothing if everything is set up already
-#   --dry-run    print what would be done; change nothing
-#   VENV=DIR     folder of the environment (default: .venv beside README.md)
-#   PYTHON=NAME  Python to use: 3.7 or 3.9 to 3.12 (default: that of an
-#                existing environment, else python3)
+#   --with-ops      also build mmcv-full's operators, which mmpose 0.8.0 does
+#                   not use (10 to 20 minutes)
+#   --if-needed     print nothing if everything is set up already
+#   --dry-run       print what would be done; change nothing
+#   --download DIR  only put all packages into DIR, for a host without network
+#   --for 3.10-aarch64   ... for that Python and machine (default: as here)
+#   --from DIR      install from such a folder; the network is not used
+#   VENV=DIR        folder of the environment (default: .venv)
+#   PYTHON=NAME     Python to use, 3.7 or 3.9 to 3.13 (default: python3)
 #   TORCH=VERSION, TORCH_NPU=VERSION
-#                install these versions; TORCH_NPU also takes the path of a
-#                wheel, or 'none'
+#                   install these; TORCH_NPU also takes a wheel's path or 'none'
 #
-# A torch (and torch_npu) that this Python already has is used as it is. On a
-# host with CANN but without torch_npu, both are chosen by Ascend's version
-# matrix. If a run is interrupted, the next one repairs it.
+# Examples: PYTHON=python3.11 bash scripts/setup.sh
+#           bash scripts/setup.sh --download wheels --for 3.10-aarch64
+#
+# A torch (and torch_npu) that this Python has is used. With CANN and without
+# torch_npu, Ascend's version matrix decides. Run it again to repair.
 set -euo pipefail
 # shellcheck source=scripts/common.sh
-source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
+source "$(dirname -- "$(readlink -f -- "$0")")/common.sh"
+# shellcheck source=scripts/packages.sh
+source "$ROOT/scripts/packages.sh"
 
 with_ops=''
 if_needed=''
 dry_run=''
-for option; do
-  case $option in
+folder=''
+mode=''
+target=''
+while [ $# -gt 0 ]; do
+  case $1 in
     -h | --help)
       show_help
       exit
@@ -33,9 +41,34 @@ for option; do
     --with-ops) with_ops=ops ;;
     --if-needed) if_needed=yes ;;
     --dry-run) dry_run=yes ;;
-    *) refuse "unknown option $option; --help lists all" ;;
+    --download | --from | --for)
+      [ $# -gt 1 ] || refuse "$1 needs a value"
+      case $1 in
+        --for) target=$2 ;;
+        *)
+          mode=${1#--}
+          folder=$(readlink -m -- "$2")
+          ;;
+      esac
+      shift
+      ;;
+    *) refuse "unknown option $1; --help lists all" ;;
   esac
+  shift
 done
+[[ -z $target || $target =~ ^3\.[0-9]+-[a-z0-9_]+$ ]] ||
+  refuse "--for $target: such as --for 3.10-aarch64"
+[ -z "$target" ] || is_supported "${target%%-*}" || refuse "--for $target: $PYTHONS"
+[ -z "$target" ] || [ "$mode" = download ] || refuse '--for needs --download DIR'
+
+# Python finds nothing but what belongs to it, neither by a variable nor in the
+# working directory.
+unset PYTHONPATH
+case ${TORCH_NPU:-} in
+  /*) ;;
+  *.whl) TORCH_NPU=$PWD/$TORCH_NPU ;;
+esac
+cd -- "$ROOT"
 
 # Finished steps are recorded in this folder, one file per step:
 #   python    version and path of the base interpreter
@@ -132,13 +165,13 @@ choose_base() {
   esac
 }
 
-# choose_torch: sets torch and torch_npu to 'SOURCE VERSION' and says why; see
-# npu_host.py.
+# choose_torch PYTHON MACHINE [-S]: sets torch and torch_npu to 'SOURCE VERSION'
+# and says why; see npu_host.py. With -S, packages of this host do not count.
 choose_torch() {
   local answer
-  answer=$(PYTHONDONTWRITEBYTECODE=1 "${base#* }" "$ROOT/scripts/npu_host.py" \
-    --python "${base%% *}" --machine "$(uname -m)" --torch="${request%% *}" \
-    --torch-npu="${request#* }") || exit
+  answer=$(PYTHONDONTWRITEBYTECODE=1 "${base#* }" ${3:+"$3"} \
+    "$ROOT/scripts/npu_host.py" --python "$1" --machine "$2" \
+    --torch="${request%% *}" --torch-npu="${request#* }") || exit
   torch=$(sed -n 's/^torch //p' <<<"$answer")
   torch_npu=$(sed -n 's/^torch_npu //p' <<<"$answer")
   case $torch,$torch_npu in
@@ -148,105 +181,6 @@ choose_torch() {
     host*) say "using torch ${torch#* } of ${base#* }" ;;
   esac
   sed -n 's/^say //p' <<<"$answer" | while read -r line; do say "$line"; done
-}
-
-make_environment() {
-  local flags=()
-  rm -f "$state"/{packages,mmcv,patches,package}
-  [ "${torch%% *}" != host ] || flags=(--system-site-packages)
-  say "[1/5] making ${VENV} with Python ${base%% *}"
-  # prepare() has refused folders that this script did not make.
-  find "$VENV" -mindepth 1 -maxdepth 1 ! -name .setup -exec rm -rf {} +
-  note python "$base"
-  note request "$request"
-  "${base#* }" -m venv ${flags[@]+"${flags[@]}"} "$VENV" ||
-    die "${base#* } cannot make virtual environments (on Debian and Ubuntu:" \
-      "apt-get install python${base%% *}-venv)"
-  site=$("$py" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
-  # If the base is itself a virtual environment, --system-site-packages skips
-  # its packages.
-  if [ "${torch%% *}" = host ] && ! has_modules torch; then
-    "${base#* }" -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
-      >"$site/host-packages.pth"
-  fi
-}
-
-install_packages() {
-  rm -f "$state/packages"
-  say '[2/5] installing the required packages'
-  "$py" -m pip install -r "$build_requirements"
-  "$py" -m pip install -r "$requirements"
-  case $torch in
-    install*) "$py" -m pip install "torch==${torch#* }" ;;
-    default*) "$py" -m pip install -r "$torch_requirements" ;;
-  esac
-  case $torch_npu in
-    install*) install_torch_npu "${torch_npu#* }" ;;
-  esac
-  note packages "$packages_hash"
-}
-
-install_torch_npu() {
-  local wheel=$1
-  [[ $wheel = *.whl ]] || wheel=torch_npu==$wheel
-  # Without dependencies: on x86-64 some releases require the +cpu build of
-  # torch by name, which few package indexes have.
-  "$py" -m pip install --no-deps "$wheel" ||
-    die "pip cannot install $wheel for Python ${base%% *}. Download its wheel" \
-      "from Ascend's releases of torch_npu and set TORCH_NPU=/PATH/OF.whl"
-  "$py" -m pip install -r "$npu_requirements"
-}
-
-install_mmcv() {
-  rm -f "$state"/{mmcv,patches}
-  # pip treats a half-written install as complete.
-  rm -rf "$site"/mm{cv,pose} "$site"/mm{cv,cv_full,pose}-*.dist-info \
-    "$site"/xtcocotools*
-  # torch_npu must not load itself while mmcv's setup.py imports torch.
-  local -x TORCH_DEVICE_BACKEND_AUTOLOAD=0
-  if [ "$with_ops" ]; then
-    say '[3/5] building mmcv 1.2.7 with its operators, and mmpose 0.8.0'
-    install_mmcv_full
-  else
-    say '[3/5] installing mmcv 1.2.7 and mmpose 0.8.0'
-    MMCV_WITH_OPS=0 "$py" -m pip install --ignore-installed --no-deps \
-      --no-build-isolation --no-binary mmcv -r "$mmcv_requirements"
-  fi
-  "$py" -m pip install --no-deps --no-build-isolation -r "$source_requirements"
-  note mmcv "${with_ops:-plain}"
-}
-
-# The source of the operators must be patched before it compiles.
-install_mmcv_full() {
-  local build=$state/build
-  rm -rf "$build"
-  mkdir "$build"
-  "$py" -m pip download --no-deps --no-build-isolation --no-binary mmcv \
-    --dest "$build" -r "$mmcv_requirements"
-  tar -xzf "$build"/mmcv-1.2.7.tar.gz -C "$build"
-  "$py" "$ROOT/scripts/patches.py" apply --mmcv "$build/mmcv-1.2.7"
-  # -v shows progress, as this takes long. ninja is in bin/.
-  PATH="$VENV/bin:$PATH" MMCV_WITH_OPS=1 MAX_JOBS=${MAX_JOBS:-$(nproc)} \
-    "$py" -m pip install -v --ignore-installed --no-deps \
-    --no-build-isolation "$build/mmcv-1.2.7"
-  # Keep the originals beside the installed, patched files.
-  cp -r "$build/mmcv-1.2.7/mmcv/.originals" "$site/mmcv/"
-  rm -rf "$build"
-}
-
-apply_patches() {
-  rm -f "$state/patches"
-  say '[4/5] applying the changes to mmcv and mmpose'
-  "$py" "$ROOT/scripts/patches.py" apply
-  note patches "$patches_hash"
-}
-
-install_package() {
-  rm -f "$state/package"
-  say '[5/5] installing hourglass_npu and its command, hourglass'
-  "$py" -m pip install --no-deps --no-build-isolation \
-    --editable "$ROOT/mmpose-master"
-  note package "$package"
 }
 
 # describe: prints what would be done.
@@ -276,7 +210,8 @@ prepare() {
     refuse "$VENV exists and was not made by this script; remove it, or set" \
       'VENV to another folder'
   fi
-  mkdir -p "$state"
+  { mkdir -p "$state" && [ -w "$state" ]; } 2>/dev/null ||
+    refuse "$VENV cannot be written to: name another folder with VENV="
   # pip inherits the lock, so that no other set-up starts while a pip that
   # outlived its set-up still writes.
   exec 9>"$state/lock"
@@ -294,12 +229,40 @@ mapfile -t changes < <(
 )
 packages_hash=$(hash_of "$requirements" "$source_requirements" \
   "$mmcv_requirements" "$build_requirements" "$torch_requirements" \
-  "$npu_requirements" "${BASH_SOURCE[0]}")
+  "$npu_requirements" "$ROOT/scripts/packages.sh")
 patches_hash=$(hash_of "${changes[@]}")
 
+if [ "$mode" = from ] && [ -z "${PYTHON:-}$(noted python)" ]; then
+  # The Python that the packages are for.
+  for name in "$folder"/for-*-"$(uname -m)"; do
+    name=${name##*/for-}
+    if find_python "python${name%%-*}" >/dev/null; then
+      PYTHON=python${name%%-*}
+    fi
+  done
+fi
 choose_base
+if [ "$mode" = download ]; then
+  target=${target:-${base%% *}-$(uname -m)}
+  request="${TORCH:-} ${TORCH_NPU:-}"
+  { mkdir -p "$folder" && [ -w "$folder" ]; } 2>/dev/null ||
+    refuse "$folder cannot be written to"
+  rm -rf "$folder/.tools"
+  choose_torch "${target%%-*}" "${target#*-}" -S
+  configure_pip "${base#* }"
+  start_log "$folder/download.log" "$folder"
+  step 1/1 "packages for Python ${target%%-*} on ${target#*-} into $folder" \
+    fetch_packages
+  rm -rf "$folder/.tools"
+  case $torch in default*) torch='' ;; esac
+  printf '%s %s\n' "${torch#* }" "${torch_npu##*[ /]}" >"$folder/for-$target"
+  say "copy $folder to the other host, and run there:" \
+    'bash scripts/setup.sh --from DIR'
+  exit
+fi
+if [ "$mode" = from ]; then use_folder; fi
 find_steps
-case $todo in *packages*) choose_torch ;; esac
+case $todo in *packages*) choose_torch "${base%% *}" "$(uname -m)" ;; esac
 if [ "$dry_run" ]; then
   describe
   exit
@@ -307,23 +270,37 @@ fi
 if [ -n "$todo" ]; then
   prepare
   find_steps
-  trap '[ "$?" = 0 ] || say "not finished; run it again to continue"' EXIT
-  # These settings would make pip install outside the environment.
-  unset PIP_USER PIP_TARGET PIP_PREFIX PIP_REQUIRE_VIRTUALENV
-  export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1
+  start_log "$state/setup.log" "$VENV"
   # pip unpacks into folders there. If it is killed, the next run clears them.
   export TMPDIR=$state/tmp
   rm -rf "$TMPDIR"
   mkdir "$TMPDIR"
 fi
-site=$(echo "$VENV"/lib/python*/site-packages)
-for step in $todo; do
-  case $step in
-    environment) make_environment ;;
-    packages) install_packages ;;
-    mmcv) install_mmcv ;;
-    patches) apply_patches ;;
-    package) install_package ;;
+for name in $todo; do
+  case $name in
+    environment)
+      step 1/5 "$VENV with Python ${base%% *}" make_environment
+      ;;
+    packages)
+      configure_pip "$py"
+      step 2/5 'the required packages' install_packages
+      case $torch in
+        host*) text="torch ${torch#* } of ${base#* }" ;;
+        install*) text=$(describe_torch "${torch#* }") ;;
+        *) text=$(describe_torch '') ;;
+      esac
+      step 2/5 "$text" install_torch
+      ;;
+    mmcv)
+      configure_pip "$py"
+      step 3/5 "mmcv 1.2.7${with_ops:+ with its operators} and mmpose 0.8.0" \
+        install_mmcv
+      ;;
+    patches) step 4/5 'the changes to mmcv and mmpose' apply_patches ;;
+    package)
+      configure_pip "$py"
+      step 5/5 'hourglass_npu and its command, hourglass' install_package
+      ;;
   esac
 done
 if [ -n "$todo" ]; then

@@ -9,8 +9,11 @@
 #   NPROC=N     train on N devices instead
 #
 # Several hosts:       bash scripts/launch.sh --help
+# Examples: bash scripts/train_8p.sh --resume-from auto
+#           NPROC=2 bash scripts/train_8p.sh --sample
+#
 # Options of train.py: python3 mmpose-master/tools/train.py --help
 set -euo pipefail
 # shellcheck source=scripts/common.sh
-source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
+source "$(dirname -- "$(readlink -f -- "$0")")/common.sh"
 train "${NPROC:-8}" "$@"

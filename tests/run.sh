@@ -3,11 +3,14 @@
 #
 # usage: bash tests/run.sh [--quick] [options of pytest]
 #
-#   --quick                run the quick tests only, on all cores
+#   --quick                run the quick tests only, on all cores: 90 seconds
+#                          on two
 #   VENV=DIR, PYTHON=NAME  as for scripts/setup.sh
+#
+# Example: PYTHON=python3.7 VENV=.venv37 bash tests/run.sh --quick
 set -euo pipefail
 # shellcheck source=scripts/common.sh
-source "$(dirname -- "${BASH_SOURCE[0]}")/../scripts/common.sh"
+source "$(dirname -- "$(readlink -f -- "$0")")/../scripts/common.sh"
 # The entry points that the tests start use this environment too.
 export VENV
 bash "$ROOT/scripts/setup.sh"
@@ -15,7 +18,13 @@ bash "$ROOT/scripts/setup.sh"
 requirements=$ROOT/tests/requirements.lock
 installed=$VENV/.setup/tests
 if ! cmp -s "$requirements" "$installed"; then
-  "$VENV/bin/python" -m pip install -r "$requirements"
+  (
+    # shellcheck source=scripts/packages.sh
+    source "$ROOT/scripts/packages.sh"
+    py=$VENV/bin/python
+    configure_pip "$py"
+    install -r "$requirements"
+  )
   cp "$requirements" "$installed"
 fi
 cd "$ROOT"

@@ -222,7 +222,10 @@ def _drawn(args, picture, people, result):
             for p in people
         ]
         picture = draw.draw_heatmaps(picture, result.heatmaps, transforms)
-    return draw.draw_people(picture, list(result.keypoints), args.kpt_thr)
+    drawn = draw.draw_people(picture, list(result.keypoints), args.kpt_thr)
+    if args.legend:
+        draw.draw_legend(drawn)
+    return drawn
 
 
 def _outputs(paths, out):

@@ -8,16 +8,45 @@ import sys
 from hourglass_npu.errors import UserError
 
 
+class _ScreenHelp(argparse.RawDescriptionHelpFormatter):
+    """Help that fits a screen: one name for each option, a short usage."""
+
+    def add_usage(self, usage, actions, groups, prefix=None):
+        words = ['%(prog)s']
+        for action in actions:
+            if not action.option_strings:
+                words.append(self._format_args(action, action.dest.upper()))
+        super().add_usage(' '.join(words + ['[OPTION ...]']), [], [], prefix)
+
+    def _format_action_invocation(self, action):
+        if not action.option_strings:
+            return super()._format_action_invocation(action)
+        name = action.option_strings[0]
+        if action.nargs == 0:
+            return name
+        default = self._get_default_metavar_for_optional(action)
+        return f'{name} {self._format_args(action, default)}'
+
+    def _format_args(self, action, default_metavar):
+        if action.nargs == '+':
+            return f'{action.metavar or default_metavar} ...'
+        return super()._format_args(action, default_metavar)
+
+
 class Parser(argparse.ArgumentParser):
     """The parser of a command's line; see :meth:`parse_args`.
 
     Args:
         description (str): What the command does.
+        *examples (str): Command lines that show how it is used.
         **settings: Further arguments of argparse's parser.
     """
 
-    def __init__(self, description, **settings):
+    def __init__(self, description, *examples, **settings):
         settings.update(description=description, allow_abbrev=False)
+        settings.setdefault('formatter_class', _ScreenHelp)
+        if examples:
+            settings['epilog'] = '\n  '.join(['examples:', *examples])
         super().__init__(**settings)
 
     def parse_args(self, args=None, namespace=None):
@@ -31,6 +60,8 @@ class Parser(argparse.ArgumentParser):
             argparse.Namespace: The options. Wrong ones end the process with
             status 2.
         """
+        for line in find_near_variables(os.environ):
+            print(line, file=sys.stderr)
         found, unknown = self.parse_known_args(args, namespace)
         if unknown:
             hint = ''
@@ -43,8 +74,49 @@ class Parser(argparse.ArgumentParser):
         return found
 
 
+VARIABLES = (
+    'HOURGLASS_PYTHONPATH',
+    'HOURGLASS_TRACEBACK',
+    'MASTER_ADDR',
+    'MASTER_PORT',
+    'MPII_ROOT',
+    'NNODES',
+    'NODE_RANK',
+    'NPROC',
+    'NPUID',
+    'NPU_INTERNAL_FORMAT',
+    'NPU_JIT_COMPILE',
+    'OMP_NUM_THREADS',
+)
+"""Variables that a user sets, of the scripts as well."""
+
+
+def find_near_variables(environment):
+    """Find variables that were meant for us, but are named otherwise.
+
+    Args:
+        environment (Mapping[str, str]): Variables.
+
+    Returns:
+        list[str]: A warning for each; none in a process of a launcher, which
+        has told them before it started several.
+    """
+    if 'RANK' in environment:
+        return []
+    near = {}
+    for name in sorted(set(environment) - set(VARIABLES)):
+        match = difflib.get_close_matches(name.upper(), VARIABLES, 1, 0.88)
+        if match and match[0] not in environment:
+            near[name] = match[0]
+    return [
+        f'warning: {name}={environment[name]} has no effect: did you mean '
+        f'{known}?'
+        for name, known in near.items()
+    ]
+
+
 def add_trust_option(parser):
-    """Add the one way round the safe loading of checkpoints.
+    """Add the option that lets checkpoints run code.
 
     Args:
         parser (argparse.ArgumentParser): Parser of a command, or a group.
@@ -52,13 +124,12 @@ def add_trust_option(parser):
     parser.add_argument(
         '--trust-checkpoint',
         action='store_true',
-        help='let a checkpoint run the code that it brings along: it may then '
-        'do anything that you may do; only for files of people whom you trust',
+        help='let a checkpoint run code: only if you trust its author',
     )
 
 
 def apply_trust(args):
-    """Do what ``--trust-checkpoint`` says, and say so.
+    """Obey ``--trust-checkpoint``, with a warning.
 
     Args:
         args (argparse.Namespace): With the option of
@@ -71,7 +142,7 @@ def apply_trust(args):
         if os.environ.get('RANK', '0') == '0':
             print(
                 'warning: --trust-checkpoint: code in the checkpoint is '
-                'executed, with all that you may do',
+                'executed with all your rights',
                 file=sys.stderr,
             )
 
@@ -85,18 +156,17 @@ def add_model_options(parser):
     parser.add_argument(
         '--config',
         metavar='FILE',
-        help='config of the model (default: hourglass52_mpii_384x384.py)',
+        help='config (default: hourglass52_mpii_384x384.py)',
     )
     parser.add_argument(
         '--checkpoint',
         metavar='FILE',
-        help='its weights (default: latest.pth in '
-        'mmpose-master/work_dirs/<name of the config>)',
+        help='weights (default: latest.pth of the config)',
     )
     parser.add_argument(
         '--sample',
         action='store_true',
-        help='the small model that `bash scripts/train_1p.sh --sample` trains',
+        help='the model of `bash scripts/train_1p.sh --sample`',
     )
     add_trust_option(parser)
 
@@ -110,14 +180,12 @@ def add_speed_options(parser):
     parser.add_argument(
         '--fuse-conv-bn',
         action='store_true',
-        help='fold batch norm into the convolutions before it: faster, and '
-        'the same but for rounding',
+        help='fold batch norm into the convolutions: faster',
     )
     parser.add_argument(
         '--amp',
         action='store_true',
-        help='compute in low precision, as mixed precision O2 trains '
-        '(bfloat16 on a CPU)',
+        help='compute in low precision (bfloat16 on a CPU)',
     )
 
 
@@ -167,13 +235,13 @@ def add_options(parser):
     """
     parser.add_argument(
         '--work-dir',
-        help='folder for logs and checkpoints '
-        '(default: mmpose-master/work_dirs/CONFIG NAME)',
+        metavar='DIR',
+        help='logs and checkpoints (default: mmpose-master/work_dirs/CONFIG)',
     )
     parser.add_argument(
         '--device',
-        help='auto, cpu, npu, cuda, or one by its number such as npu:3 '
-        '(default: auto, the best that is there)',
+        metavar='NAME',
+        help='cpu, npu, cuda or npu:3 (default: the best available)',
     )
     parser.add_argument(
         '--cfg-options',
@@ -181,13 +249,13 @@ def add_options(parser):
         nargs='+',
         action='append',
         metavar='KEY=VALUE',
-        help='override values of the config, e.g. data.samples_per_gpu=16',
+        help='override the config: data.samples_per_gpu=16',
     )
     parser.add_argument(
         '--launcher',
         choices=['none', 'pytorch', 'slurm', 'mpi'],
-        help="what started the processes (default: torch's launcher if its "
-        'variables are set, else none)',
+        metavar='NAME',
+        help='what started the processes: none, pytorch, slurm or mpi',
     )
     # What scripts/launch.sh asks before it starts several processes, each of
     # which would say what is wrong.
@@ -198,13 +266,13 @@ def add_options(parser):
         '--local_rank',
         '--local-rank',
         type=int,
-        help="set by torch's launcher",
+        help=argparse.SUPPRESS,  # set by torch's launcher
     )
     add_trust_option(parser)
 
 
 def count(text):
-    """Read a whole number from 1, for an option.
+    """Read a whole number, at least 1, for an option.
 
     Args:
         text (str): What was typed.
@@ -213,7 +281,7 @@ def count(text):
         int: The number.
 
     Raises:
-        ValueError: It is none; argparse says so.
+        ValueError: It is none; argparse reports it.
     """
     number = int(text)
     if number < 1:

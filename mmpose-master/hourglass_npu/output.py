@@ -108,8 +108,7 @@ class _Lasting:
         self._told = True
         self._tell(
             f'{NAMES[self._number]} is lost ({error.strerror or error}): '
-            'what is printed there is not to be seen any more. The training '
-            'goes on, and so does this log'
+            'nothing more is printed there. The training and this log go on'
         )
 
 

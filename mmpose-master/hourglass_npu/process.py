@@ -6,7 +6,6 @@ import sys
 from importlib.util import find_spec
 
 from hourglass_npu import lifetime
-from hourglass_npu.config import rules
 from hourglass_npu.errors import UserError, call_last
 from hourglass_npu.options import apply_trust
 
@@ -66,7 +65,6 @@ def start(args, cfg):
         tell_of_idle_npus()
     if launcher != 'none':
         params = dict(cfg.dist_params)
-        check_group_options(params)
         timeout = params.get('timeout')
         if isinstance(timeout, (int, float)) and timeout > 0:
             # RankGuard reports first: the libraries name no rank.
@@ -90,24 +88,30 @@ def tell_of_idle_npus():
         print(f'warning: no NPU is used: {probe("npu")[1]}', file=sys.stderr)
 
 
-def check_group_options(params):
-    """Refuse options of the process group that torch does not have.
+def check_enough_devices(args):
+    """Refuse more processes than this host has devices for, once for all.
+
+    scripts/launch.sh asks for that before it starts them.
 
     Args:
-        params (dict): ``dist_params`` of a config.
+        args (argparse.Namespace): Options of :func:`add_options`.
 
     Raises:
-        UserError: One is unknown; names the nearest.
+        UserError: There are too few devices of the kind.
     """
-    from torch.distributed import init_process_group
+    from mmcv.runner.dist_utils import BACKENDS, device_count
 
-    known = ['backend', 'port', *rules.parameters(init_process_group)]
-    for name in params:
-        if name not in known:
-            raise UserError(
-                f'dist_params.{name} is not known'
-                f'{rules.nearest(name, known, "dist_params")}'
-            )
+    kind = (args.device or 'auto').partition(':')[0]
+    if kind == 'auto':
+        kind = next(kind for kind in BACKENDS if device_count(kind))
+    processes = int(os.environ.get('HOURGLASS_NPROC') or 1)
+    count = device_count(kind) if kind in BACKENDS else 0
+    if kind != 'cpu' and 0 < count < processes:
+        raise UserError(
+            f'{processes} processes need a device each, and this host has '
+            f'{count} {kind} device(s): ask for {count}, with the first '
+            'argument of eval.sh or with NPROC='
+        )
 
 
 def share_cores(device, args, cfg):

@@ -377,6 +377,8 @@ def environment(place, root):
         'ASCEND_OPP_PATH': latest + '/opp',
         'LD_LIBRARY_PATH': first(root / LIBRARIES, 'LD_LIBRARY_PATH'),
         'PYTHONPATH': first(place, 'PYTHONPATH'),
+        # The launchers take no other folders.
+        'HOURGLASS_PYTHONPATH': first(place, 'HOURGLASS_PYTHONPATH'),
     }
 
 

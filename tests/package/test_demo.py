@@ -139,9 +139,15 @@ def test_the_picture_is_drawn_on_and_lies_beside_the_source(
     assert drawn.shape == picture().shape
     assert (drawn != picture()).any()
     assert run(*model, '--img', image, '--kpt-thr', '1') == 0
-    # No score of this model reaches one: nothing is drawn.
+    # No score of this model reaches one: only the legend is drawn.
+    changed = (cv2.imread(str(tmp_path / 'infer_a.png')) != picture()).any(-1)
+    assert changed[-80:, :120].any()
+    changed[-80:, :120] = False
+    assert not changed.any()
+    nothing = ['--img', image, '--kpt-thr', '1', '--no-legend']
+    assert run(*model, *nothing) == 0
     assert (cv2.imread(str(tmp_path / 'infer_a.png')) == picture()).all()
-    assert run(*model, '--img', image, '--kpt-thr', '1', '--heatmaps') == 0
+    assert run(*model, *nothing, '--heatmaps') == 0
     assert (cv2.imread(str(tmp_path / 'infer_a.png')) != picture()).any()
 
 

@@ -1,6 +1,7 @@
 """mmcv's drop-ins < the package < mmpose's drop-ins < commands."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 import patch_engine
 import patches
 
+MMPOSE_NEED = patches.BUNDLE / 'mmpose-master/mmpose_need'
 PACKAGE = patches.BUNDLE / 'mmpose-master/hourglass_npu'
 DROP_INS = {
     (entry['package'] + '/' + entry['file'])[: -len('.py')].replace('/', '.')
@@ -41,10 +43,25 @@ def test_the_package_imports_no_drop_in_of_mmpose(part):
 
 def test_drop_ins_of_mmcv_import_no_package_of_ours():
     for path in (patches.BUNDLE / 'mmcv_need').glob('*.py'):
-        if path.name == 'optimizer.py':
-            continue  # asks for the engine when mixed precision is used
         names = {name.split('.')[0] for name in imported(path)}
         assert not names & {'hourglass_npu', 'mmpose'}, path
+
+
+def test_the_model_imports_neither_pipelines_nor_the_runner():
+    files = list((MMPOSE_NEED / 'models').rglob('*.py'))
+    assert len(files) == 3
+    for path in files:
+        used = imported(path)
+        assert not [n for n in used if n.startswith('mmcv.runner')], path
+        assert not [n for n in used if 'datasets' in n], path
+
+
+def test_hooks_use_no_private_names_of_the_engine():
+    private = re.compile(r'engine(_of\([^)]*\))?\._')
+    for part in ('mmcv_need', 'mmpose-master'):
+        for path in (patches.BUNDLE / part).rglob('*.py'):
+            if 'o2' not in path.parts:
+                assert not private.search(path.read_text()), path
 
 
 def test_imports_are_seen():

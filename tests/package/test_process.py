@@ -11,7 +11,7 @@ from mpii_data import CONFIGS
 from hourglass_npu.config.load import load_config
 from hourglass_npu.errors import UserError
 from hourglass_npu.options import Parser, add_options
-from hourglass_npu.process import check_group_options, share_cores
+from hourglass_npu.process import check_enough_devices, share_cores
 
 LARGE = str(CONFIGS / 'hourglass52_mpii_384x384.py')
 
@@ -87,7 +87,28 @@ def test_an_unknown_option_is_answered_by_the_nearest(capsys):
     assert args.local_rank == 3 and args.cfg_options == [['a=1']]
 
 
-def test_an_unknown_option_of_the_group_is_named():
-    check_group_options(dict(backend='nccl', timeout=5, init_method='env://'))
-    with pytest.raises(UserError, match=r'did you mean dist_params\.timeout'):
-        check_group_options(dict(time_out=5))
+@pytest.mark.parametrize(
+    'device, processes, refused',
+    [
+        (None, '8', True),
+        ('npu', '3', True),
+        (None, '2', False),
+        ('cpu', '8', False),
+        (None, None, False),
+    ],
+)
+def test_too_few_devices_are_said_once(
+    monkeypatch, device, processes, refused
+):
+    from mmcv.runner import dist_utils
+
+    counts = dict(npu=2, cuda=0, cpu=1)
+    monkeypatch.setattr(dist_utils, 'device_count', counts.get)
+    if processes:
+        monkeypatch.setenv('HOURGLASS_NPROC', processes)
+    args = Namespace(device=device)
+    if not refused:
+        check_enough_devices(args)
+        return
+    with pytest.raises(UserError, match=r'2 npu device\(s\): ask for 2'):
+        check_enough_devices(args)

@@ -10,6 +10,7 @@ import sys
 import types
 from pathlib import Path
 
+import doctor_data
 import pytest
 
 import doctor
@@ -435,7 +436,7 @@ def mpii(tmp_path, monkeypatch):
     (root / 'annotations/mpii_gt_val.mat').write_text('truth')
     for picture in 'abcd':
         (root / f'images/{picture}.jpg').write_text('jpeg')
-    monkeypatch.setattr(doctor_checks, 'PEOPLE', dict(train=3, val=2))
+    monkeypatch.setattr(doctor_data, 'PEOPLE', dict(train=3, val=2))
     monkeypatch.setenv('MPII_ROOT', str(root))
     return root
 
@@ -492,14 +493,14 @@ def test_room_for_checkpoints(monkeypatch, free, severities):
         in_memory = path == '/dev/shm'
         return types.SimpleNamespace(free=8e9 if in_memory else free)
 
-    monkeypatch.setattr(doctor_checks.shutil, 'disk_usage', usage)
+    monkeypatch.setattr(doctor_data.shutil, 'disk_usage', usage)
     assert set(found_by(doctor_checks.check_room)) == severities
 
 
 def test_room_for_batches(monkeypatch):
     usage = lambda path: types.SimpleNamespace(free=64e6)  # noqa: E731
-    monkeypatch.setattr(doctor_checks.shutil, 'disk_usage', usage)
-    monkeypatch.setattr(doctor_checks, 'CHECKPOINT', 1)
+    monkeypatch.setattr(doctor_data.shutil, 'disk_usage', usage)
+    monkeypatch.setattr(doctor_data, 'CHECKPOINT', 1)
     if not os.path.isdir('/dev/shm'):
         pytest.skip('there is no /dev/shm here')
     (line,) = found_by(doctor_checks.check_room)['warning']

@@ -38,7 +38,9 @@ def host(tmp_path):
     """A copy of env.sh, an empty system root and an empty home."""
     for name in ('bundle', 'system', 'home'):
         (tmp_path / name).mkdir()
-    shutil.copy(str(BUNDLE / 'env.sh'), str(tmp_path / 'bundle'))
+    (tmp_path / 'bundle/scripts').mkdir()
+    for name in ('env.sh', 'scripts/environment.sh'):
+        shutil.copy(str(BUNDLE / name), str(tmp_path / 'bundle' / name))
     return tmp_path
 
 
@@ -82,7 +84,11 @@ def source(shell, host, times=1, before='set -eu', **environment):
     options, _, variables = rest.partition('\n')
     before, after = options.split()
     assert before == after
-    assert printed == ''
+    if 'VIRTUAL_ENV=' in variables:
+        assert printed == ''
+    else:
+        assert printed.count('env.sh: nothing is activated: ') == times
+        assert len(printed.splitlines()) == times
     assert '_hg_' not in variables.replace('before', '')
     return dict(
         item.split('=', 1)
@@ -144,7 +150,7 @@ def test_the_toolkit_is_preferred_to_the_run_time(shell, host):
 
 
 def test_each_variable_has_its_reason_beside_it():
-    lines = (BUNDLE / 'env.sh').read_text().splitlines()
+    lines = (BUNDLE / 'scripts/environment.sh').read_text().splitlines()
     named = {}
     for number, line in enumerate(lines):
         match = re.match(r'\s+_hg_prefer (\w+)', line)

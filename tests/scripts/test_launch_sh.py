@@ -81,7 +81,8 @@ class Bundle:
         self.mmpose = root / 'mmpose-master'
         for folder in ('scripts', 'notes', 'mmpose-master/tools', '.venv/bin'):
             (root / folder).mkdir(parents=True)
-        shutil.copy(str(BUNDLE / 'env.sh'), str(root))
+        for name in ('env.sh', 'scripts/environment.sh'):
+            shutil.copy(str(BUNDLE / name), str(root / name))
         for source, target in (
             ('scripts', root / 'scripts'),
             ('mmpose-master/tools', self.mmpose / 'tools'),
@@ -244,7 +245,8 @@ def test_what_was_installed_by_hand_serves_too(bundle, changed):
         (bundle.root / 'site' / name).mkdir(parents=True)
         (bundle.root / 'site' / name / '__init__.py').touch()
     if changed:
-        (bundle.root / 'site/mmpose/.originals').mkdir()
+        for name in ('mmcv', 'mmpose'):
+            (bundle.root / 'site' / name / '.originals').mkdir()
     python = bundle.root / 'python'
     (bundle.root / '.venv/bin/python').rename(python)
     shutil.rmtree(str(bundle.root / '.venv'))
@@ -252,7 +254,7 @@ def test_what_was_installed_by_hand_serves_too(bundle, changed):
     run = bundle.run(
         'scripts/train_1p.sh',
         PYTHON=str(python),
-        PYTHONPATH=str(bundle.root / 'site'),
+        HOURGLASS_PYTHONPATH=str(bundle.root / 'site'),
     )
     assert run.returncode == (0 if changed else 3), run.err
     assert len(bundle.read_notes()) == changed
@@ -576,3 +578,18 @@ def test_evaluation_on_several_devices(bundle):
         command = run.out.splitlines()[-1]
         assert '--nproc_per_node=3 ' in command
         assert command.endswith('test.py c.py ../k.pth --launcher pytorch')
+
+
+def test_evaluation_takes_the_devices_that_are_there(bundle):
+    """Without a number, and on a host without devices."""
+    run = bundle.run('scripts/eval.sh', '--config=c.py', '--checkpoint=k.pth')
+    assert run.returncode == 0, run.err
+    assert 'one process evaluates on the CPU' in run.err
+    (note,) = bundle.read_notes('test')
+    assert note['argv'] == ['c.py', 'k.pth']
+
+
+def test_a_number_that_this_script_does_not_take_is_named(bundle):
+    run = bundle.run('scripts/train_1p.sh', NPROC='2')
+    assert run.returncode == 0, run.err
+    assert 'NPROC=2 has no effect: train_8p.sh' in run.err

@@ -29,7 +29,7 @@ def test_the_matrix_is_sound():
 def test_the_readme_has_rows_of_the_matrix(name):
     text = (ROOT / name).read_text(encoding='utf-8')
     section = text.partition('cards and versions')[2].partition('\n## ')[0]
-    supported = ('3.7', '3.9', '3.10', '3.11', '3.12')
+    supported = ('3.7', '3.9', '3.10', '3.11', '3.12', '3.13')
     rows = [
         [cell.strip() for cell in line.strip('|').split('|')]
         for line in section.splitlines()

@@ -200,8 +200,8 @@ def test_a_killed_rank_ends_the_job(start):
     assert job.process.returncode == 128 + signal.SIGKILL
     # The launcher says which, and the other rank does not speak of its loss.
     assert re.findall('error: (.*)', errors) == [
-        f'{ONE} was ended by SIGKILL; if nobody did it, memory may have run '
-        'out'
+        f'{ONE} was ended by SIGKILL; unless somebody killed it, memory may '
+        'have run out'
     ]
     assert 'Traceback' not in errors
 

@@ -17,7 +17,11 @@ COLUMNS = 3
 
 def parse_args(argv=None):
     """Parse the command line, see :class:`hourglass_npu.options.Parser`."""
-    parser = Parser('Show training samples with joints and target heatmaps.')
+    parser = Parser(
+        'Show training samples with joints and target heatmaps.',
+        'hourglass browse CONFIG.py',
+        'hourglass browse CONFIG.py --number 12',
+    )
     parser.add_argument('config', help='config file')
     parser.add_argument(
         '--number',

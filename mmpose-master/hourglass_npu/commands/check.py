@@ -32,7 +32,11 @@ SHOWN = 20
 
 def parse_args(argv=None):
     """Parse the command line, see :class:`hourglass_npu.options.Parser`."""
-    parser = Parser('Check the files of MPII.')
+    parser = Parser(
+        'Check the files of MPII.',
+        'hourglass check',
+        'hourglass check /data/mpii',
+    )
     parser.add_argument(
         'folder',
         nargs='?',

@@ -5,8 +5,6 @@ checkpoint, or with --onnx from an exported file, which needs neither torch
 nor mmpose.
 """
 
-import argparse
-
 from hourglass_npu.bootstrap import ensure_packages
 from hourglass_npu.options import Parser, add_model_options, add_speed_options
 
@@ -15,25 +13,22 @@ def parse_args(argv=None):
     """Parse the command line, see :class:`hourglass_npu.options.Parser`."""
     parser = Parser(
         'Find the joints of people and draw them.',
-        epilog='examples:\n'
-        '  python3 demo.py --sample\n'
-        '  python3 demo.py --img a.jpg --bbox 120,40,200,460 --json\n'
-        '  python3 demo.py --img holiday/ --bbox-file boxes.json --out poses/'
-        '\n'
-        '  python3 demo.py --img clip.mp4 --onnx hourglass.onnx --fps',
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        'python3 demo.py --sample',
+        'python3 demo.py --img a.jpg --bbox 120,40,200,460 --json',
+        'python3 demo.py --img holiday/ --bbox-file boxes.json --out poses/',
+        'python3 demo.py --img clip.mp4 --onnx hourglass.onnx --fps',
     )
     model = parser.add_argument_group('model')
     add_model_options(model)
     model.add_argument(
         '--onnx',
         metavar='FILE',
-        help='a file of pytorch2onnx.py, instead of config and checkpoint',
+        help='an exported file instead of config and checkpoint',
     )
     model.add_argument(
         '--device',
-        help='npu, cuda or cpu, npu:1 for the second (default: the first of '
-        'these that exists)',
+        metavar='NAME',
+        help='cpu, npu, cuda or npu:3 (default: the best there is)',
     )
     add_speed_options(model)
     source = parser.add_argument_group('pictures and people')
@@ -74,7 +69,7 @@ def parse_args(argv=None):
     result.add_argument(
         '--out',
         metavar='PATH',
-        help='file or folder (default: infer_<name> beside each picture)',
+        help='file or folder (default: infer_<name> beside it)',
     )
     result.add_argument(
         '--kpt-thr',
@@ -85,6 +80,12 @@ def parse_args(argv=None):
     )
     result.add_argument(
         '--heatmaps', action='store_true', help='draw the heatmaps as well'
+    )
+    result.add_argument(
+        '--no-legend',
+        dest='legend',
+        action='store_false',
+        help='leave out the legend of the colours',
     )
     result.add_argument(
         '--json',

@@ -18,7 +18,7 @@ from hourglass_npu.options import (
     apply_speed,
     check_speed_options,
 )
-from hourglass_npu.process import start
+from hourglass_npu.process import check_enough_devices, start
 from hourglass_npu.weights import load_weights
 
 # What mmcv.dump can write.
@@ -27,7 +27,12 @@ OUT_SUFFIXES = ('.json', '.pkl', '.pickle', '.yml', '.yaml')
 
 def parse_args(argv=None):
     """Parse the command line, see :class:`hourglass_npu.options.Parser`."""
-    parser = Parser('Evaluate a pose model.')
+    parser = Parser(
+        'Evaluate a pose model.',
+        'hourglass eval CONFIG.py',
+        'hourglass eval CONFIG.py best.pth --json scores.json',
+        'hourglass eval CONFIG.py --onnx hourglass.onnx',
+    )
     parser.add_argument('config', help='config file')
     parser.add_argument(
         'checkpoint',
@@ -238,6 +243,7 @@ def main():
     args = parse_args()
     cfg = check_request(args)
     if args.check_request:
+        check_enough_devices(args)
         return
 
     import mmcv

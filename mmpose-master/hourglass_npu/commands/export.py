@@ -15,7 +15,11 @@ errors of single or half precision."""
 
 def parse_args(argv=None):
     """Parse the command line, see :class:`hourglass_npu.options.Parser`."""
-    parser = Parser('Write a checkpoint as a verified ONNX file.')
+    parser = Parser(
+        'Write a checkpoint as a verified ONNX file.',
+        'hourglass export',
+        'hourglass export --sample --out sample.onnx',
+    )
     model = parser.add_argument_group('model')
     add_model_options(model)
     result = parser.add_argument_group('file')

@@ -7,7 +7,11 @@ from hourglass_npu.reports.curves import plot
 
 def parse_args(argv=None):
     """Parse the command line, see :class:`hourglass_npu.options.Parser`."""
-    parser = Parser('Plot one or several trainings.')
+    parser = Parser(
+        'Plot one or several trainings.',
+        'hourglass plot work_dirs/a',
+        'hourglass plot work_dirs/a work_dirs/b --out curves.png',
+    )
     parser.add_argument(
         'work_dirs',
         nargs='+',

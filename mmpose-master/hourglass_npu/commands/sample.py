@@ -16,7 +16,11 @@ from hourglass_npu.paths import DEMO_PICTURE, MMPOSE_ROOT
 
 def parse_args(argv=None):
     """Parse the command line, see :class:`hourglass_npu.options.Parser`."""
-    parser = Parser('Draw a small data set in the form of MPII.')
+    parser = Parser(
+        'Draw a small data set in the form of MPII.',
+        'hourglass sample',
+        'hourglass sample --out /tmp/people',
+    )
     parser.add_argument(
         '--out',
         type=Path,

@@ -1,12 +1,17 @@
 """Print the input shape of an exported file; for scripts/onnx2om.sh."""
 
 from hourglass_npu.bootstrap import ensure_packages
+from hourglass_npu.errors import UserError
+from hourglass_npu.files import read_bytes
 from hourglass_npu.options import Parser
 
 
 def parse_args(argv=None):
     """Parse the command line, see :class:`hourglass_npu.options.Parser`."""
-    parser = Parser('Print the input shape of an exported file: N,3,H,W.')
+    parser = Parser(
+        'Print the input shape of an exported file: N,3,H,W.',
+        'hourglass shape hourglass.onnx',
+    )
     parser.add_argument('file', help='file of pytorch2onnx.py')
     parser.add_argument(
         'batch',
@@ -17,10 +22,45 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
+def input_shape(path, batch):
+    """Read the shape of the input.
+
+    Args:
+        path (str): ONNX file.
+        batch (int): Batch to use where the file leaves it free; 0 means 1.
+
+    Returns:
+        list[int]: Four sizes.
+
+    Raises:
+        UserError: It is no file of pytorch2onnx.py, or has another batch.
+    """
+    import onnx
+
+    reason = (
+        f'{path}: no file of pytorch2onnx.py (an ONNX file with the input img)'
+    )
+    content = read_bytes(path)
+    try:
+        model = onnx.load_from_string(content)
+    except Exception as error:  # protobuf raises anything at broken files
+        raise UserError(reason) from error
+    inputs = [i for i in model.graph.input if i.name == 'img']
+    if len(inputs) != 1 or len(inputs[0].type.tensor_type.shape.dim) != 4:
+        raise UserError(reason)
+    (img,) = inputs
+    shape = [d.dim_value for d in img.type.tensor_type.shape.dim]
+    if shape[0] and batch not in (0, shape[0]):
+        raise UserError(
+            f'{path} was exported for a batch of {shape[0]}, not {batch}; '
+            'export it again without --static, or with another --shape'
+        )
+    shape[0] = shape[0] or batch or 1
+    return shape
+
+
 def main():
     """Print the shape."""
     args = parse_args()
     ensure_packages('onnx')
-    from hourglass_npu.export.shape import input_shape
-
     print(*input_shape(args.file, args.batch), sep=',')

@@ -6,6 +6,7 @@ MPII_ROOT replaces data/mpii.
 """
 
 import copy
+import logging
 import os
 import signal
 import sys
@@ -19,7 +20,7 @@ from hourglass_npu.config.unread import unread_keys
 from hourglass_npu.errors import Stopped, UserError, log_tracebacks
 from hourglass_npu.files import make_folder
 from hourglass_npu.options import Parser, add_options
-from hourglass_npu.process import start
+from hourglass_npu.process import check_enough_devices, start
 from hourglass_npu.training import lock
 
 NEEDED_KEYS = (
@@ -53,7 +54,11 @@ def seed_number(text):
 
 def parse_args(argv=None):
     """Parse the command line, see :class:`hourglass_npu.options.Parser`."""
-    parser = Parser('Train a pose model.')
+    parser = Parser(
+        'Train a pose model.',
+        'hourglass train CONFIG.py --resume-from auto',
+        'hourglass train CONFIG.py --device cpu --cfg-options total_epochs=2',
+    )
     parser.add_argument('config', help='config file')
     add_options(parser)
     parser.add_argument(
@@ -209,6 +214,23 @@ def _tell_of_lost_lines(record):
 _tell_of_lost_lines.done = False
 
 
+def log_to_file(logger, text):
+    """Logs what is too long for a screen to the log file alone.
+
+    Args:
+        logger (logging.Logger): The log.
+        text (str): The text.
+    """
+    if not logger.isEnabledFor(logging.INFO):
+        return
+    record = logger.makeRecord(
+        logger.name, logging.INFO, __file__, 0, text, (), None
+    )
+    for handler in logger.handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.handle(record)
+
+
 def check_request(args):
     """Check what can be checked before anything is started.
 
@@ -272,6 +294,7 @@ def main():
     check_device_count(args)
     cfg = check_request(args)
     if args.check_request:
+        check_enough_devices(args)
         return
     with output.lasting():
         try:
@@ -329,8 +352,9 @@ def train(args, cfg):
         collect_env(), MMPose=mmpose.__version__, Hourglass=__version__
     )
     environment = '\n'.join(f'{key}: {fact}' for key, fact in facts.items())
-    logger.info(f'Environment:\n{environment}')
-    logger.info(f'Config:\n{cfg.pretty_text}')
+    log_to_file(logger, f'Environment:\n{environment}')
+    log_to_file(logger, f'Config:\n{cfg.pretty_text}')
+    logger.info(f'Log, with environment and config: {log_file}')
     loader = dict(cfg.data, **cfg.data.get('train_dataloader', {}))
     logger.info(
         f'Training on {world_size} x {device.type}, per process '

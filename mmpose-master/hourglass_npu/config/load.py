@@ -128,7 +128,7 @@ def choose_work_dir(args, cfg):
 
 
 def _nearest_file(path):
-    """' (did you mean ...?)' for a file of a similar name, or nothing."""
+    """Return ' (did you mean ...?)' for a file of a similar name, or ''."""
     path = Path(path)
     try:
         names = [other.name for other in path.parent.iterdir()]
@@ -147,7 +147,7 @@ def _parse_override(text):
 
 
 def _parse_value(text):
-    """A number, true, false, none, a list of these, or plain text."""
+    """Read a number, true, false, none, a list of these, or text."""
     from mmcv import DictAction
 
     words = dict(true=True, false=False, none=None)
@@ -227,7 +227,7 @@ def _resolve_data_paths(node):
 
 
 def _data_path(path):
-    """Absolute form of a data path; a trailing slash stays."""
+    """Return the absolute form of a data path; a trailing slash stays."""
     path = os.path.expanduser(path)
     if '://' in path:
         return path

@@ -59,7 +59,7 @@ def _list_of(rule, length=None):
 
 
 def _by_channel(rule):
-    """One for pictures in grey, three for those in colour."""
+    """Want one value for pictures in grey, three for those in colour."""
     return Rule(
         f'a list of 1 or 3, each value {rule.wanted}',
         lambda value: (
@@ -296,12 +296,13 @@ def parameters(*functions):
 
 
 def known_keys():
-    """Keys by the place in a config where others would pass unnoticed.
+    """Return keys by the place where others would pass unnoticed.
 
     Returns:
         dict[str, list[str]]: What is read there.
     """
     from mmcv.runner import EpochBasedRunner
+    from torch.distributed import init_process_group
     from torch.utils.data import DataLoader
 
     from hourglass_npu.training.checkpoints import ResumableCheckpointHook
@@ -319,6 +320,8 @@ def known_keys():
         ResumableCheckpointHook, EpochBasedRunner.save_checkpoint
     )
     known['log_config'] = ['interval', 'hooks']
+    known['dist_params'] = ['backend', 'port']
+    known['dist_params'] += parameters(init_process_group)
     known['ddp'] = ['bucket_cap_mb', 'compression']
     return known
 

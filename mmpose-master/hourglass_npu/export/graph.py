@@ -24,6 +24,7 @@ from hourglass_npu.pose.backends import (
 )
 from hourglass_npu.pose.heatmaps import decode_heatmaps, merge_flipped, mirror
 from hourglass_npu.process import silence
+from hourglass_npu.reports.curves import read_log
 
 
 class WrongFile(UserError):
@@ -384,20 +385,10 @@ def training_result(checkpoint, meta):
     """
     result = {k: meta[k] for k in ('epoch', 'iter') if k in meta}
     folder = os.path.dirname(os.path.realpath(checkpoint))
-    logs = []
-    with contextlib.suppress(OSError):
-        logs = sorted(
-            name for name in os.listdir(folder) if name.endswith('.log.json')
-        )
-    for name in logs:
-        with open(os.path.join(folder, name), encoding='utf-8') as file:
-            for line in file:
-                with contextlib.suppress(ValueError):
-                    entry = json.loads(line)
-                    if 'PCKh' in entry and entry.get('epoch') == result.get(
-                        'epoch'
-                    ):
-                        result['PCKh'] = entry['PCKh']
+    with contextlib.suppress(UserError):  # there is no log
+        for entry in read_log(folder):
+            if 'PCKh' in entry and entry['epoch'] == result.get('epoch'):
+                result['PCKh'] = entry['PCKh']
     return result
 
 

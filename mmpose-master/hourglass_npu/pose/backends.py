@@ -174,11 +174,7 @@ class TorchNetwork:
         Returns:
             np.ndarray[N, K, h/4, w/4]: Heatmaps.
         """
-        parts = [
-            _with_flip_test(self._run, crops[i : i + BATCH], self.settings)
-            for i in range(0, len(crops), BATCH)
-        ]
-        return np.concatenate(parts)
+        return _in_batches(self._run, crops, BATCH, self.settings)
 
     def _run(self, crops):
         import torch
@@ -267,15 +263,10 @@ class OnnxNetwork:
             graph decodes them, joints, np.ndarray[N, K, 3]: x, y (crop) and
             score.
         """
-        step = self.fixed or BATCH
         settings = self.settings
         if self._flip_inside:
             settings = settings._replace(flip_test=False)
-        parts = [
-            _with_flip_test(self._run, crops[i : i + step], settings)
-            for i in range(0, len(crops), step)
-        ]
-        return np.concatenate(parts)
+        return _in_batches(self._run, crops, self.fixed or BATCH, settings)
 
     def _run(self, crops):
         count = len(crops)
@@ -446,6 +437,14 @@ def _property(properties, name, path):
             f'{path}: no file of pytorch2onnx.py: it has no property '
             f'{name} in JSON'
         ) from error
+
+
+def _in_batches(run, crops, size, settings):
+    """Run a network on so many crops at a time, with its flip test."""
+    parts = [crops[i : i + size] for i in range(0, len(crops), size)]
+    return np.concatenate(
+        [_with_flip_test(run, part, settings) for part in parts]
+    )
 
 
 def _with_flip_test(run, crops, settings):

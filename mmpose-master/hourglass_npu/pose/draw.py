@@ -73,6 +73,43 @@ def draw_heatmaps(picture, heatmaps, transforms, strength=0.75):
     return canvas
 
 
+def draw_legend(picture):
+    """Explain the colours, in the lower left corner.
+
+    Args:
+        picture (np.ndarray[H, W, 3]): 8-bit BGR picture; changed in place.
+            One that is too small for a legend is left as it is.
+    """
+    height, width = picture.shape[:2]
+    size = max(min(height, width) / 480, 0.75)
+    line, text, gap = 20 * size, 0.45 * size, 8 * size
+    sides = list(SIDE_COLORS)
+    stroke = max(round(size), 1)
+    font = cv2.FONT_HERSHEY_SIMPLEX
+    longest = max(cv2.getTextSize(s, font, text, stroke)[0][0] for s in sides)
+    panel = (int(3 * gap + line / 2 + longest), int(gap + line * len(sides)))
+    left, top = int(gap), int(height - gap - panel[1])
+    if 3 * panel[0] > width or 3 * panel[1] > height:
+        return
+    under = picture[top : top + panel[1], left : left + panel[0]]
+    under[:] = under * 0.35 + np.float32(EDGE_BGR) * 0.65 + 0.5
+    for row, side in enumerate(sides):
+        middle = top + gap / 2 + line * (row + 0.5)
+        spot = np.float64([left + gap + line / 4, middle])
+        _bar(picture, spot, spot, line / 2, SIDE_COLORS[side][::-1], 1.0)
+        place = (int(spot[0] + line / 4 + gap), int(middle + line / 4))
+        cv2.putText(
+            picture,
+            side,
+            place,
+            font,
+            text,
+            (255, 255, 255),
+            stroke,
+            cv2.LINE_AA,
+        )
+
+
 def opacity(score, threshold):
     """Return the opacity of a joint: MIN_OPACITY at the threshold, up to 1.
 

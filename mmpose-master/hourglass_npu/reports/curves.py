@@ -35,6 +35,9 @@ PANELS = (
 
 MISSING = {'skipped_steps': 'no loss scaling, so no overflow'}
 
+NEEDED = {'mode', 'epoch', 'iter'}
+"""Keys of an entry of the log; others describe the environment."""
+
 
 def read_log(work_dir):
     """Read the logs of a work folder.
@@ -77,7 +80,7 @@ def _read_entries(path):
                 entry = json.loads(line)
             except ValueError:
                 continue
-            if isinstance(entry, dict) and 'mode' in entry:
+            if isinstance(entry, dict) and entry.keys() >= NEEDED:
                 entries.append(entry)
     # mmcv's own log counts iterations within an epoch.
     longest = max((e['iter'] for e in entries), default=0)

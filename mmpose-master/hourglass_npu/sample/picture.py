@@ -71,9 +71,8 @@ class _Person:
         inside = ((joints >= 1) & (joints <= (WIDTH, HEIGHT))).all(1)
         scale = self.size * rng.uniform(0.96, 1.06) / 200
         middle = 0.5 * (self.box[:2] + self.box[2:]) + 1
-        centre = (
-            middle - (0, _CENTRE_LIFT * scale) + rng.uniform(-5, 5, 2) * scale
-        )
+        slip = rng.uniform(-5, 5, 2) * scale
+        centre = middle - (0, _CENTRE_LIFT * scale) + slip
 
         neck, top = joints[8], joints[9]
         angle = np.arctan2(*(neck - top))
@@ -84,15 +83,14 @@ class _Person:
         half *= 0.5 * HEAD * 200 * scale / _SC_BIAS / np.linalg.norm(half)
         head = 0.5 * (neck + top)
 
+        joints = np.where(inside[:, None], np.round(joints, 2), -1.0)
         corner = np.maximum(self.box[:2], 0)
         size = np.minimum(self.box[2:], (WIDTH, HEIGHT)) - corner
         return dict(
             image=image,
             center=np.round(centre, 2).tolist(),
             scale=round(float(scale), 6),
-            joints=np.where(
-                inside[:, None], np.round(joints, 2), -1.0
-            ).tolist(),
+            joints=joints.tolist(),
             joints_vis=inside.astype(int).tolist(),
             headbox=[(head - half).tolist(), (head + half).tolist()],
             bbox=np.round(np.concatenate([corner, size]), 1).tolist(),
@@ -130,43 +128,21 @@ def _paint(picture, rng, people, clutter=0.12, coarse=420):
     """Draw people, the farthest first; from ``coarse`` pixels on quickly."""
     for person in sorted(people, key=lambda one: one.box[3]):
         left, _, right, bottom = person.box
-        size, body = person.size, person.body
-        scenery.shadow(
-            picture,
-            0.5 * (left + right),
-            bottom - 0.04 * size,
-            0.5 * (right - left),
-        )
+        size, body, (x, y) = person.size, person.body, person.origin
+        middle, reach = 0.5 * (left + right), 0.5 * (right - left)
+        scenery.shadow(picture, middle, bottom - 0.04 * size, reach)
         if body.seated:
-            feet = max(
-                body.points[side + '_ankle'][1] * -1
-                for side in ('left', 'right')
-            )
-            scenery.seat(
-                picture,
-                rng,
-                person.origin[0],
-                person.origin[1] + 0.05 * size,
-                person.origin[1] + (feet + 0.01) * size,
-                0.3 * size,
-            )
-        draw_person(
-            picture,
-            body,
-            person.outfit,
-            person.origin,
-            size,
-            2 if size < coarse else 1,
-        )
+            ankles = [body.points[f'{s}_ankle'] for s in ('left', 'right')]
+            feet = max(-ankle[1] for ankle in ankles)
+            top, ground = y + 0.05 * size, y + (feet + 0.01) * size
+            scenery.seat(picture, rng, x, top, ground, 0.3 * size)
+        detail = 2 if size < coarse else 1
+        draw_person(picture, body, person.outfit, person.origin, size, detail)
         if rng.rand() < clutter:
-            scenery.obstacle(
-                picture,
-                rng,
-                rng.uniform(left, right),
-                bottom - rng.uniform(0.12, 0.42) * size,
-                bottom + 0.02 * size,
-                rng.uniform(0.12, 0.4) * size,
-            )
+            x = rng.uniform(left, right)
+            top = bottom - rng.uniform(0.12, 0.42) * size
+            wide = rng.uniform(0.12, 0.4) * size
+            scenery.obstacle(picture, rng, x, top, bottom + 0.02 * size, wide)
 
 
 def draw_picture(seed, image):
@@ -186,18 +162,11 @@ def draw_picture(seed, image):
     for _ in range(rng.choice((1, 2, 3, 4), p=(0.1, 0.3, 0.35, 0.25))):
         body, outfit = sample_body(rng), Outfit(rng)
         size = np.exp(rng.uniform(np.log(190), np.log(600)))
-        ground = max(
-            horizon + 20 + (HEIGHT - horizon - 20) * (size / 560) ** 1.3,
-            horizon + 20,
-        ) + rng.uniform(-15, 15)
-        origin = _place(
-            rng,
-            body,
-            size,
-            ground,
-            [one.box for one in people],
-            rng.rand() < 0.08,
-        )
+        far = horizon + 20
+        ground = max(far + (HEIGHT - far) * (size / 560) ** 1.3, far)
+        ground += rng.uniform(-15, 15)
+        taken, cut = [one.box for one in people], rng.rand() < 0.08
+        origin = _place(rng, body, size, ground, taken, cut)
         if origin is not None:
             people.append(_Person(body, outfit, origin, size))
     _paint(picture, rng, people)

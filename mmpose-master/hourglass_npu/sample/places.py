@@ -209,7 +209,7 @@ def _sofa(brush, x, ground):
 
 
 def _hall(brush, horizon):
-    """A wall of patches: posters, a climbing wall, a stage."""
+    """Paint a wall of patches: posters, a climbing wall, a stage."""
     height, width, rng = brush.height, brush.width, brush.rng
     wall = brush.colour(None, (10, 160), (40, 230))
     brush.gradient(wall, brush.colour(None, (10, 160), (40, 230)), 0, horizon)

@@ -181,17 +181,11 @@ def _limb(rng, ranges, side, lengths, knee):
         ankle and toes) from the start of the limb, in the torso's frame.
     """
     aside, forward, inward, bend = (rng.uniform(*pair) for pair in ranges)
-    frame = (
-        turn('x', -forward)
-        @ turn('z', aside * side)
-        @ turn('y', -inward * side)
-    )
+    frame = turn('x', -forward) @ turn('z', aside * side)
+    frame = frame @ turn('y', -inward * side)
     bend = np.radians(-bend if knee else bend)
-    tip = bend + (
-        np.radians(90 - rng.uniform(0, 14))
-        if knee
-        else np.radians(rng.uniform(0, 20))
-    )
+    more = 90 - rng.uniform(0, 14) if knee else rng.uniform(0, 20)
+    tip = bend + np.radians(more)
     offsets = [np.zeros(3)]
     for length, angle in zip(lengths, (0, bend, tip)):
         direction = np.array([0, -np.cos(angle), np.sin(angle)])

@@ -4,6 +4,7 @@ In a config: ``dict(type='ReadableLogHook')``. ``mmpose.apis.train`` imports
 this module, which registers the hook.
 """
 
+import collections
 import datetime
 import math
 import time
@@ -12,6 +13,12 @@ from mmcv.runner import HOOKS, TextLoggerHook
 from mmcv.runner.hooks.optimizer import engine_of
 
 from hourglass_npu.devices import peak_memory
+
+FIRST_STEPS = 10
+"""Steps after which the rate is told for the first time."""
+
+RECENT_LINES = 10
+"""Lines of training over which the time left is reckoned."""
 
 # What the head of a line says already, or what is said in another form.
 _SAID = ('mode', 'epoch', 'iter', 'lr', 'time', 'data_time', 'memory')
@@ -36,11 +43,36 @@ class ReadableLogHook(TextLoggerHook):
         **kwargs: As for mmcv's hook.
     """
 
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        # Time and iteration of the first step and of the last lines.
+        self._marks = collections.deque(maxlen=RECENT_LINES)
+
     def before_run(self, runner):
         """Start the clock of the time left and open the log."""
         # First: where there is no room for the log, training goes on.
         self._started = time.time()
         super().before_run(runner)
+
+    def after_train_iter(self, runner):
+        """Tells the rate of the first steps, before the first line is due."""
+        steps = runner.iter + 1 - self.start_iter
+        per_device = getattr(runner, 'samples_per_gpu', None)
+        if steps == 1:
+            # Before, data workers started and operators were compiled.
+            self._started = time.time()
+            self._marks.append((self._started, runner.iter + 1))
+        elif steps == FIRST_STEPS < self.interval and per_device:
+            seconds = (time.time() - self._started) / (steps - 1)
+            images = per_device * runner.num_of_gpus / max(seconds, 1e-9)
+            epoch = datetime.timedelta(
+                seconds=int(seconds * len(runner.data_loader))
+            )
+            runner.logger.info(
+                f'First {steps} steps: {images:.1f} images/s, {epoch} for an '
+                'epoch'
+            )
+        super().after_train_iter(runner)
 
     def _log_info(self, log_dict, runner):
         # The same dict goes into .log.json afterwards.
@@ -88,8 +120,12 @@ class ReadableLogHook(TextLoggerHook):
         ]
         if 'fps' in log_dict:
             items.append(f'{log_dict["fps"]:.1f} images/s')
-        done = runner.iter + 1 - self.start_iter
-        left = (time.time() - self._started) / done
+        # By the recent rate: evaluations, or another job, slow a training.
+        marks = self._marks or [(self._started, self.start_iter)]
+        since, first = marks[0]
+        done = runner.iter + 1 - first
+        self._marks.append((time.time(), runner.iter + 1))
+        left = (time.time() - since) / max(done, 1)
         left *= runner.max_iters - runner.iter - 1
         items.append(f'eta: {datetime.timedelta(seconds=int(left))}')
         if log_dict.get('time'):

@@ -1,6 +1,5 @@
 """mmpose/apis/test.py: inference over a data set, by one rank or all."""
 
-import shutil
 import sys
 import time
 import warnings
@@ -12,6 +11,7 @@ from mmcv.parallel import is_module_wrapper
 from mmcv.parallel.data_parallel import find_device
 from mmcv.runner.dist_utils import gather_objects, get_dist_info
 from mmpose.models import TopDown
+from tqdm import tqdm
 
 
 def single_gpu_test(model, data_loader):
@@ -28,7 +28,7 @@ def single_gpu_test(model, data_loader):
         list: What the model returned, one element per batch; of ``TopDown``,
         which returns a list for a batch of several, one per person.
     """
-    return _predict(model, data_loader, _Progress(len(data_loader.dataset)))
+    return _predict(model, data_loader)
 
 
 def multi_gpu_test(model, data_loader, tmpdir=None, gpu_collect=False):
@@ -50,9 +50,7 @@ def multi_gpu_test(model, data_loader, tmpdir=None, gpu_collect=False):
         the other ranks.
     """
     size = len(data_loader.dataset)
-    rank, world_size = get_dist_info()
-    progress = _Progress(size) if rank == 0 else None
-    results = _predict(model, data_loader, progress, stride=world_size)
+    results = _predict(model, data_loader, *get_dist_info())
     if gpu_collect:
         return collect_results_gpu(results, size)
     return collect_results_cpu(results, size, tmpdir)
@@ -92,10 +90,17 @@ def collect_results_gpu(result_part, size):
     return collect_results_cpu(result_part, size)
 
 
-def _predict(model, data_loader, progress, stride=1):
-    """Return the outputs by batch; ``stride`` ranks advance together."""
+def _predict(model, data_loader, rank=0, ranks=1):
+    """Return the outputs by batch; rank 0 tells how far all ranks are.
+
+    A bar is for a terminal only; elsewhere (a log file, a pipe) one line at
+    the end says the same.
+    """
     model.eval()
     results = []
+    total, started = len(data_loader.dataset), time.time()
+    bar = tqdm(total=total, unit=' samples', disable=True if rank else None)
+    done, silent = 0, bar.disable
     forward = getattr(type(_inner(model)), 'forward_test', None)
     people = forward is TopDown.forward_test
     for batch, result in _outputs(model, data_loader):
@@ -105,10 +110,16 @@ def _predict(model, data_loader, progress, stride=1):
         # what the list of another model means is its own affair.
         several = people and size > 1 and isinstance(result, list)
         results.extend(result if several else [result])
-        if progress is not None:
-            progress.advance(size * stride)
-    if progress is not None:
-        progress.close()
+        before, done = done, min(done + size * ranks, total)
+        bar.update(done - before)  # padding does not count
+    bar.close()
+    if silent and rank == 0:
+        seconds = time.time() - started
+        sys.stderr.write(
+            f'Tested {done} samples in {seconds:.1f} s, '
+            f'{done / max(seconds, 1e-9):.1f} per second\n'
+        )
+        sys.stderr.flush()
     return results
 
 
@@ -179,63 +190,3 @@ def _has_modes():
             warnings.simplefilter('ignore')  # torch 2.4 has new names
             asked.append(getattr(torch, name, bool)())
     return any(asked)
-
-
-class _Progress:
-    """Progress bar with rate and time left, on standard error.
-
-    If that is not a terminal (a log file, a pipe), only one line is written,
-    at the end.
-
-    Args:
-        total (int): Number of samples.
-    """
-
-    # Seconds between two drawings: a small model must not wait for its bar.
-    PERIOD = 0.1
-
-    def __init__(self, total):
-        self.total = total
-        self.done = 0
-        self.started = time.time()
-        self.drawn = 0.0
-        self.live = sys.stderr.isatty()
-
-    def advance(self, samples):
-        """Count samples that are done; padding does not count."""
-        self.done = min(self.done + samples, self.total)
-        now = time.time()
-        if self.live and now - self.drawn >= self.PERIOD:
-            self.drawn = now
-            self._draw(now)
-
-    def close(self):
-        """Draw the last state, or write the one line."""
-        now = time.time()
-        if self.live:
-            self._draw(now)
-            sys.stderr.write('\n')
-        else:
-            sys.stderr.write(
-                f'Tested {self.done} samples in {now - self.started:.1f} s, '
-                f'{self._rate(now):.1f} per second\n'
-            )
-        sys.stderr.flush()
-
-    def _rate(self, now):
-        return self.done / max(now - self.started, 1e-9)
-
-    def _draw(self, now):
-        rate = self._rate(now)
-        left = (self.total - self.done) / rate if rate else 0
-        minutes, seconds = divmod(int(left + 0.5), 60)
-        text = (
-            f' {self.done}/{self.total}, {rate:.1f} per second, '
-            f'{minutes}:{seconds:02d} left '
-        )
-        room = shutil.get_terminal_size().columns - len(text) - 3
-        width = max(0, min(40, room))
-        filled = width * self.done // max(self.total, 1)
-        bar = f'[{"#" * filled}{"." * (width - filled)}]' if width else ''
-        sys.stderr.write(f'\r{bar}{text}')
-        sys.stderr.flush()

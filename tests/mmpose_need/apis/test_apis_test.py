@@ -237,25 +237,18 @@ def test_progress_is_one_line_where_there_is_no_terminal(monkeypatch):
     assert '\r' not in text
 
 
-def test_progress_on_a_terminal_tells_rate_and_time_left(monkeypatch):
+@pytest.mark.parametrize('ranks', [1, 2])
+def test_progress_on_a_terminal_is_a_bar(monkeypatch, ranks):
     monkeypatch.setattr(sys, 'stderr', Terminal())
-    monkeypatch.setattr(apis_test._Progress, 'PERIOD', 0)
-    for columns in (30, 120):
-        monkeypatch.setenv('COLUMNS', str(columns))
-        progress = apis_test._Progress(40)
-        progress.started -= 10
-        progress.advance(20)
-        half = sys.stderr.getvalue().split('\r')[-1]
-        assert '20/40, 2.0 per second, 0:10 left' in half
-        assert half.count('#') == half.count('.') - 1  # one in the rate
-        progress.advance(24)  # the last round was padded
-        progress.close()
-        last = sys.stderr.getvalue().split('\r')[-1]
-        assert '40/40' in last and '0:00 left' in last
-        assert last.endswith('\n')
+    model = MMDataParallel(Net(), device_ids=[-1])
+    # Two ranks: the last round was padded.
+    apis_test._predict(model, DataLoader(Numbers(3)), 0, ranks)
+    last = sys.stderr.getvalue().split('\r')[-1]
+    assert '3/3' in last and 'samples/s' in last and last.endswith('\n')
+    assert 'Tested' not in sys.stderr.getvalue()
 
 
 def test_an_empty_set_ends_too(monkeypatch):
-    monkeypatch.setattr(sys, 'stderr', Terminal())
-    apis_test._Progress(0).close()
-    assert '0/0' in sys.stderr.getvalue()
+    monkeypatch.setattr(sys, 'stderr', io.StringIO())
+    assert predict(0)[0] == []
+    assert sys.stderr.getvalue().startswith('Tested 0 samples in ')

@@ -340,7 +340,10 @@ def test_two_ranks_train_and_any_number_evaluates(launch, run, tiny, tmp_path):
     # The six people of the epoch took less time than all that was done.
     speed = float(done.stderr.split('FPS: ')[1].split()[0])
     assert speed > 6 / wall
-    assert len(list(work.glob('*.log'))) == 1
+    (log,) = work.glob('*.log')
+    # The first screen is for the training; these are long.
+    for head in ('Environment:\n', 'Config:\n'):
+        assert head in log.read_text() and head not in done.stderr
     # On CPU the seed's draws differ between ranks, the weights do not.
     assert load(work / 'latest.pth')['meta']['seed'] == 1
 

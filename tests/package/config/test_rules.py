@@ -146,3 +146,9 @@ def test_arguments_of_bases_count():
 
     assert rules.parameters(Derived) == ['second', 'first']
     assert rules.parameters(len) in ([], ['obj'])
+
+
+def test_an_unknown_option_of_the_group_is_named():
+    assert not faults(dist_params=dict(timeout=5, init_method='env://'))
+    (fault,) = faults(dist_params=dict(time_out=5))
+    assert 'did you mean dist_params.timeout?' in fault

@@ -104,9 +104,10 @@ def test_the_default_file(convert, trained, crops, capsys):
 def test_the_file_describes_itself(convert, model, trained):
     log = Path(model[1]).parent / '20200101_000000.log.json'
     lines = [
-        dict(mode='val', epoch=6, PCKh=11.0),
-        dict(mode='val', epoch=7, PCKh=42.5),
-        dict(mode='train', epoch=7),
+        dict(mode='val', epoch=6, iter=2, PCKh=11.0),
+        dict(mode='val', epoch=7, iter=2, PCKh=42.5),
+        dict(mode='train', epoch=7, iter=2),
+        dict(env_info='of this host'),
     ]
     log.write_text('\n'.join(map(json.dumps, lines)) + '\nbroken {\n')
     try:

@@ -136,3 +136,21 @@ def test_working_in_strips_leaves_no_seams(monkeypatch):
         np.testing.assert_array_equal(bars, results[0][0])
         # cv2.warpAffine rounds its places to 1/32 of a cell.
         np.testing.assert_allclose(heat, results[0][1], atol=3)
+
+
+def test_the_legend_names_the_three_colours():
+    picture = np.full((480, 640, 3), 200, np.uint8)
+    draw.draw_legend(picture)
+    changed = (picture != 200).any(axis=-1)
+    rows, columns = np.nonzero(changed)
+    assert rows.min() > 480 / 2 and columns.max() < 640 / 3
+    for rgb in mpii.SIDE_COLORS.values():
+        assert (picture == rgb[::-1]).all(axis=-1).sum() > 20
+    assert (picture > 220).all(axis=-1).sum() > 50  # its words
+
+
+@pytest.mark.parametrize('size', [(20, 30), (60, 4000), (1, 1)])
+def test_a_picture_too_small_for_a_legend_stays_as_it_is(size):
+    picture = np.full((*size, 3), 200, np.uint8)
+    draw.draw_legend(picture)
+    assert (picture == 200).all()

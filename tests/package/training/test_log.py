@@ -93,3 +93,41 @@ def test_both_ways_of_counting(caplog, by_epoch):
         hook._log_info(dict(LINE), Runner)
     head = caplog.records[-1].getMessage().split('\t')[0]
     assert head == ('Epoch [2][20/273]' if by_epoch else 'Iter [20/1092]')
+
+
+def test_the_time_left_goes_by_the_recent_rate(caplog, monkeypatch):
+    """Ten fast lines, then slow ones: the fast ones are soon forgotten."""
+    clock = [1000.0]
+    monkeypatch.setattr(log.time, 'time', lambda: clock[0])
+    hook = HOOKS.get('ReadableLogHook')(interval=20)
+    hook.start_iter, hook._started = 0, clock[0]
+    runner = type('Slowing', (Runner,), {'max_iters': 1000})
+    left = None
+    with caplog.at_level('INFO', 'test_log'):
+        for line in range(25):
+            clock[0] += 2 if line < 10 else 20
+            runner.iter = 20 * (line + 1) - 1
+            hook._log_info(dict(LINE), runner)
+            left = re.search(r'eta: (\S+),', caplog.messages[-1]).group(1)
+    # 500 iterations of one second; by the mean since the start, 5:20.
+    assert left == '0:08:20'
+
+
+def test_the_first_rate_comes_before_the_first_line(caplog, monkeypatch):
+    clock = [1000.0]
+    monkeypatch.setattr(log.time, 'time', lambda: clock[0])
+    monkeypatch.setattr(
+        log.TextLoggerHook, 'after_train_iter', lambda self, runner: None
+    )
+    hook = HOOKS.get('ReadableLogHook')(interval=20)
+    hook.start_iter = 0
+    runner = type('Starting', (Runner,), {})
+    with caplog.at_level('INFO', 'test_log'):
+        for runner.iter in range(15):
+            # The first step also compiles.
+            clock[0] += 60 if runner.iter == 0 else 0.5
+            hook.after_train_iter(runner)
+    # 12 images in half a second; 273 steps.
+    assert caplog.messages == [
+        'First 10 steps: 24.0 images/s, 0:02:16 for an epoch'
+    ]

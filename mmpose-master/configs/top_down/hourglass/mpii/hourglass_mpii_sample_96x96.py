@@ -2,13 +2,16 @@
 # and evaluated in minutes on two CPU cores. It has every kind of layer that
 # the large network has.
 _base_ = ['./hourglass52_mpii_384x384.py']
+custom_imports = dict(
+    imports=['hourglass_npu.sample.network'], allow_failed_imports=False
+)
 
 # Model -----------------------------------------------------------------------
 model = dict(
     backbone=dict(
+        type='SmallHourglassNet',
         downsample_times=3,
-        # The stem ends in 256 channels, so the first of these is 256.
-        stage_channels=(256, 64, 96, 128),
+        stage_channels=(64, 96, 128, 128),
         stage_blocks=(1, 1, 1, 1),
         feat_channel=64,
     ),
@@ -48,7 +51,7 @@ val_split = dict(
     data_cfg=data_cfg,
 )
 data = dict(
-    samples_per_gpu=4,
+    samples_per_gpu=8,
     samples_per_cpu=None,
     workers_per_gpu=1,
     train=dict(
@@ -63,7 +66,7 @@ data = dict(
 
 # Training --------------------------------------------------------------------
 seed = 0
-optimizer = dict(lr=2e-3)
+optimizer = dict(lr=3e-3)
 lr_config = dict(
     _delete_=True,
     policy='CosineAnnealing',
@@ -73,7 +76,7 @@ lr_config = dict(
     warmup_iters=50,
     warmup_ratio=0.01,
 )
-total_epochs = 4
+total_epochs = 8
 checkpoint_config = dict(_delete_=True, interval=1)
-evaluation = dict(interval=4)
+evaluation = dict(interval=8)
 log_config = dict(interval=20)
