@@ -193,6 +193,10 @@ def seed_everything(seed, deterministic):
     from mmcv.runner import set_random_seed
     from mmcv.runner.dist_utils import get_device
 
+    from hourglass_npu.devices import make_repeatable
+
+    if deterministic:
+        make_repeatable()
     set_random_seed(seed, deterministic=deterministic)
     # torch.manual_seed reaches an NPU from torch 2 on only.
     accelerator = getattr(torch, get_device().type, None)
@@ -321,6 +325,7 @@ def train(args, cfg):
     from mmpose.models import build_posenet
     from mmpose.utils import get_root_logger
 
+    from hourglass_npu.devices import describe_npu
     from hourglass_npu.training import guards
 
     device, distributed = start(args, cfg)
@@ -362,6 +367,8 @@ def train(args, cfg):
         f'{loader.get("workers_per_gpu", 0)} data worker(s) and '
         f'{loader.get("samples_per_gpu", 1)} sample(s) in a step'
     )
+    if device.type == 'npu':
+        logger.info(describe_npu())
     for line in unread_keys(cfg):
         logger.warning(line)
     cfg.resume_from = find_resume(args, cfg, logger)

@@ -54,6 +54,8 @@ class O2Engine:
         logger (logging.Logger | None): Gets skipped steps.
 
     Attributes:
+        needs_own_gradients (bool): Whether gradients must not be views of
+            the buckets of DistributedDataParallel.
         skipped_steps (int): Since the beginning of training.
         consecutive_overflows (int): Skipped steps since the last real one.
         work_dir (str | None): Folder of the run's checkpoints. An error that
@@ -63,6 +65,7 @@ class O2Engine:
     """
 
     name = None
+    needs_own_gradients = False
 
     def __init__(self, model, optimizer, options, dtype, logger=None):
         self.model = model
@@ -77,9 +80,7 @@ class O2Engine:
         self.device = next(model.parameters()).device
         self.selects_on_device = self.device.type != 'cpu'
         self._saturation = saturation_flag(self.device)
-        # Tried now: on a chip that saturates, the kernel clears the flag, and
-        # must not do so between a backward pass and its own use.
-        has_unscale_kernel(self.device)
+        has_unscale_kernel(self.device)  # tried now, amid no step
         self._flags = []  # of the passes since the last step
         self._open_step = None  # taken, outcome not read yet
         self._stepped = set()  # ids of weights whose state exists
@@ -316,8 +317,7 @@ class O2Engine:
         """
         if self._saturation is None:
             return found
-        if self._saturation[1]():
-            found = torch.ones_like(found)
+        found = torch.max(found, self._saturation[1]())
         if get_dist_info()[1] > 1:
             torch.distributed.all_reduce(
                 found, op=torch.distributed.ReduceOp.MAX
