@@ -103,8 +103,12 @@ def flatten(tensors):
         most unless one alone is larger, and their flat copy.
     """
     for block in _take_tensors(tensors, 2**26):
-        # Not torch's function: of one tensor it makes a view.
-        yield block, torch.cat([t.contiguous().view(-1) for t in block])
+        yield block, _joined(block)
+
+
+def _joined(tensors):
+    # Not torch's function: of one tensor it makes a view.
+    return torch.cat([t.contiguous().view(-1) for t in tensors])
 
 
 def unflatten(blocks):
@@ -151,7 +155,7 @@ def copy_written(low, masters, on_host):
     masters = iter(masters)
     for block, flat in flatten(low):
         own = [next(masters) for _ in block]
-        values = written_over(flat, _flatten_dense_tensors(own))
+        values = written_over(flat, _joined(own))
         unflatten([(own, values)])
 
 
