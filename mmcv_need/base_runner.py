@@ -60,64 +60,77 @@ def _momentum_of(group):
     return group['betas'][0] if 'betas' in group else 0
 
 
-class DeferredLogBuffer(LogBuffer):
-    """mmcv's buffer, but values stay on their device until they are due.
+def read_numbers(values):
+    """Read numbers from a device, waiting for it once.
 
-    Averages are those of the plain numbers. Reading a number from a device
-    waits for all its queued work. So it is done only where a line of the log
-    is due, and for all numbers of the line at once.
+    Args:
+        values (Iterable): Tensors of one number, or objects with ``tensor``
+            and ``finish``, which takes the list of the tensor's values and
+            returns the number.
+
+    Returns:
+        list[float]: In the same order.
+    """
+    values = list(values)
+    tensors = [getattr(v, 'tensor', v).detach().reshape(-1) for v in values]
+    precise = any(tensor.dtype == torch.float64 for tensor in tensors)
+    kind = torch.float64 if precise else torch.float32
+    device = tensors[0].device
+    read = torch.cat([t.to(device, kind) for t in tensors]).tolist()
+    numbers = []
+    for value, tensor in zip(values, tensors):
+        own, read = read[: len(tensor)], read[len(tensor) :]
+        numbers.append(float(getattr(value, 'finish', sum)(own)))
+    return numbers
+
+
+class DeferredLogBuffer(LogBuffer):
+    """mmcv's buffer, but values stay on their device until they are read.
+
+    Reading a number from a device waits for all its queued work. So it is
+    done only where a line of the log is due, or where somebody looks into
+    ``val_history``; for all numbers at once.
     """
 
-    # Cap unread values: a run that never logs must not fill device memory.
-    MOST_UPDATES = 1000
+    # A run that never logs must not fill the device's memory.
+    MOST_UNREAD = 1000
 
-    def __init__(self):
-        super().__init__()
-        self._unread = 0
+    @property
+    def val_history(self):
+        """OrderedDict[str, list]: All values by name, plain numbers."""
+        if self._unread:
+            unread, self._unread = self._unread, []
+            numbers = read_numbers(values[i] for values, i in unread)
+            for (values, i), number in zip(unread, numbers):
+                values[i] = number
+        return self._values
+
+    @val_history.setter
+    def val_history(self, values):
+        self._values, self._unread = values, []  # list and place of each
+
+    def clear(self):
+        """Forget all values."""
+        self._unread = []
+        super().clear()
 
     def update(self, vars, count=1):
         """Take in the values of an iteration.
 
         Args:
-            vars (dict): By name numbers, tensors of one number, or objects
-                with ``tensor`` and ``finish``, which takes the list of the
-                tensor's values and returns the number.
+            vars (dict): By name numbers, or what :func:`read_numbers` reads.
+                ``unread``, if a dict has it, gives its items unread.
             count (int): Weight of the values in averages.
         """
-        super().update(vars, count)
-        self._unread += 1
-        if self._unread >= self.MOST_UPDATES:
-            self._read()
-
-    def average(self, n=0):
-        """Set ``output`` to the averages of the latest values.
-
-        Args:
-            n (int): How many values count; 0: all.
-        """
-        self._read(n)
-        super().average(n)
-
-    def _read(self, n=0):
-        """Replace the latest ``n`` values by plain numbers."""
-        self._unread = 0
-        places, tensors = [], []
-        for values in self.val_history.values():
-            for i in range(max(len(values) - n, 0) if n else 0, len(values)):
-                tensor = getattr(values[i], 'tensor', values[i])
-                if isinstance(tensor, torch.Tensor):
-                    places.append((values, i))
-                    tensors.append(tensor.detach().reshape(-1))
-        if not tensors:
-            return
-        precise = any(tensor.dtype == torch.float64 for tensor in tensors)
-        kind = torch.float64 if precise else torch.float32
-        device = tensors[0].device
-        numbers = torch.cat([t.to(device, kind) for t in tensors]).tolist()
-        for (values, i), tensor in zip(places, tensors):
-            own, numbers = numbers[: len(tensor)], numbers[len(tensor) :]
-            finish = getattr(values[i], 'finish', None)
-            values[i] = finish(own) if finish else sum(own)
+        assert isinstance(vars, dict), f'{type(vars)} is no dict'
+        for name, value in getattr(vars, 'unread', vars.items)():
+            values = self._values.setdefault(name, [])
+            self.n_history.setdefault(name, []).append(count)
+            if isinstance(getattr(value, 'tensor', value), torch.Tensor):
+                self._unread.append((values, len(values)))
+            values.append(value)
+        if len(self._unread) >= self.MOST_UNREAD:
+            self.val_history = self.val_history
 
 
 class BaseRunner(metaclass=ABCMeta):
@@ -253,9 +266,7 @@ class BaseRunner(metaclass=ABCMeta):
     @property
     def num_of_gpus(self):
         """int: Devices of any kind that train together."""
-        if self._num_of_gpus is not None:
-            return self._num_of_gpus
-        return self.world_size
+        return self._num_of_gpus or self.world_size
 
     @property
     def hooks(self):
@@ -367,8 +378,7 @@ class BaseRunner(metaclass=ABCMeta):
         """Build a hook and add it.
 
         Args:
-            hook_cfg (dict): ``type``, arguments, and ``priority`` (by default
-                NORMAL).
+            hook_cfg (dict): ``type``, arguments, perhaps a ``priority``.
         """
         hook_cfg = hook_cfg.copy()
         priority = hook_cfg.pop('priority', 'NORMAL')
@@ -434,8 +444,7 @@ class BaseRunner(metaclass=ABCMeta):
         """Add what moves the momentum.
 
         Args:
-            momentum_config (dict | Hook | None): ``policy`` and its
-                arguments.
+            momentum_config (dict | Hook | None): ``policy``, arguments.
         """
         self._register_updater(momentum_config, 'MomentumUpdaterHook')
 
@@ -532,10 +541,9 @@ class BaseRunner(metaclass=ABCMeta):
             checkpoint (str): Its path or address.
             resume_optimizer (bool): Whether to load the optimizer's state.
             map_location (Any): Same as for :func:`torch.load`. By default
-                tensors go to the CPU; model and optimizer then copy them to
-                their device. This needs no additional memory on it, and
-                leaves Adam's step counters on the host, where reading them
-                waits for nothing.
+                the CPU, from where model and optimizer copy: this needs no
+                additional memory on the device, and leaves Adam's step
+                counters on the host, where reading them waits for nothing.
 
         Returns:
             dict: The whole checkpoint.

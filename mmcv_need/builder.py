@@ -8,6 +8,7 @@ where these packages can be imported.
 import copy
 import importlib
 import inspect
+import types
 
 import torch
 
@@ -31,6 +32,7 @@ class _OptimizerRegistry(Registry):
     def __init__(self, name):
         super().__init__(name)
         self.unavailable = {}
+        self._sources = {}
         self._complete = False
 
     @property
@@ -44,6 +46,19 @@ class _OptimizerRegistry(Registry):
         if key not in self._module_dict:
             self._look_further()
         return self._module_dict.get(key)
+
+    def get_from(self, source, key):
+        """Return a class of one of SOURCES, whoever else has its name.
+
+        Args:
+            source (str): One of SOURCES.
+            key (str): Name of the class.
+
+        Returns:
+            type | None: None where there is none.
+        """
+        self._look_further()
+        return getattr(self._sources.get(source), key, None)
 
     def register_all_of(self, module):
         """Register the optimizers of a module whose names are still free.
@@ -73,11 +88,13 @@ class _OptimizerRegistry(Registry):
         for source in self.SOURCES:
             try:
                 module = importlib.import_module(source)
-            except Exception as error:
-                # Not installed, no CANN, another accelerator, another torch,
-                # or PyPI's apex, which is a web toolkit.
+            except (Exception, SystemExit) as error:
+                # Not installed, no CANN (torch_npu 1.8.1 ends the process),
+                # another accelerator, another torch, or PyPI's apex, which is
+                # a web toolkit.
                 self.unavailable[source] = f'{type(error).__name__}: {error}'
             else:
+                self._sources[source] = module
                 self.register_all_of(module)
 
 
@@ -120,7 +137,29 @@ def build_optimizer_constructor(cfg):
 FORMS = ('capturable', 'foreach', 'fused')
 
 
-def choose_form(cfg, device, keeps_gradients=True):
+def fused_by(optimizer):
+    """Tell whose fused optimizer one is.
+
+    Those of torch_npu and of Ascend's Apex have the same names, and before
+    torch_npu 2.1 the same mark. They move weights and gradients into blocks.
+
+    Args:
+        optimizer (torch.optim.Optimizer): Any.
+
+    Returns:
+        str | None: ``torch_npu`` or ``apex``; None for every other one.
+    """
+    packages = [
+        c.__module__.partition('.')[0] for c in type(optimizer).__mro__
+    ]
+    if getattr(optimizer, 'is_fused_optimizer', False):
+        return 'torch_npu'
+    if getattr(optimizer, 'is_npu_fused_optimizer', False):
+        return 'torch_npu' if 'torch_npu' in packages else 'apex'
+    return None
+
+
+def choose_form(cfg, device, keeps_gradients=True, with_apex=False):
     """Let an optimizer step over all weights at once where a device can.
 
     Args:
@@ -132,6 +171,8 @@ def choose_form(cfg, device, keeps_gradients=True):
         device (torch.device): Where the weights will be.
         keeps_gradients (bool): Whether weights and gradients stay where they
             are once they are made, which fused optimizers of torch_npu need.
+        with_apex (bool): Whether Apex will step it: of the fused optimizers
+            that both have, its own then serve.
 
     Returns:
         tuple[dict, str]: The config to build from, and the form in words.
@@ -141,6 +182,11 @@ def choose_form(cfg, device, keeps_gradients=True):
     """
     cfg = dict(cfg)
     kind = cfg.get('type')
+    if with_apex and isinstance(kind, str) and kind not in TORCH_OPTIMIZERS:
+        own = OPTIMIZERS.get_from('apex.optimizers', kind)
+        if own is not None:
+            cfg['type'] = own
+            return cfg, "Apex's own"
     known = ()
     if kind in TORCH_OPTIMIZERS:
         known = inspect.signature(getattr(torch.optim, kind)).parameters
@@ -176,14 +222,17 @@ def keep_form(optimizer, state):
     """Let an optimizer compute as it does, whatever a checkpoint did.
 
     torch takes over the way to compute along with the learning rate, so that
-    a run would go on with kernels of another device.
+    a run would go on with kernels of another device. And the number of steps
+    is a tensor in torch's own optimizers, which fused ones for NPUs would
+    share between weights, and so count several times.
 
     Args:
         optimizer (torch.optim.Optimizer): That will load the state.
         state (dict): As from ``state_dict()``. Left as it is.
 
     Returns:
-        dict: The state with the optimizer's own form in each group.
+        dict: The state with the optimizer's own form in each group, and for
+        a fused one for NPUs with plain numbers of steps.
     """
     groups = []
     for saved, own in zip(state['param_groups'], optimizer.param_groups):
@@ -191,7 +240,13 @@ def keep_form(optimizer, state):
         group.update((form, own[form]) for form in FORMS if form in own)
         groups.append(group)
     groups += state['param_groups'][len(groups) :]  # torch will complain
-    return dict(state, param_groups=groups)
+    kept = dict(state, param_groups=groups)
+    if fused_by(optimizer):
+        kept['state'] = {
+            key: dict(own, step=int(own['step'])) if 'step' in own else own
+            for key, own in state['state'].items()
+        }
+    return kept
 
 
 def _is_like(value, own):
@@ -284,7 +339,7 @@ def build_optimizer(model, cfg):
         )
     )
     try:
-        return constructor(model)
+        optimizer = constructor(model)
     except KeyError as error:
         kind = settings.get('type')
         if not isinstance(kind, str) or kind in OPTIMIZERS:
@@ -297,3 +352,40 @@ def build_optimizer(model, cfg):
         if reasons:
             message += f', which has looked further: {reasons}'
         raise UnknownOptimizerError(message) from error
+    if fused_by(optimizer) == 'torch_npu':
+        _keep_to_its_device(optimizer)
+    return optimizer
+
+
+def _keep_to_its_device(optimizer):
+    """Let a fused optimizer of torch_npu compute where its weights are.
+
+    It makes its blocks on the device that is current. On another than the
+    weights' own they would be used without any order between the two devices.
+
+    Args:
+        optimizer (torch.optim.Optimizer): Its methods are replaced.
+    """
+
+    def guard(plain):
+        # A bound method, since torch's schedules read ``__func__``.
+        def method(optimizer, *args, **kwargs):
+            devices = {
+                weight.device
+                for group in optimizer.param_groups
+                for weight in group['params']
+            }
+            if len(devices) > 1:
+                names = ', '.join(sorted(map(str, devices)))
+                raise UserError(
+                    f'{type(optimizer).__name__} has weights on {names}: use '
+                    "torch's optimizer of that kind for several devices"
+                )
+            (device,) = devices
+            with getattr(torch, device.type).device(device):
+                return plain(*args, **kwargs)
+
+        return types.MethodType(method, optimizer)
+
+    for name in ('step', 'zero_grad'):
+        setattr(optimizer, name, guard(getattr(optimizer, name)))

@@ -9,8 +9,8 @@ Environment:
     LOCAL_RANK, LOCAL_WORLD_SIZE: set by torch's launcher; a process takes the
         device of its local rank.
     NPUID: added to the index of an NPU if no index was given.
-    NPU_JIT_COMPILE, NPU_INTERNAL_FORMAT: 1 turns on operator compilation at
-        the first step, or the private tensor layouts. Off by default.
+    NPU_JIT_COMPILE, NPU_INTERNAL_FORMAT: 1 or 0: compile operators at the
+        first step; use private layouts. By default the chip decides.
 """
 
 import atexit
@@ -67,19 +67,20 @@ class _Process:
 def _import_npu():
     """Return ``torch.npu`` or None, and the reason for None in words.
 
-    Any exception counts: CANN is missing (ImportError), torch already has
-    another accelerator (RuntimeError), or torch_npu is for another torch.
+    Any exception counts: CANN is missing (ImportError, SystemExit in 1.8.1),
+    torch already has another accelerator (RuntimeError), or another torch.
     """
     try:
         import torch_npu  # noqa: F401  (registers torch.npu)
 
         return torch.npu, ''
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         kind = type(error).__name__
-        return None, f'torch_npu cannot be imported ({kind}: {error})'
+        hint = '' if kind == 'ModuleNotFoundError' else '; source env.sh first'
+        return None, f'torch_npu cannot be imported ({kind}: {error}){hint}'
 
 
-def _probe(device_type):
+def probe(device_type):
     """Count devices without initialising any; say why if there is none."""
     if device_type == 'cpu':
         return 1, ''
@@ -104,7 +105,7 @@ def device_count(device_type):
     The CPU counts as one, whatever its number of cores; 0 where the kind
     cannot be used.
     """
-    return _probe(device_type)[0]
+    return probe(device_type)[0]
 
 
 def _current_kind():
@@ -133,12 +134,12 @@ def _env_int(name, default=None):
 
 
 def _env_switch(name):
-    """Read an on/off switch from the environment; off by default."""
+    """Read an on/off switch from the environment; None if it is not set."""
     text = os.environ.get(name, '').strip().lower()
-    on, off = ('1', 'true', 'yes', 'on'), ('', '0', 'false', 'no', 'off')
-    if text not in on + off:
+    on, off = ('1', 'true', 'yes', 'on'), ('0', 'false', 'no', 'off')
+    if text and text not in on + off:
         raise UserError(f'{name}={text!r} must be 0 or 1')
-    return text in on
+    return text in on if text else None
 
 
 def _processes_here(local_rank):
@@ -178,14 +179,12 @@ def _activate(device_type, index=None, numbered=False):
     if device_type == 'npu':
         npu, _ = _import_npu()
         npu.set_device(device)
-        # The defaults differ between releases, so both are always set.
-        # Compiling every operator at the first step takes minutes.
-        if hasattr(npu, 'set_compile_mode'):
-            npu.set_compile_mode(jit_compile=_env_switch('NPU_JIT_COMPILE'))
-        if hasattr(npu, 'config'):
-            npu.config.allow_internal_format = _env_switch(
-                'NPU_INTERNAL_FORMAT'
-            )
+        compiles = _env_switch('NPU_JIT_COMPILE')
+        private = _env_switch('NPU_INTERNAL_FORMAT')
+        if compiles is not None and hasattr(npu, 'set_compile_mode'):
+            npu.set_compile_mode(jit_compile=compiles)
+        if private is not None and hasattr(npu, 'config'):
+            npu.config.allow_internal_format = private
     elif device_type == 'cuda':
         torch.cuda.set_device(index)
     _Process.device, _Process.numbered = device, numbered
@@ -219,7 +218,7 @@ def set_device(device=None):
             )
         kind, number = match.groups()
 
-    count, reason = _probe(kind)
+    count, reason = probe(kind)
     if not count:
         counts = {k: device_count(k) for k in BACKENDS if device_count(k)}
         words = [k if k == 'cpu' else f'{k} ({n})' for k, n in counts.items()]

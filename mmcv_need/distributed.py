@@ -6,10 +6,11 @@ change with every release of torch. Here ``train_step`` goes *through* torch's
 here.
 """
 
+import copy
 import inspect
 import threading
+import warnings
 from contextlib import contextmanager
-from functools import partial
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
@@ -45,7 +46,12 @@ class MMDistributedDataParallel(DistributedDataParallel):
             given = known.bind_partial(self, *args, **kwargs).arguments
             if option not in given:
                 kwargs[option] = True
-        super().__init__(*args, **kwargs)
+        with warnings.catch_warnings():
+            # Current torch has another name for it, with another meaning.
+            warnings.filterwarnings(
+                'ignore', '`broadcast_buffers` is deprecated', FutureWarning
+            )
+            super().__init__(*args, **kwargs)
 
     def forward(self, *inputs, **kwargs):
         """Call the model's ``forward`` on unpacked inputs."""
@@ -106,11 +112,25 @@ class MMDistributedDataParallel(DistributedDataParallel):
             f'process, not with {self.device_ids}'
         )
         inputs, kwargs = self._unpack(inputs, kwargs)
-        call = partial(method, *inputs, **kwargs)
+        aside = {}
+
+        def call():
+            outputs = method(*inputs, **kwargs)
+            if isinstance(outputs, dict) and 'log_vars' in outputs:
+                # torch looks at every value for a gradient, and these may
+                # wait for the device when somebody looks at them.
+                aside['log_vars'] = outputs['log_vars']
+                outputs = copy.copy(outputs)
+                outputs['log_vars'] = None
+            return outputs
+
         # One opaque argument: torch moves every tensor that it finds, and
         # what a container keeps on the CPU has to stay there.
         with _forward_calls_its_argument(self.module):
-            return super().forward(call)
+            outputs = super().forward(call)
+        if aside:
+            outputs.update(aside)
+        return outputs
 
 
 def compress_gradients(wrapper, precision):

@@ -339,9 +339,9 @@ def states_of(hooks, logger):
 
     states = {}
     for key, hook in _keys_of(hooks):
-        if not _takes(getattr(hook, 'state_dict', None), 0):
-            continue
         try:
+            if not _takes(getattr(hook, 'state_dict', None), 0):
+                continue
             state = hook.state_dict()
             sink = io.BytesIO()
             torch.save(_outline(state), sink)

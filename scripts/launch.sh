@@ -63,6 +63,9 @@ _hg_quiet=yes
 # shellcheck source=env.sh
 source "$ROOT/env.sh"
 
+# The programs import torch_npu when they need it; torch's launcher does not.
+export TORCH_DEVICE_BACKEND_AUTOLOAD=${TORCH_DEVICE_BACKEND_AUTOLOAD:-0}
+
 # Let waiting threads sleep. GNU OpenMP lets them spin by default, which takes
 # the cores from the data workers and from other jobs: on two cores, beside one
 # other job, a step took 3 s instead of 0.5 s.

@@ -25,11 +25,12 @@ sys.path.insert(0, str(ROOT / 'scripts'))
 
 from originals import copy_released, original  # noqa: E402
 
-# OpenCV and mmpose.apis set these when they are imported.
+# OpenCV, mmpose.apis and our own cli set these when they are imported.
 SET_BY_IMPORTS = (
     'KMP_DUPLICATE_LIB_OK',
     'LD_LIBRARY_PATH',
     'TORCHINDUCTOR_CACHE_DIR',
+    'TORCH_DEVICE_BACKEND_AUTOLOAD',
 )
 
 # What a process needs of our environment: everything else that happens to be

@@ -107,7 +107,8 @@ def look_for(*names):
             )
         places = sorted(strangers.values())
         os.environ[GUARD] = os.pathsep.join(['1', *places])
-        _hide({os.path.realpath(os.path.dirname(place)) for place in places})
+        if places:
+            _hide({os.path.realpath(os.path.dirname(p)) for p in places})
         sys.stdout.flush()
         # Without a shell on purpose; VENV is the user's own value.
         os.execv(python, [python] + _script())  # noqa: S606

@@ -5,6 +5,7 @@ which reads ``sys.argv`` and returns a status or None.
 """
 
 import importlib
+import os
 import sys
 
 from hourglass_npu import __version__
@@ -55,6 +56,10 @@ def start(command):
 
 
 def _load(command):
+    # The device seam imports torch_npu where an NPU is asked for. By torch
+    # itself that would be for each data worker, and where CANN is missing
+    # torch could not be imported at all.
+    os.environ.setdefault('TORCH_DEVICE_BACKEND_AUTOLOAD', '0')
     return importlib.import_module(
         f'hourglass_npu.commands.{COMMANDS[command][0]}'
     )

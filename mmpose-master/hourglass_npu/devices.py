@@ -4,6 +4,7 @@ Built on the device seam, ``mmcv.runner.dist_utils``.
 """
 
 import functools
+import os
 import resource
 
 import torch
@@ -11,32 +12,86 @@ from mmcv.runner.dist_utils import accelerator_in_use, get_device
 
 from hourglass_npu.errors import UserError
 
+FIRST_A2 = 220
+"""Number of the first chip, in torch_npu's counting, that has HF32."""
+
+TORCH = tuple(int(n) for n in torch.__version__.split('.')[:2])
+
 
 def set_arithmetic(cudnn_benchmark=None, allow_tf32=None):
-    """Let CUDA compute faster, at the price of different last bits.
-
-    Neither has an effect on other devices.
+    """Let the device compute faster, at the price of different last bits.
 
     Args:
-        cudnn_benchmark (bool | None): Let cuDNN time its algorithms for each
-            shape and take the fastest, which may differ from run to run.
-            None changes nothing: off, unless a program has set it.
+        cudnn_benchmark (bool | None): CUDA only: let cuDNN time its
+            algorithms for each shape and take the fastest, which may differ
+            from run to run. None changes nothing: off, unless a program has
+            set it.
         allow_tf32 (bool | None): Let products of fp32 matrices and
-            convolutions round their factors to 10 bits. None keeps torch's
-            defaults: convolutions may, products only in torch before 1.12.
+            convolutions round their factors to 10 bits (CUDA's TF32, an
+            NPU's HF32). None keeps the defaults: convolutions may, products
+            only in torch before 1.12 on CUDA.
 
     Returns:
         list[str]: What was asked for and has no effect here.
     """
-    asked = dict(cudnn_benchmark=cudnn_benchmark, allow_tf32=allow_tf32)
-    if get_device().type != 'cuda':
-        return [name for name, value in asked.items() if value]
-    if cudnn_benchmark is not None:
+    idle = dict(cudnn_benchmark=cudnn_benchmark, allow_tf32=allow_tf32)
+    kind = get_device().type
+    if kind == 'cuda' and cudnn_benchmark is not None:
         torch.backends.cudnn.benchmark = cudnn_benchmark
-    if allow_tf32 is not None:
-        torch.backends.cudnn.allow_tf32 = allow_tf32
-        torch.backends.cuda.matmul.allow_tf32 = allow_tf32
-    return []
+    if kind == 'cuda':
+        idle = {}
+        if allow_tf32 is not None:
+            torch.backends.cudnn.allow_tf32 = allow_tf32
+            torch.backends.cuda.matmul.allow_tf32 = allow_tf32
+    npu = getattr(torch, 'npu', None) if kind == 'npu' else None
+    if hasattr(npu, 'conv') and hasattr(npu, 'matmul'):  # not in 1.8.1
+        del idle['allow_tf32']
+        if allow_tf32 is not None:
+            npu.conv.allow_hf32 = npu.matmul.allow_hf32 = allow_tf32
+    return [name for name, value in idle.items() if value]
+
+
+def make_repeatable():
+    """Ask the kernels and the collectives of an NPU to be repeatable.
+
+    Call it before the first operator. On CUDA mmcv's ``set_random_seed`` does
+    what there is; a CPU is.
+    """
+    if get_device().type == 'npu':
+        os.environ.setdefault('HCCL_DETERMINISTIC', 'true')
+        torch.use_deterministic_algorithms(True)
+
+
+def describe_npu():
+    """Say how the NPU executes operators, as far as torch_npu tells."""
+    compiles = formats = 'unknown'
+    if hasattr(torch.npu, 'is_jit_compile_false'):
+        compiles = 'off' if torch.npu.is_jit_compile_false() else 'on'
+    if hasattr(torch.npu, 'config'):
+        private = getattr(torch.npu.config, 'allow_internal_format', None)
+        formats = {True: 'on', False: 'off'}.get(private, formats)
+    said = [
+        f'{words} {state} ({name if os.environ.get(name) else "the default"})'
+        for words, state, name in (
+            ('compiling operators', compiles, 'NPU_JIT_COMPILE'),
+            ('private formats', formats, 'NPU_INTERNAL_FORMAT'),
+        )
+    ]
+    return f'NPU: {", ".join(said)}'
+
+
+def halves_convolutions(device):
+    """Tell whether a chip computes fp32 convolutions in half precision.
+
+    Args:
+        device (torch.device): Any; only NPUs before Ascend's A2 do.
+
+    Returns:
+        bool: Whether it does.
+    """
+    if device.type != 'npu' or not hasattr(torch.npu, 'get_soc_version'):
+        return False
+    return 0 <= torch.npu.get_soc_version() < FIRST_A2
 
 
 def peak_memory():
@@ -65,6 +120,21 @@ def check_channels_last(device):
             'channels_last is not for an NPU, which has layouts of its own '
             '(NPU_INTERNAL_FORMAT=1 allows them): leave it out'
         )
+
+
+def let_pin(loader, device):
+    """Let a data loader pin memory for a device, as it was told to.
+
+    torch 2.1 to 2.6 pin for CUDA only, unless the device is named.
+
+    Args:
+        loader (DataLoader): Whose ``pin_memory`` was asked for or not.
+        device (torch.device): Where batches will go.
+    """
+    told = getattr(loader, 'pin_memory_device', None)
+    if told == '' and loader.pin_memory and TORCH < (2, 7):
+        if device.type not in ('cpu', 'cuda'):
+            loader.pin_memory_device = device.type
 
 
 def choose_prefetch(wanted, device, pinned=True):

@@ -239,9 +239,9 @@ def explain_failure(error):
         error (Exception): Any exception.
 
     Returns:
-        str | None: A message where a disk or shared memory is full or
-        forbidden, where there are too many open files, or where a data worker
-        or a rank was lost; None for everything else.
+        str | None: A message where a disk, shared memory or a device's memory
+        is full or forbidden, where there are too many open files, or where a
+        data worker or a rank was lost; None for everything else.
     """
     # First: torch's data workers keep the class of an error, not its number.
     if isinstance(error, (OSError, RuntimeError)):
@@ -252,6 +252,13 @@ def explain_failure(error):
         return _USED_UP[0][1]
     if isinstance(error, OSError) and error.errno in DISK_ERRORS:
         return str(error)
+    if _is_out_of_device_memory(error):
+        return (
+            'the device is out of memory '
+            f'({str(error).strip().splitlines()[0][:200]}): lower '
+            'data.samples_per_gpu, the number of samples in a batch, or free '
+            'the device of other processes'
+        )
     lost = _lost_worker(error)
     if lost:
         return (
@@ -279,6 +286,14 @@ _USED_UP = (
         'data.workers_per_gpu',
     ),
 )
+
+
+def _is_out_of_device_memory(error):
+    """Tell whether CUDA or torch_npu could not allocate; no common class."""
+    text = str(error)
+    return isinstance(error, RuntimeError) and (
+        'NPU out of memory' in text or 'CUDA out of memory' in text
+    )
 
 
 def _is_about_semaphore(error):

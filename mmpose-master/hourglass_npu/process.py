@@ -3,6 +3,7 @@
 import contextlib
 import os
 import sys
+from importlib.util import find_spec
 
 from hourglass_npu import lifetime
 from hourglass_npu.errors import UserError, call_last
@@ -60,6 +61,8 @@ def start(args, cfg):
         launched = {'RANK', 'WORLD_SIZE', 'LOCAL_RANK'} <= set(os.environ)
         launcher = 'pytorch' if launched else 'none'
     device = set_device(args.device)
+    if device.type == 'cpu' and args.device in (None, 'auto'):
+        tell_of_idle_npus()
     if launcher != 'none':
         params = dict(cfg.dist_params)
         timeout = params.get('timeout')
@@ -70,12 +73,19 @@ def start(args, cfg):
     idle = set_arithmetic(cfg.get('cudnn_benchmark'), cfg.get('allow_tf32'))
     if idle and os.environ.get('RANK', '0') == '0':
         print(
-            f'note: {" and ".join(idle)} is for CUDA, and without effect on '
-            f'{device.type}',
+            f'note: {" and ".join(idle)} has no effect on {device.type}',
             file=sys.stderr,
         )
     share_cores(device, args, cfg)
     return device, launcher != 'none'
+
+
+def tell_of_idle_npus():
+    """Say why a torch_npu that is installed does not serve."""
+    from mmcv.runner.dist_utils import probe
+
+    if find_spec('torch_npu') and os.environ.get('RANK', '0') == '0':
+        print(f'warning: no NPU is used: {probe("npu")[1]}', file=sys.stderr)
 
 
 def check_enough_devices(args):

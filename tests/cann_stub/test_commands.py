@@ -15,6 +15,10 @@ from work_folder import read_losses, same_weights
 
 TRAIN = ('bash', 'scripts/launch.sh', 'train')
 FP32 = 'amp=none'
+# Not that chip's own way, for which the stand-in lacks the operators.
+FIRST_GENERATION = dict(
+    CANN_STUB_SOC='Ascend910A', NPU_JIT_COMPILE='0', NPU_INTERNAL_FORMAT='0'
+)
 # The arithmetic of a CPU's Adam, to compare with: in fp32 NpuFusedAdam is
 # taken otherwise.
 PLAIN = 'optimizer.fused=False'
@@ -205,7 +209,7 @@ def test_steps_that_overflow_unseen_are_skipped(npu, tiny, tmp_path):
         *(*TRAIN, 1, config, '--no-validate', '--work-dir', tmp_path / 'work'),
         *('--cfg-options', 'amp.loss_scale=1e9', 'total_epochs=1'),
         'amp.max_consecutive_overflows=0',
-        CANN_STUB_SOC='Ascend910A',
+        **FIRST_GENERATION,
         **data,
     )
     assert 'step skipped (6 so far, 6 in a row)' in done.stderr
@@ -283,7 +287,21 @@ def test_what_the_stand_in_lacks_is_refused_by_name(npu, tiny, tmp_path):
         *(*TRAIN, 1, config, '--no-validate', '--work-dir', tmp_path / 'work'),
         status=1,
         CANN_STUB_SOC='Ascend910A',
-        NPU_JIT_COMPILE='1',
         **data,
     )
+    assert 'compiling operators on (the default)' in done.stderr
     assert 'the old operator interface has no kernels here' in done.stderr
+
+
+def test_overflow_on_a_first_chip_ends_a_training_in_fp32(npu, tiny, tmp_path):
+    # Its convolutions round to half; no number shows that one was too large.
+    config, data = tiny
+    done = npu(
+        *(*TRAIN, 1, config, '--no-validate', '--work-dir', tmp_path / 'work'),
+        *('--cfg-options', FP32, 'optimizer.lr=1e30'),
+        status=2,
+        **FIRST_GENERATION,
+        **data,
+    )
+    assert 'This chip computes fp32 convolutions in half' in done.stderr
+    assert 'numbers overflow on this chip' in done.stderr

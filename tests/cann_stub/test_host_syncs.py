@@ -16,6 +16,7 @@ ITERATIONS, LOG_INTERVAL = 6, 3
 ONCE = {
     1: (
         'hooks/optimizer.py',
+        'optimizer/builder.py',
         'o2/overflow.py',
         'pose/heatmaps.py',
         'detectors/top_down.py',
@@ -24,11 +25,22 @@ ONCE = {
 }
 
 
-@pytest.mark.parametrize('ranks, precision', [(1, 'fp32'), (2, 'o2')])
+@pytest.mark.parametrize(
+    'ranks, precision, chip',
+    [
+        (1, 'fp32', 'Ascend910B3'),
+        (2, 'o2', 'Ascend910B3'),
+        (1, 'o2', 'Ascend910A'),
+        (1, 'fp32', 'Ascend910A'),
+    ],
+)
 def test_no_wait_between_log_lines(
-    npu, tiny, tmp_path, free_port, ranks, precision
+    npu, tiny, tmp_path, free_port, ranks, precision, chip
 ):
     config, data = tiny
+    data.update(
+        CANN_STUB_SOC=chip, NPU_JIT_COMPILE='0', NPU_INTERNAL_FORMAT='0'
+    )
     command = [sys.executable]
     if ranks > 1:
         command += ['-m', 'torch.distributed.run', f'--nproc_per_node={ranks}']

@@ -321,17 +321,24 @@ def test_log_reads_once_for_a_line(monkeypatch):
         buffer.update(dict(loss=torch.tensor(1.0 * i), other=torch.ones(1)))
     assert not reads
     buffer.average(3)
-    assert reads == [6]
+    assert reads == [10]
     assert buffer.output == dict(loss=3.0, other=1.0)
     # What was read is not read again.
     buffer.average(2)
-    assert reads == [6]
+    assert reads == [10]
 
 
 def test_log_of_a_run_without_lines_stays_small(monkeypatch):
-    monkeypatch.setattr(DeferredLogBuffer, 'MOST_UPDATES', 4)
-    buffer = DeferredLogBuffer()
+    monkeypatch.setattr(DeferredLogBuffer, 'MOST_UNREAD', 4)
+    buffer, reads = DeferredLogBuffer(), []
+    tolist = torch.Tensor.tolist
+    monkeypatch.setattr(
+        torch.Tensor, 'tolist', lambda t: reads.append(len(t)) or tolist(t)
+    )
     for i in range(10):
         buffer.update(dict(loss=torch.tensor(float(i))))
-    kept = [isinstance(v, torch.Tensor) for v in buffer.val_history['loss']]
-    assert kept == [False] * 8 + [True] * 2
+    assert reads == [4, 4]
+    # Who looks at the values finds plain numbers.
+    assert buffer.val_history == dict(loss=[float(i) for i in range(10)])
+    assert all(type(v) is float for v in buffer.val_history['loss'])
+    assert reads == [4, 4, 2]

@@ -2,6 +2,7 @@
 
 import sys
 import textwrap
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
@@ -27,9 +28,9 @@ PACKAGE = """
 
 CHECK = """
     import sys
-    from torch import nn, optim
+    from torch import device, nn, optim
     from mmcv.runner import OPTIMIZERS, build_optimizer
-    from mmcv.runner.optimizer.builder import TORCH_OPTIMIZERS
+    from mmcv.runner.optimizer.builder import TORCH_OPTIMIZERS, choose_form
 
     model = nn.Linear(1, 1)
     build_optimizer(model, dict(type='SGD', lr=0.1))
@@ -39,6 +40,12 @@ CHECK = """
     assert type(fused).__module__ == 'torch_npu.optim'
     assert OPTIMIZERS.get('FusedAdam').__module__ == 'apex.optimizers'
     assert OPTIMIZERS.get('Shared').origin == 'torch_npu.optim'
+    shared = dict(type='Shared', lr=0.1)
+    chosen, said = choose_form(shared, device('cpu'), with_apex=True)
+    assert build_optimizer(model, chosen).origin == 'apex.optimizers'
+    assert (shared['type'], said) == ('Shared', "Apex's own")
+    plain = dict(type='Adam', lr=0.1)
+    assert choose_form(plain, device('cpu'), with_apex=True)[0] == plain
     assert OPTIMIZERS.get('Adam') is optim.Adam
     assert 'Scheduler' not in OPTIMIZERS
     assert not {'NpuFusedAdam', 'FusedAdam'} & set(TORCH_OPTIMIZERS)
@@ -89,6 +96,27 @@ def test_packages_that_cannot_serve_are_named_when_asked_for(run, tmp_path):
     assert 'libhccl.so is missing' in said
     assert 'True NpuFusedAdam' in said
     assert "No module named 'apex.optimizers'" in said
+
+
+def test_a_torch_npu_that_ends_the_process_does_not(run, tmp_path):
+    """As 1.8.1 does where CANN is missing: with status 0, nothing done."""
+    said = run_beside(
+        run,
+        tmp_path,
+        {'torch_npu/__init__.py': 'import sys; sys.exit()'},
+        REFUSALS
+        + """
+    from mmcv.runner.dist_utils import set_device
+    print(set_device('auto'))
+    try:
+        set_device('npu')
+    except ValueError as error:
+        print(error)
+    """,
+    )
+    assert 'no torch_npu.optim (SystemExit' in said
+    assert '\ncpu\n' in said
+    assert "'npu' was asked for, but torch_npu cannot be imported (Sys" in said
 
 
 def test_names_of_torch_are_as_in_stock(stock):
@@ -214,3 +242,78 @@ def test_a_checkpoint_does_not_bring_its_form_along():
         state['param_groups'][0].pop(form, None)
     optimizer.load_state_dict(builder.keep_form(optimizer, state))
     assert optimizer.param_groups[0]['foreach'] is False
+
+
+def make_fused(module, mark, **members):
+    """Make an optimizer that is marked as fused, as if of a module."""
+    members.update({'__module__': module, mark: True})
+    kind = type('NpuFusedAdam', (torch.optim.Adam,), members)
+    return kind([nn.Parameter(torch.ones(2)) for _ in range(2)], lr=0.1)
+
+
+@pytest.mark.parametrize(
+    'module, mark, owner',
+    [
+        ('torch_npu.optim.npu_fused_adam', 'is_fused_optimizer', 'torch_npu'),
+        ('torch_npu.optim.adam', 'is_npu_fused_optimizer', 'torch_npu'),
+        ('apex.optimizers.adam', 'is_npu_fused_optimizer', 'apex'),
+        ('torch_npu.optim.adam', 'no_mark', None),
+    ],
+)
+def test_fused_optimizers_are_told_by_mark_and_module(module, mark, owner):
+    """Up to 2.0 those of torch_npu have the mark of Apex's."""
+    assert builder.fused_by(make_fused(module, mark)) == owner
+
+
+def test_a_fused_optimizer_gets_plain_numbers_of_steps():
+    """It would share torch's tensor between weights, and count it twice."""
+    fused = make_fused('torch_npu.optim', 'is_fused_optimizer')
+    saved = torch.optim.Adam([torch.zeros(2) for _ in range(2)], lr=0.1)
+    for weight in saved.param_groups[0]['params']:
+        weight.grad = torch.ones(2)
+    saved.step()
+    state = saved.state_dict()
+    kept = builder.keep_form(fused, state)
+    assert [type(own['step']) for own in kept['state'].values()] == [int] * 2
+    assert [own['step'] for own in kept['state'].values()] == [1, 1]
+    assert kept['state'][0]['exp_avg'] is state['state'][0]['exp_avg']
+    unchanged = builder.keep_form(saved, state)
+    assert unchanged['state'] is state['state']
+
+
+class Card(SimpleNamespace):
+    __hash__ = object.__hash__
+
+
+def test_a_fused_optimizer_computes_where_its_weights_are(monkeypatch):
+    """Wherever the current device is: its blocks are made there."""
+    entered = []
+
+    @contextmanager
+    def device(chosen):
+        entered.append(chosen)
+        yield
+        entered.append('left')
+
+    monkeypatch.setattr(
+        torch, 'card', SimpleNamespace(device=device), raising=False
+    )
+    stepped = []
+    fused = make_fused(
+        'torch_npu.optim',
+        'is_fused_optimizer',
+        step=lambda self: stepped.append('step'),
+        zero_grad=lambda self: stepped.append('zero_grad'),
+    )
+    builder._keep_to_its_device(fused)
+    torch.optim.lr_scheduler.StepLR(fused, 1)  # reads the method's function
+    cards = [Card(type='card', index=i) for i in range(2)]
+    weights = [SimpleNamespace(device=card) for card in cards]
+    fused.param_groups[0]['params'] = weights[1:] * 2
+    fused.zero_grad()
+    fused.step()
+    assert stepped == ['zero_grad', 'step']
+    assert entered == [cards[1], 'left'] * 2
+    fused.param_groups[0]['params'] = weights
+    with pytest.raises(ValueError, match='has weights on'):
+        fused.step()

@@ -169,16 +169,25 @@ def test_a_driver_that_does_not_answer_is_no_device(host):
 
 
 @pytest.mark.parametrize(
-    'text, expected',
-    [(None, False), ('0', False), ('1', True), ('off', False)],
+    'text, expected', [('0', False), ('1', True), ('off', False)]
 )
-def test_npu_switches_are_always_set(host, text, expected):
+def test_npu_switches_are_set(host, text, expected):
+    npu = host(npu=1)['npu']
+    os.environ.update(NPU_JIT_COMPILE=text, NPU_INTERNAL_FORMAT=text)
+    dist_utils.set_device('npu')
+    assert npu.calls == [('jit_compile', expected)]
+    assert npu.config.allow_internal_format is expected
+
+
+@pytest.mark.parametrize('text', [None, ''])
+def test_without_a_switch_the_chip_decides(host, text):
+    """Both are on by default on the first 910, and off on later chips."""
     npu = host(npu=1)['npu']
     if text is not None:
         os.environ.update(NPU_JIT_COMPILE=text, NPU_INTERNAL_FORMAT=text)
     dist_utils.set_device('npu')
-    assert npu.calls == [('jit_compile', expected)]
-    assert npu.config.allow_internal_format is expected
+    assert npu.calls == []
+    assert not vars(npu.config)
 
 
 @pytest.mark.parametrize('kind', ['npu', 'cuda'])

@@ -1,6 +1,8 @@
 """Other people's hooks and runners do on ours what they do on mmcv 1.2.7."""
 
+import json
 import logging
+import pickle
 import time
 from collections import deque
 
@@ -16,6 +18,8 @@ from mmcv.runner import (
 from mmcv.runner.checkpoint import _load_checkpoint
 from torch import nn
 from torch.utils.data import DataLoader
+
+from hourglass_npu.training.deferred import DeferredNumber, DeferredNumbers
 
 TRAIN = [('train', 1)]
 
@@ -179,6 +183,52 @@ def test_a_loop_over_its_argument_begins_the_epoch_anew(tmp_path, caplog):
     assert 'epoch 1 is trained from its start, not from batch 2' in caplog.text
 
 
+class Reads(Hook):
+    """Do to the log buffer what only a dict of floats survives."""
+
+    def __init__(self):
+        self.seen = []
+
+    def after_train_iter(self, runner):
+        buffer, numbers = runner.log_buffer, runner.outputs['log_vars']
+        history = buffer.val_history
+        self.seen.append(json.dumps([history, buffer.n_history, numbers]))
+        buffer.update(dict(numbers, own=runner.iter), 2)
+        buffer.average(2)
+        self.seen.append(sorted(buffer.output.items()))
+        if runner.iter == 2:
+            buffer.clear()
+        if runner.iter == 3:
+            history['own'].append(5.0)
+            buffer.n_history['own'].append(1)
+            buffer.average()
+            self.seen.append(float(buffer.output['own']))
+        self.seen.append(len(pickle.dumps(buffer)) > 0)
+
+
+class Deferred(Net):
+    """The net, with numbers as a detector of mmpose gives them."""
+
+    def train_step(self, data, optimizer, **kwargs):
+        outputs = super().train_step(data, optimizer, **kwargs)
+        if self.deferred:
+            number = DeferredNumber(outputs['loss'])
+            outputs['log_vars'] = DeferredNumbers(loss=number)
+        return outputs
+
+
+def test_a_hook_reads_and_writes_the_log_buffer(tmp_path, theirs):
+    found = []
+    for kind in (EpochBasedRunner, theirs):
+        reads = Reads()
+        runner = make(kind, tmp_path / kind.__name__, 2, [reads])
+        runner.model.__class__ = Deferred
+        runner.model.deferred = kind is EpochBasedRunner
+        runner.run([loader()], TRAIN)
+        found.append((reads.seen, json.dumps(runner.log_buffer.val_history)))
+    assert found[0] == found[1]
+
+
 # --------------------------------------------------------- states of hooks
 
 
@@ -224,6 +274,12 @@ class Attribute(Hook):
         self.state_dict = dict(runner.model.state_dict())
 
 
+class Property(Hook):
+    @property
+    def state_dict(self):
+        raise RuntimeError('only in a run')
+
+
 class Arguments(Hook):
     def state_dict(self, prefix, keep):
         raise AssertionError
@@ -256,6 +312,7 @@ def test_states_that_cannot_be_saved_are_named_once(tmp_path, caplog, theirs):
         return [
             Attribute(),
             Arguments(),
+            Property(),
             Holds(lambda: 0),
             Holds(dict(deep=[Own()])),
             Holds(deque([Own()])),
@@ -274,7 +331,7 @@ def test_states_that_cannot_be_saved_are_named_once(tmp_path, caplog, theirs):
     assert _load_checkpoint(path)['resume']['hooks'] == {
         'Counter': dict(count=5)
     }
-    for name in ('Holds', 'Holds 2', 'Holds 3', 'Fails'):
+    for name in ('Holds', 'Holds 2', 'Holds 3', 'Fails', 'Property'):
         assert caplog.text.count(f'The state of {name} is in no') == 1
     runner = make(EpochBasedRunner, tmp_path / 'again', 3, hooks())
     runner.resume(path)

@@ -102,3 +102,29 @@ def test_importing_the_package_takes_the_standard_library_only(run):
     )
     done = run([sys.executable, '-c', program])
     assert done.stdout == 'set()\n', done.stderr
+
+
+def test_a_torch_npu_that_cannot_load_does_not_take_torch_along(run, tmp_path):
+    """From 2.5 on torch loads it by itself, and raises where CANN lacks."""
+    package = tmp_path / 'torch_npu'
+    package.mkdir()
+    (package / '__init__.py').write_text('raise ImportError("libhccl.so")')
+    info = tmp_path / 'torch_npu-2.6.0.dist-info'
+    info.mkdir()
+    (info / 'METADATA').write_text('Name: torch_npu\nVersion: 2.6.0\n')
+    (info / 'entry_points.txt').write_text(
+        '[torch.backends]\ntorch_npu = torch_npu:_autoload\n'
+    )
+    code = (
+        'from hourglass_npu import cli; cli._load("train"); import torch; '
+        'from mmcv.runner.dist_utils import set_device; '
+        'from hourglass_npu.process import tell_of_idle_npus; '
+        'print(set_device("auto")); tell_of_idle_npus()'
+    )
+    done = run(
+        [sys.executable, '-c', code], env=dict(PYTHONPATH=str(tmp_path))
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == 'cpu'
+    assert 'warning: no NPU is used: torch_npu cannot be' in done.stderr
+    assert 'libhccl.so); source env.sh first' in done.stderr

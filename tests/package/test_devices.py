@@ -1,5 +1,8 @@
 """How a device computes and gets its data, by stand-ins for devices."""
 
+import os
+from types import SimpleNamespace
+
 import pytest
 import torch
 from device_stand_ins import Device, fresh_process, host_with  # noqa: F401
@@ -125,3 +128,92 @@ def test_a_copy_goes_beside_and_what_follows_waits(host, monkeypatch, kind):
     ]
     # Streams are dear on an NPU: there is one.
     assert made == [f'{kind}:1']
+
+
+def test_arithmetic_of_an_npu_has_its_own_switches(host):
+    npu = host(npu=1)['npu']
+    dist_utils.set_device('npu')
+    # torch_npu 1.8.1 has none.
+    assert devices.set_arithmetic(True, True) == [
+        'cudnn_benchmark',
+        'allow_tf32',
+    ]
+    npu.conv = SimpleNamespace(allow_hf32=True)
+    npu.matmul = SimpleNamespace(allow_hf32=False)
+    assert devices.set_arithmetic() == []
+    assert (npu.conv.allow_hf32, npu.matmul.allow_hf32) == (True, False)
+    for wanted in (True, False):
+        assert devices.set_arithmetic(allow_tf32=wanted) == []
+        assert (npu.conv.allow_hf32, npu.matmul.allow_hf32) == (wanted,) * 2
+
+
+def test_an_npu_is_asked_to_be_repeatable(host, monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch, 'use_deterministic_algorithms', asked.append)
+    host(npu=1)
+    dist_utils.set_device('cpu')
+    devices.make_repeatable()
+    assert asked == [] and 'HCCL_DETERMINISTIC' not in os.environ
+    dist_utils.set_device('npu')
+    devices.make_repeatable()
+    assert asked == [True] and os.environ['HCCL_DETERMINISTIC'] == 'true'
+
+
+@pytest.mark.parametrize(
+    'number, halves', [(102, True), (202, True), (222, False), (-1, False)]
+)
+def test_first_chips_halve_convolutions(host, number, halves):
+    npu = host(npu=1)['npu']
+    device = dist_utils.set_device('npu')
+    assert not devices.halves_convolutions(device)  # 1.8.1 does not tell
+    npu.get_soc_version = lambda: number
+    assert devices.halves_convolutions(device) is halves
+    assert not devices.halves_convolutions(dist_utils.set_device('cpu'))
+
+
+def test_the_modes_of_an_npu_are_said(host):
+    npu = host(npu=1)['npu']
+    os.environ['NPU_INTERNAL_FORMAT'] = '1'
+    npu.is_jit_compile_false = lambda: False
+    dist_utils.set_device('npu')
+    assert devices.describe_npu() == (
+        'NPU: compiling operators on (the default), private formats on '
+        '(NPU_INTERNAL_FORMAT)'
+    )
+
+
+class Loader:
+    """What counts of a DataLoader; up to 2.6 its iterator pins like this."""
+
+    def __init__(self, pin_memory=True, pin_memory_device=''):
+        self.pin_memory = pin_memory
+        self.pin_memory_device = pin_memory_device
+
+    def pins(self, cuda=False):
+        if not self.pin_memory_device:
+            return self.pin_memory and cuda
+        assert self.pin_memory, 'torch warns'
+        return True
+
+
+def test_a_loader_is_told_what_to_pin_for(monkeypatch):
+    npu, cuda, cpu = (SimpleNamespace(type=t) for t in ('npu', 'cuda', 'cpu'))
+    monkeypatch.setattr(devices, 'TORCH', (2, 6))
+    for device, loader, told in (
+        (npu, Loader(), 'npu'),
+        (npu, Loader(pin_memory=False), ''),
+        (npu, Loader(pin_memory_device='cuda'), 'cuda'),
+        (cuda, Loader(), ''),
+        (cpu, Loader(), ''),
+    ):
+        devices.let_pin(loader, device)
+        assert loader.pin_memory_device == told
+        assert loader.pins(device is cuda) == (
+            loader.pin_memory and device is not cpu
+        )
+    # Later ones know by themselves, and warn of the argument.
+    monkeypatch.setattr(devices, 'TORCH', (2, 7))
+    loader = Loader()
+    devices.let_pin(loader, npu)
+    assert loader.pin_memory_device == ''
+    devices.let_pin(SimpleNamespace(pin_memory=True), npu)  # torch 1.8

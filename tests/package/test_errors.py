@@ -199,3 +199,11 @@ def test_ctrl_c_while_an_error_waits_is_said_by_one(run, rank, message):
     env = dict(RANK=str(rank), WORLD_SIZE='2')
     done = run_main(run, INTERRUPTED, wait=20, **env)
     assert (done.returncode, done.stderr) == (130, message)
+
+
+@pytest.mark.parametrize('kind', ['NPU', 'CUDA'])
+def test_a_full_device_is_told_with_the_size_of_a_batch(kind):
+    error = RuntimeError(f'{kind} out of memory. Tried to allocate 2 GiB\nx')
+    text = explain_failure(error)
+    assert 'Tried to allocate 2 GiB' in text and '\n' not in text
+    assert 'lower data.samples_per_gpu' in text

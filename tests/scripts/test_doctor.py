@@ -446,6 +446,12 @@ def test_data_that_are_whole(mpii):
     assert '3 people in mpii_train.json, 2 people in mpii_val.json' in line
 
 
+def test_annotations_may_have_a_byte_order_mark(mpii):
+    path = mpii / 'annotations/mpii_val.json'
+    path.write_text(path.read_text(), encoding='utf-8-sig')
+    assert set(found_by(doctor_checks.check_data)) == {'ok'}
+
+
 @pytest.mark.parametrize(
     'file, content, words',
     [

@@ -49,6 +49,14 @@ def test_a_config_is_printed_with_any_yapf(monkeypatch):
     assert text.split() == ['a=1', "b='x'"]
 
 
+def test_json_may_have_a_byte_order_mark(tmp_path):
+    path = tmp_path / 'c.json'
+    for encoding in ('utf-8', 'utf-8-sig'):
+        path.write_text('{"a": [1, "ä"]}', encoding=encoding)
+        assert mmcv.load(str(path)) == dict(a=[1, 'ä'])
+        assert Config.fromfile(str(path)).a == [1, 'ä']
+
+
 def bottom_up(module):
     """Transform a picture as mmpose's bottom-up configs do."""
     np.random.seed(3)

@@ -13,6 +13,8 @@ from test_setup_sh import Bundle
 
 import doctor_checks
 
+pytestmark = pytest.mark.processes
+
 BUNDLE = Path(__file__).resolve().parents[2]
 SCRIPTS = BUNDLE / 'scripts'
 

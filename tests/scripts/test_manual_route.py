@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.processes
+
 BUNDLE = Path(__file__).resolve().parents[2]
 # What the block has to install itself; the rest is taken from here.
 OWN = re.compile(r'mmcv|mmpose|xtcocotools|hourglass|__editable__|_virtualenv')

@@ -57,6 +57,7 @@ def host(tmp_path):
         'find',
         'head',
         'mv',
+        'readlink',
         'rm',
         'sed',
         'cat',

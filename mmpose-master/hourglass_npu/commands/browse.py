@@ -7,7 +7,12 @@ with its joints, and beside it the target heatmaps.
 import os
 import random
 
-from hourglass_npu.config.load import check_data, choose_work_dir, load_config
+from hourglass_npu.config.load import (
+    check_data,
+    choose_work_dir,
+    inner_data,
+    load_config,
+)
 from hourglass_npu.errors import UserError
 from hourglass_npu.files import check_output, make_folder
 from hourglass_npu.options import Parser
@@ -78,8 +83,7 @@ def take_samples(cfg, number, seed):
     import numpy as np
     from mmpose.datasets import build_dataset
 
-    dataset = build_dataset(cfg.data.train)
-    dataset = getattr(dataset, 'dataset', dataset)  # of a RepeatDataset
+    dataset = build_dataset(inner_data(cfg.data.train))
     random.seed(seed)
     np.random.seed(seed)
     number = min(number, len(dataset))
@@ -130,7 +134,7 @@ def _crop(img, cfg):
     crop = np.asarray(img).transpose(1, 2, 0)
     if crop.dtype == np.uint8:
         return np.ascontiguousarray(crop[..., ::-1])
-    for step in cfg.data.train.get('pipeline', ()):
+    for step in inner_data(cfg.data.train).get('pipeline', ()):
         if step['type'] == 'NormalizeTensor':
             crop = crop * np.float32(step['std']) + np.float32(step['mean'])
     return (crop[..., ::-1] * 255 + 0.5).clip(0, 255).astype(np.uint8)

@@ -193,6 +193,8 @@ def predict(model, dataset, cfg, device, distributed):
     from mmpose.apis import multi_gpu_test, single_gpu_test
     from mmpose.datasets import build_dataloader
 
+    from hourglass_npu.devices import let_pin
+
     settings = dict(
         samples_per_gpu=1,
         workers_per_gpu=cfg.data.get('workers_per_gpu', 0),
@@ -203,6 +205,7 @@ def predict(model, dataset, cfg, device, distributed):
     )
     settings.update(cfg.data.get('test_dataloader', {}))
     loader = build_dataloader(dataset, **settings)
+    let_pin(loader, device)
     loader.in_threads = True
     # Ranks share no gradients here: each has its own whole model.
     model = MMDataParallel(model.to(device), device_ids=[-1])

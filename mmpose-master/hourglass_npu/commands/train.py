@@ -14,7 +14,12 @@ import time
 from importlib.util import find_spec
 
 from hourglass_npu import __version__, output
-from hourglass_npu.config.load import check_data, choose_work_dir, load_config
+from hourglass_npu.config.load import (
+    check_data,
+    choose_work_dir,
+    inner_data,
+    load_config,
+)
 from hourglass_npu.config.parts import check_parts
 from hourglass_npu.config.unread import unread_keys
 from hourglass_npu.errors import Stopped, UserError, log_tracebacks
@@ -188,6 +193,10 @@ def seed_everything(seed, deterministic):
     from mmcv.runner import set_random_seed
     from mmcv.runner.dist_utils import get_device
 
+    from hourglass_npu.devices import make_repeatable
+
+    if deterministic:
+        make_repeatable()
     set_random_seed(seed, deterministic=deterministic)
     # torch.manual_seed reaches an NPU from torch 2 on only.
     accelerator = getattr(torch, get_device().type, None)
@@ -316,6 +325,7 @@ def train(args, cfg):
     from mmpose.models import build_posenet
     from mmpose.utils import get_root_logger
 
+    from hourglass_npu.devices import describe_npu
     from hourglass_npu.training import guards
 
     device, distributed = start(args, cfg)
@@ -357,6 +367,8 @@ def train(args, cfg):
         f'{loader.get("workers_per_gpu", 0)} data worker(s) and '
         f'{loader.get("samples_per_gpu", 1)} sample(s) in a step'
     )
+    if device.type == 'npu':
+        logger.info(describe_npu())
     for line in unread_keys(cfg):
         logger.warning(line)
     cfg.resume_from = find_resume(args, cfg, logger)
@@ -372,7 +384,7 @@ def train(args, cfg):
     if len(cfg.workflow) == 2:
         # The loss on validation people needs what training people need.
         val = copy.deepcopy(cfg.data.val)
-        val.pipeline = cfg.data.train.pipeline
+        inner_data(val).pipeline = inner_data(cfg.data.train).pipeline
         datasets.append(build_dataset(val))
     if world_size > 1 and cfg.seed is not None:
         # The model began equal on all ranks; what they draw must differ.

@@ -33,6 +33,7 @@ OPTIONAL_KEYS = tuple(DEFAULTS) + (
     'custom_hooks',
     'ddp',
     'device_prefetch',
+    'lasting_workers',
     'eval_config',
     'evaluation',
     'find_unused_parameters',
@@ -244,6 +245,20 @@ def _data_path(path):
     return os.path.join(MMPOSE_ROOT, path)
 
 
+def inner_data(part):
+    """Return the settings of the data set that a RepeatDataset repeats.
+
+    Args:
+        part (dict): Of a data set, such as ``cfg.data.train``.
+
+    Returns:
+        dict: Itself, if it repeats none.
+    """
+    while part.get('type') == 'RepeatDataset' and 'dataset' in part:
+        part = part['dataset']
+    return part
+
+
 def check_data(cfg, splits):
     """Make sure that the files of some splits are there.
 
@@ -259,7 +274,7 @@ def check_data(cfg, splits):
         if split not in cfg.data:
             raise UserError(f"the config's data have no '{split}'")
         part = cfg.data[split]
-        part = part.get('dataset', part)  # RepeatDataset wraps another
+        part = inner_data(part)
         wanted = [part.get('ann_file'), part.get('img_prefix')]
         if part.get('type') == 'TopDownMpiiDataset' and split != 'train':
             # Evaluation reads the head boxes from here.

@@ -6,7 +6,10 @@ is found here, from the registry and the signature.
 """
 
 import inspect
+import re
+import traceback
 from collections import namedtuple
+from contextlib import suppress
 
 from hourglass_npu.config.evaluation import evaluation_faults
 from hourglass_npu.config.rules import nearest
@@ -42,11 +45,12 @@ def check_parts(cfg, training):
 
     Raises:
         UserError: A type is not registered, or its class does not take these
-            arguments. Names the nearest that it takes.
+            arguments. Names the nearest that it takes, or the condition that
+            the arguments break.
     """
     faults = []
     for part in _parts(cfg._cfg_dict, training):
-        faults += part_faults(part)
+        faults += part_faults(part) or broken_assertion(part)
     test_cfg = cfg.model.get('test_cfg')
     if cfg.model.get('type') == 'TopDown' and isinstance(test_cfg, dict):
         missing = [key for key in TOP_DOWN_TEST_CFG if key not in test_cfg]
@@ -93,6 +97,55 @@ def part_faults(part):
     if missing:
         faults.append(f'{part.place}: {name} needs {", ".join(missing)}')
     return faults
+
+
+def broken_assertion(part):
+    """Say which assertion of its class a part breaks.
+
+    Hooks and pipeline steps of mmcv and mmpose are made for a try. Of their
+    assertions many have no message.
+
+    Args:
+        part (Part): Its type and the names of its arguments are right.
+
+    Returns:
+        list[str]: One sentence, or none.
+    """
+    from mmcv.runner import HOOKS
+    from mmpose.datasets.registry import PIPELINES
+
+    kind = part.settings['type']
+    made = part.registry.get(kind) if isinstance(kind, str) else kind
+    if part.registry not in (HOOKS, PIPELINES) or (
+        made.__module__.split('.')[0] not in ('mmcv', 'mmpose')
+    ):
+        return []
+    settings = {
+        key: value
+        for key, value in part.settings.items()
+        if key != 'type' and key not in part.added
+    }
+    # Any other error shows where the part is made to be used.
+    with suppress(Exception):
+        try:
+            made(**settings)
+        except AssertionError as error:
+            return [f'{part.place}: {made.__name__}: {_said_by(error)}']
+    return []
+
+
+def _said_by(error):
+    """Return what an assertion says, else its condition in words."""
+    if str(error):
+        return str(error)
+    line = traceback.extract_tb(error.__traceback__)[-1].line
+    condition = re.sub(r'^assert\s+', '', line).strip()
+    one_of_two = re.fullmatch(
+        r'\((\w+) is None\) \^ \((\w+) is None\)', condition
+    )
+    if one_of_two:
+        return 'give either {} or {}, not both'.format(*one_of_two.groups())
+    return f'{condition} is wanted'
 
 
 def arguments(made):

@@ -40,8 +40,7 @@ def _either(rule, *values):
         f'{rule.wanted}, or {words}',
         # Not `in`: 1 == True.
         lambda v: (
-            any(v is x or (_whole(v) and v == x) for x in values)
-            or rule.holds(v)
+            any(type(v) is type(x) and v == x for x in values) or rule.holds(v)
         ),
     )
 
@@ -201,6 +200,7 @@ RULES = {
     'allow_tf32': _either(FLAG, None),
     'channels_last': FLAG,
     'device_prefetch': _either(FLAG, None),
+    'lasting_workers': FLAG,
     'compile': _either(SETTINGS, None),
     'ddp': _either(SETTINGS, None),
     'ddp.bucket_cap_mb': _either(POSITIVE, None),
@@ -215,6 +215,7 @@ for _loader in LOADERS:
     RULES[f'data.{_loader}'] = SETTINGS
     RULES[f'data.{_loader}.samples_per_gpu'] = FROM_1
     RULES[f'data.{_loader}.workers_per_gpu'] = FROM_0
+RULES['data.train_dataloader.persistent_workers'] = FLAG
 
 
 def faults(cfg):

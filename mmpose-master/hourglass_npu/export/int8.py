@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from hourglass_npu.config.load import check_data, load_config
+from hourglass_npu.config.load import check_data, inner_data, load_config
 from hourglass_npu.export.graph import WrongFile, arithmetic
 from hourglass_npu.mpii.pckh import head_errors, mpii_scores
 from hourglass_npu.pose import decode
@@ -48,7 +48,7 @@ def load_people(config, settings):
 
     cfg = load_config(config)
     check_data(cfg, ['train', 'val'])
-    dataset = build_dataset(cfg.data.train, dict(test_mode=True))
+    dataset = build_dataset(inner_data(cfg.data.train), dict(test_mode=True))
     _, _, calibration = _cut(dataset, CALIBRATION_PEOPLE, settings)
     dataset = build_dataset(cfg.data.val, dict(test_mode=True))
     truth = dataset.load_truth()

@@ -2,12 +2,23 @@
 
 from contextlib import contextmanager
 
+import torch
 from mmcv.runner.dist_utils import get_dist_info
 
+from hourglass_npu.errors import UserError
 from hourglass_npu.o2.casting import split_loss, wrap_forward
 from hourglass_npu.o2.engine import O2Engine
 from hourglass_npu.o2.overflow import DeviceFlag
 from hourglass_npu.o2.tensors import any_not_finite
+
+
+def _is_part(tensor):
+    """Tell whether a tensor's memory is part of something larger."""
+    if hasattr(tensor, 'untyped_storage'):
+        held = tensor.untyped_storage().nbytes()
+    else:
+        held = tensor.storage().size() * tensor.element_size()
+    return held != tensor.numel() * tensor.element_size()
 
 
 class ApexO2(O2Engine):
@@ -18,12 +29,14 @@ class ApexO2(O2Engine):
     """
 
     name = 'apex'
+    needs_own_gradients = True
 
     def _set_up(self):
         from apex import amp
 
         self._amp = amp
         self._before_skip = None  # the step that Apex will put back
+        self._groups_seen, self._frozen = 0, []
         # The fused optimizers of Ascend's Apex keep gradients in one block,
         # and count steps where only the host can undo it.
         self._gathers = getattr(
@@ -63,7 +76,51 @@ class ApexO2(O2Engine):
         if not self._has_masters():
             self.optimizer._amp_lazy_init()
         stash = self._stash()
+        self._adopt_unfrozen(stash)
         return stash.all_fp16_params, stash.all_fp32_from_fp16_params
+
+    def _adopt_unfrozen(self, stash):
+        """Give masters to weights that were frozen when the others got them.
+
+        Apex would step them with scaled gradients.
+
+        Raises:
+            UserError: The optimizer cannot take them any more.
+        """
+        groups = self.optimizer.param_groups
+        for number in range(self._groups_seen, len(groups)):
+            self._frozen += [
+                (number, param)
+                for param in groups[number]['params']
+                if not param.requires_grad
+            ]
+        self._groups_seen = len(groups)
+        if not any(param.requires_grad for _, param in self._frozen):
+            return
+        if self._gathers:
+            raise UserError(
+                f'{type(self.optimizer).__name__} cannot train a weight that '
+                "was frozen at the start: use torch's optimizer of that kind"
+            )
+        frozen, self._frozen = self._frozen, []
+        for number, param in frozen:
+            if not param.requires_grad:
+                self._frozen.append((number, param))
+                continue
+            param.grad = None
+            if param.dtype == torch.float32:
+                stash.fp32_from_fp32_groups[number].append(param)
+                stash.all_fp32_from_fp32_params.append(param)
+                stash.all_fp32_from_fp32_grad_stash.append(None)
+                continue
+            master = param.detach().clone().float().requires_grad_()
+            params = groups[number]['params']
+            params[:] = [master if p is param else p for p in params]
+            stash.fp16_groups[number].append(param)
+            stash.fp32_from_fp16_groups[number].append(master)
+            stash.all_fp16_params.append(param)
+            stash.all_fp32_from_fp16_params.append(master)
+            stash.all_fp16_grad_stash.append(None)
 
     @contextmanager
     def scale_loss(self, loss):
@@ -74,10 +131,11 @@ class ApexO2(O2Engine):
         static = self.options.loss_scale != 'dynamic'
         if static and self._saturation is not None:
             self._saturation[0]()
-        self._leave_buckets()
+        self.pairs()
+        self._leave_buckets()  # torch puts them there when it sorts buckets
         with self._amp.scale_loss(loss, self.optimizer) as scaled_loss:
             yield scaled_loss
-        self._leave_buckets(forget=True)
+            self._leave_buckets()
         if vars(self.optimizer)['step'] is not step:
             # Apex has seen an overflow, and has replaced the next step.
             self._before_skip, self._flags = step, []
@@ -86,23 +144,31 @@ class ApexO2(O2Engine):
         elif static and self._before_skip is None:
             self._check_static_scale()
 
-    def _leave_buckets(self, forget=False):
+    def _leave_buckets(self):
         """Take gradients out of the buckets of DistributedDataParallel.
 
-        Buckets are overwritten while Apex still refers to them; and Apex
-        detaches gradients in place, which a view of a bucket refuses.
+        For a wrapper that was not told (``needs_own_gradients``): buckets are
+        overwritten while Apex still refers to them; and Apex detaches
+        gradients in place, which a view of a bucket refuses.
 
-        Args:
-            forget (bool): Drop the half gradients after use; else copy the
-                fp32 ones before Apex keeps them.
+        Raises:
+            RuntimeError: The optimizer is about to move whole buckets.
         """
-        if get_dist_info()[1] == 1 or self._gathers:
+        if get_dist_info()[1] == 1 or getattr(
+            self._stash(), 'already_combined', False
+        ):
             return
-        low = self.pairs()[0]
-        full = self._stash().all_fp32_from_fp32_params
-        for param in low if forget else full:
-            if param.grad is not None:
-                param.grad = None if forget else param.grad.clone()
+        stash = self._stash()
+        for param in stash.all_fp16_params + stash.all_fp32_from_fp32_params:
+            grad = param.grad
+            if grad is None or not _is_part(grad):
+                continue
+            if self._gathers:
+                raise RuntimeError(
+                    f'{type(self.optimizer).__name__} moves gradients: wrap '
+                    'the model with gradient_as_bucket_view=False'
+                )
+            param.grad = grad.clone()
 
     def _check_static_scale(self):
         """Look for overflow, which Apex does for a dynamic scale only."""
@@ -120,6 +186,17 @@ class ApexO2(O2Engine):
 
     def _scaler_state(self):
         return self._amp.state_dict()['loss_scaler0']
+
+    def load_state_dict(self, state_dict):
+        """Load a state; what Apex was to skip is forgotten, too.
+
+        It goes with passes that have left their masters unfilled memory.
+        """
+        step = vars(self.optimizer)['step']
+        if self._before_skip not in (None, step):
+            step()  # does nothing, and puts the real one back
+        self._before_skip = None
+        super().load_state_dict(state_dict)
 
     def _load_scaler_state(self, state):
         state = {key: state[key] for key in ('loss_scale', 'unskipped')}

@@ -9,6 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from hourglass_npu.o2.operators import check_operators
 from hourglass_npu.o2.settings import default_dtype
+from hourglass_npu.training.deferred import DeferredNumbers
 
 
 def stays_fp32(module):
@@ -59,6 +60,9 @@ def cast_floats(value, dtype):
         return value
     if isinstance(value, torch.Tensor):
         return value.to(dtype) if value.is_floating_point() else value
+    if isinstance(value, DeferredNumbers):
+        casted = [(k, cast_floats(v, dtype)) for k, v in value.unread()]
+        return DeferredNumbers(casted)
     if isinstance(value, Mapping):
         return {key: cast_floats(item, dtype) for key, item in value.items()}
     if isinstance(value, tuple) and hasattr(value, '_fields'):

@@ -1,16 +1,19 @@
 """Mixed precision O2: prepare model and optimizer, choose an engine."""
 
+import functools
 import logging
 
 import torch
 from mmcv.runner.dist_utils import get_dist_info
 from mmcv.runner.hooks.optimizer import engine_of
+from mmcv.runner.optimizer.builder import fused_by
 
 from hourglass_npu.errors import UserError
 from hourglass_npu.o2.apex import ApexO2
 from hourglass_npu.o2.casting import split_loss
 from hourglass_npu.o2.native import NativeO2
 from hourglass_npu.o2.operators import check_operators
+from hourglass_npu.o2.overflow import saturation_flag
 from hourglass_npu.o2.settings import AmpOptions, default_dtype, find_apex
 from hourglass_npu.o2.tensors import flatten, unflatten
 
@@ -52,13 +55,13 @@ def initialize(model, optimizer, logger=None, **amp):
         )
     optimizer.amp_engine = None  # prepared: fp32, unless an engine follows
     device = next(model.parameters()).device
-    if options.opt_level == 'O0' or options.enabled is False:
-        logger.info(f'Mixed precision: off, fp32 on {device}')
-        return None
-    if options.enabled is None and device.type == 'cpu':
+    if not options.trains_low(device):
+        asked = options.opt_level == 'O0' or options.enabled is False
         logger.info(
-            'Mixed precision: off on a CPU unless asked for (amp.enabled, '
-            '--amp); fp32'
+            f'Mixed precision: off, fp32 on {device}'
+            if asked
+            else 'Mixed precision: off on a CPU unless asked for '
+            '(amp.enabled, --amp); fp32'
         )
         return None
     for name, param in model.named_parameters():
@@ -68,11 +71,17 @@ def initialize(model, optimizer, logger=None, **amp):
                 'model in fp32'
             )
 
-    _share_weights(model)
     dtype = options.dtype or default_dtype(device)
-    engine_class = choose_engine(options, optimizer, device, dtype)
+    accelerator = getattr(torch, device.type, None)
+    has_bf16 = getattr(accelerator, 'is_bf16_supported', None)
+    if dtype == torch.bfloat16 and has_bf16 is not None and not has_bf16():
+        raise UserError(
+            f"amp.dtype='bfloat16': {device} has none; use 'float16' or None"
+        )
+    engine_class = choose_engine(options, optimizer, device, dtype, logger)
     if device.type == 'cpu':
         check_operators(dtype)
+    _share_weights(model)
     engine = engine_class(model, optimizer, options, dtype, logger)
     network, _ = split_loss(model)
     loss = 'in fp32' if network and not options.loss_in_half else 'as in Apex'
@@ -84,7 +93,7 @@ def initialize(model, optimizer, logger=None, **amp):
     return engine
 
 
-def choose_engine(options, optimizer, device, dtype):
+def choose_engine(options, optimizer, device, dtype, logger=None):
     """Decide between Apex and the native engine.
 
     Args:
@@ -92,6 +101,8 @@ def choose_engine(options, optimizer, device, dtype):
         optimizer (torch.optim.Optimizer): Some kinds need a certain engine.
         device (torch.device): Where the model is.
         dtype (torch.dtype): The low precision.
+        logger (logging.Logger | None): Told why ``auto`` leaves an installed
+            Apex alone.
 
     Returns:
         type: A subclass of ``O2Engine``.
@@ -101,33 +112,134 @@ def choose_engine(options, optimizer, device, dtype):
             do it.
     """
     kind = type(optimizer).__name__
-    if getattr(optimizer, 'is_fused_optimizer', False):
+    owner = fused_by(optimizer)
+    if owner == 'torch_npu':
         # It gathers weights and gradients in one block at its first step, and
         # never looks at gradients that are made later.
         raise UserError(
             f'{kind} of torch_npu cannot serve mixed precision O2: use '
             "torch's optimizer of that kind, or set amp to None"
         )
-    there, reason = find_apex()
-    if options.backend == 'native':
-        there = False
-    if there and device.type == 'cpu':
-        there, reason = False, 'Apex does not run on a CPU'
-    if there and dtype != torch.float16:
-        there, reason = False, f'O2 of Apex is float16, not {dtype}'
-    if there:
+    usable, reason = find_usable_apex(options, device, dtype)
+    if usable:
         return ApexO2
     if options.backend == 'apex':
         raise UserError(
             f"amp.backend='apex', but {reason}. Use 'native' or 'auto', or "
             "install Ascend's Apex, or NVIDIA's up to 25.05"
         )
-    if getattr(optimizer, 'is_npu_fused_optimizer', False):
+    if owner == 'apex':
         raise UserError(
-            f"{kind} needs Ascend's Apex and amp.backend='apex': use torch's "
-            'optimizer of that kind'
+            f"{kind} needs Ascend's Apex and amp.backend='apex', but "
+            f"{reason}: use torch's optimizer of that kind"
         )
+    if logger and options.backend == 'auto' and find_apex()[0]:
+        logger.info(f'Apex is installed, but not used: {reason}')
     return NativeO2
+
+
+def apex_will_serve(options, device):
+    """Tell whether :func:`initialize` will choose Apex.
+
+    Its own fused optimizers then serve, and those of torch_npu do not.
+
+    Args:
+        options (AmpOptions): Checked settings.
+        device (torch.device): Where the model is.
+
+    Returns:
+        bool: False where training is in fp32, too.
+    """
+    if not options.trains_low(device):
+        return False
+    dtype = options.dtype or default_dtype(device)
+    return find_usable_apex(options, device, dtype)[0]
+
+
+def find_usable_apex(options, device, dtype):
+    """Look for an Apex that can do what the settings ask for.
+
+    Args:
+        options (AmpOptions): Checked settings.
+        device (torch.device): Where the model is.
+        dtype (torch.dtype): The low precision.
+
+    Returns:
+        tuple[bool, str]: Whether there is one; if not, why in words.
+    """
+    if options.backend == 'native':
+        return False, "amp.backend='native'"
+    there, reason = find_apex()
+    if not there:
+        return False, reason
+    if device.type == 'cpu':
+        return False, 'Apex does not run on a CPU'
+    if dtype != torch.float16:
+        return False, f'O2 of Apex is float16, not {dtype}'
+    dynamic = options.loss_scale == 'dynamic'
+    if (
+        options.backend == 'auto'
+        and dynamic
+        and device.type == 'npu'
+        and saturation_flag(device) is None
+    ):
+        return False, (
+            "Ascend's Apex with a dynamic scale unscales in half precision "
+            'on this chip'
+        )
+    problem = try_apex(device, dynamic)
+    return not problem, problem
+
+
+class _TwoWeights(torch.nn.Module):
+    """The least that O2 can train; it draws no random number."""
+
+    def __init__(self, device):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.full((2,), 0.5, device=device))
+
+    def forward(self, x):
+        return x * self.weight
+
+
+@functools.lru_cache(maxsize=None)
+def try_apex(device, dynamic):
+    """Let the installed Apex make a step: only that tells whether it can.
+
+    One for another torch fails when it is imported, one for another device
+    when it makes its masters, one without its extension in the first step.
+    The model that is to be trained would be half cast by then.
+
+    Args:
+        device (torch.device): An accelerator.
+        dynamic (bool): Whether with a dynamic scale, which needs more of it.
+
+    Returns:
+        str: Why it cannot, in words; empty if it can.
+    """
+    options = AmpOptions(loss_scale='dynamic' if dynamic else 2.0**15)
+    quiet = logging.Logger('apex is tried')
+    quiet.disabled = True
+    try:
+        model = _TwoWeights(device)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.125)
+        engine = ApexO2(model, optimizer, options, torch.float16, quiet)
+        optimizer.zero_grad()
+        image = torch.full((2,), 2.0**-9, device=device)
+        with engine.scale_loss(model(image).mean()) as scaled_loss:
+            scaled_loss.backward()
+        optimizer.step()
+        engine.finish()
+        found = engine.master_params()[0].tolist()
+    except (Exception, SystemExit) as error:
+        text = (str(error).strip().splitlines() or [''])[0]
+        return (
+            'the installed apex cannot be used here '
+            f'({type(error).__name__}: {text})'
+        )
+    if found != [0.5 - 2.0**-13] * 2:
+        return f'the installed apex computes wrongly here ({found})'
+    return ''
 
 
 def _share_weights(model):

@@ -9,16 +9,20 @@ import types
 import torch
 from mmcv.runner.dist_utils import get_dist_info
 from mmcv.runner.hooks.optimizer import weights_of
+from torch import nn
 
 from hourglass_npu.errors import UserError
 from hourglass_npu.o2.overflow import saturation_flag
 from hourglass_npu.o2.settings import AmpOverflow
 from hourglass_npu.o2.tensors import (
+    copy_written,
     flatten,
     has_unscale_kernel,
     is_on,
+    is_rounded,
     own_floats,
     unflatten,
+    written_over,
 )
 
 
@@ -31,6 +35,11 @@ class O2Engine:
         with engine.scale_loss(loss) as scaled_loss:
             scaled_loss.backward()
         optimizer.step()
+
+    A weight in low precision is its rounded master. Where others have written
+    to it (averages, pruning, limits), it wins: that is what is evaluated and
+    saved, and the next step begins there. Write to the model's weights, not
+    to the masters.
 
     A step whose gradients overflowed changes neither weights nor the
     optimizer's state. On a CPU the host decides. On an accelerator the device
@@ -45,6 +54,8 @@ class O2Engine:
         logger (logging.Logger | None): Gets skipped steps.
 
     Attributes:
+        needs_own_gradients (bool): Whether gradients must not be views of
+            the buckets of DistributedDataParallel.
         skipped_steps (int): Since the beginning of training.
         consecutive_overflows (int): Skipped steps since the last real one.
         work_dir (str | None): Folder of the run's checkpoints. An error that
@@ -54,6 +65,7 @@ class O2Engine:
     """
 
     name = None
+    needs_own_gradients = False
 
     def __init__(self, model, optimizer, options, dtype, logger=None):
         self.model = model
@@ -68,9 +80,7 @@ class O2Engine:
         self.device = next(model.parameters()).device
         self.selects_on_device = self.device.type != 'cpu'
         self._saturation = saturation_flag(self.device)
-        # Tried now: on a chip that saturates, the kernel clears the flag, and
-        # must not do so between a backward pass and its own use.
-        has_unscale_kernel(self.device)
+        has_unscale_kernel(self.device)  # tried now, amid no step
         self._flags = []  # of the passes since the last step
         self._open_step = None  # taken, outcome not read yet
         self._stepped = set()  # ids of weights whose state exists
@@ -170,6 +180,12 @@ class O2Engine:
         self.pairs()
         self._close_step()
         self._stop_if_hopeless()
+        with torch.no_grad():
+            copy_written(
+                *self._weights_and_masters(),
+                on_host=self.device.type == 'cpu'
+                and not self.selects_on_device,
+            )
         flags, self._flags = self._flags, []
         ready = all(
             id(param) in self._stepped
@@ -301,8 +317,7 @@ class O2Engine:
         """
         if self._saturation is None:
             return found
-        if self._saturation[1]():
-            found = torch.ones_like(found)
+        found = torch.max(found, self._saturation[1]())
         if get_dist_info()[1] > 1:
             torch.distributed.all_reduce(
                 found, op=torch.distributed.ReduceOp.MAX
@@ -359,22 +374,41 @@ class O2Engine:
 
     # State.
 
+    def _weights_and_masters(self):
+        """Return the values of :meth:`pairs`."""
+        return [[t.detach() for t in tensors] for tensors in self.pairs()]
+
+    def _hidden_masters(self):
+        """Return masters by number whose weights others have written to.
+
+        Such a weight may come back, as after an evaluation of averages.
+        """
+        if not self._has_masters():
+            return {}
+        pairs = enumerate(zip(*self._weights_and_masters()))
+        return {
+            i: master for i, (w, master) in pairs if not is_rounded(w, master)
+        }
+
     def state_dict(self):
         """Return the scaler's state in Apex's form, and more.
 
         Returns:
             dict: ``loss_scaler0`` with ``loss_scale`` and ``unskipped``,
             which Apex reads too, ``skipped_steps``, ``consecutive_overflows``
-            and ``configured``, the scale in the config.
+            and ``configured``, the scale in the config. Where others have
+            written to weights, also ``masters``, by their number.
         """
         self.settle()
+        hidden = self._hidden_masters()
         return {
+            **(dict(masters=hidden) if hidden else {}),
             'loss_scaler0': dict(
                 self._scaler_state(),
                 skipped_steps=self.skipped_steps,
                 consecutive_overflows=self.consecutive_overflows,
                 configured=self.options.loss_scale,
-            )
+            ),
         }
 
     def load_state_dict(self, state_dict):
@@ -407,6 +441,10 @@ class O2Engine:
                 f'{str(state)[:200]}'
             )
         self.settle()
+        hidden = state_dict.get('masters', {})
+        masters = self._weights_and_masters()[1] if hidden else []
+        for i, value in hidden.items():
+            masters[i].copy_(value)
         self._flags = []
         self.skipped_steps = state.get('skipped_steps', 0)
         if state.get('configured', self.options.loss_scale) != (
@@ -444,8 +482,13 @@ class O2Engine:
         """Let the model save and load its weights in fp32.
 
         It saves the masters, not their rounded copies, and loads into the
-        masters unrounded. So a resumed run has the same bits.
+        masters unrounded. So a resumed run has the same bits. What hooks
+        register later are averages of weights, which would stand still in
+        low precision.
         """
+        self.model.register_buffer = functools.partial(
+            _register_buffer, self.model, self.dtype
+        )
         for module in self.model.modules():
             module._register_state_dict_hook(self._save_fp32)
             module._register_load_state_dict_pre_hook(
@@ -457,8 +500,15 @@ class O2Engine:
         masters = self._masters_by_param() if self._has_masters() else {}
         for name, value in own_floats(module):
             if prefix + name in state_dict and value.dtype == self.dtype:
-                value = masters.get(id(value), value)
-                state_dict[prefix + name] = value.detach().float()
+                master = masters.get(id(value))
+                value = value.detach()
+                if master is None:
+                    saved = value.float()
+                elif is_rounded(value, master.detach()):
+                    saved = master.detach()
+                else:
+                    saved = written_over(value, master.detach())
+                state_dict[prefix + name] = saved
 
     def _load_fp32(self, module, state_dict, prefix, *_):
         self.settle()
@@ -472,3 +522,10 @@ class O2Engine:
 
     def _has_masters(self):
         return True
+
+
+def _register_buffer(model, dtype, name, tensor, *args, **kwargs):
+    """Register a buffer of a model, in fp32 if it is in low precision."""
+    if tensor is not None and tensor.dtype == dtype:
+        tensor = tensor.float()
+    nn.Module.register_buffer(model, name, tensor, *args, **kwargs)

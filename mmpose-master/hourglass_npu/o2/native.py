@@ -32,6 +32,7 @@ class NativeO2(O2Engine):
         self.scaler = AmpLossScaler(self.options)
         self._low, self._masters, self._full = [], [], []
         self._ready = False
+        self._known = set()  # ids of masters and fp32 weights
         keep = []
         if not self.options.loss_in_half:
             keep = split_loss(self.model)[1]
@@ -49,23 +50,22 @@ class NativeO2(O2Engine):
 
     def pairs(self):
         """Return the trained low-precision weights and their masters."""
-        if not self._ready:
-            self._ready = True
-            for group in self.optimizer.param_groups:
-                self._adopt(group)
+        self._ready = True
+        for group in self.optimizer.param_groups:
+            self._adopt(group)
         return self._low, self._masters
 
     def _adopt(self, group):
         """Put masters into a parameter group, and note what it trains.
 
         The optimizer's state of a weight moves to its master. Frozen weights
-        stay.
+        stay until they are trained.
 
         Args:
             group (dict): Of the optimizer; its ``params`` is a list.
         """
         for i, param in enumerate(group['params']):
-            if not param.requires_grad:
+            if not param.requires_grad or id(param) in self._known:
                 continue
             param_is_low = param.dtype == self.dtype
             if not param_is_low and param.dtype != torch.float32:
@@ -76,8 +76,10 @@ class NativeO2(O2Engine):
             if not param_is_low:
                 param.grad = None
                 self._full.append(param)
+                self._known.add(id(param))
                 continue
             master = param.detach().clone().float().requires_grad_()
+            self._known.add(id(master))
             group['params'][i] = master
             self._low.append(param)
             self._masters.append(master)
@@ -100,7 +102,8 @@ class NativeO2(O2Engine):
                     param.grad = None
                 else:
                     # Not detach_(): it may be a view of DDP's bucket.
-                    param.grad.requires_grad_(False)
+                    if param.grad.requires_grad:
+                        param.grad = param.grad.detach()
                     param.grad.zero_()
             self._drop_grads()
 
@@ -147,7 +150,7 @@ class NativeO2(O2Engine):
             DistributedDataParallel's buckets, which are overwritten.
         """
         taken = [param for param in self._full if param.grad is not None]
-        copies = dict(zip(taken, to_fp32([p.grad for p in taken])))
+        copies = dict(zip(taken, to_fp32([p.grad.detach() for p in taken])))
         for param in taken:
             param.grad = None
         return [copies.get(param) for param in self._full]
@@ -177,7 +180,7 @@ class NativeO2(O2Engine):
                 before.append(earlier)
         if not fresh:
             return None
-        fresh = to_fp32(fresh)
+        fresh = to_fp32([grad.detach() for grad in fresh])
         with torch.no_grad():
             found = unscale(fresh, 1.0 / self.scaler.loss_scale)
             sums = [(f, b) for f, b in zip(fresh, before) if b is not None]

@@ -77,14 +77,15 @@ def saturation_flag(device):
     """Return the functions that tell overflow on a chip that saturates.
 
     The first Ascend 910 turns inf into 65504 and NaN into 0, so gradients do
-    not show an overflow. A flag of the device does, through torch_npu.
+    not show an overflow. A flag of the device does, through torch_npu. It is
+    read on the device: the host does not wait.
 
     Args:
         device (torch.device): Any.
 
     Returns:
-        tuple | None: Functions that clear and that read the flag; None where
-        inf and NaN show.
+        tuple | None: Functions that clear the flag, and that give it as 1.0
+        or 0.0, a scalar on the device; None where inf and NaN show.
     """
     accelerator = getattr(torch, device.type, None)
     places = [accelerator, getattr(accelerator, 'utils', None)]
@@ -93,8 +94,23 @@ def saturation_flag(device):
         found = [getattr(place, name, None) for place in places]
         return next((f for f in found if f is not None), None)
 
-    read = find('get_npu_overflow_flag')
     shows_inf = find('is_support_inf_nan')
-    if read is None or (shows_inf is not None and shows_inf()):
+    if find('get_npu_overflow_flag') is None:
         return None
-    return find('clear_npu_overflow_flag'), read
+    if shows_inf is not None and shows_inf():
+        return None
+
+    def clear():
+        import torch_npu
+
+        torch_npu.npu_clear_float_status(torch.zeros(8, device=device))
+
+    def read():
+        import torch_npu
+
+        # Old releases write into the argument, later ones return it.
+        status = torch.zeros(8, device=device)
+        result = torch_npu.npu_get_float_status(status)
+        return (torch.max(status, result)[0] != 0).float()
+
+    return clear, read

@@ -138,6 +138,16 @@ class AmpOptions:
             )
         return cls.DTYPES[name]
 
+    def trains_low(self, device):
+        """Tell whether a model on a device is trained in low precision.
+
+        Args:
+            device (torch.device): Where the model is.
+        """
+        if self.opt_level == 'O0' or self.enabled is False:
+            return False
+        return bool(self.enabled) or device.type != 'cpu'
+
     def describe_scale(self):
         """Put the loss scale in words."""
         if self.loss_scale == 'dynamic':

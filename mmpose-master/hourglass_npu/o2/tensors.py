@@ -3,11 +3,9 @@
 import functools
 
 import torch
-from torch._utils import (
-    _flatten_dense_tensors,
-    _take_tensors,
-    _unflatten_dense_tensors,
-)
+from torch._utils import _take_tensors, _unflatten_dense_tensors
+
+from hourglass_npu.o2.overflow import saturation_flag
 
 
 def copy_all(targets, sources):
@@ -60,8 +58,7 @@ def unscale(grads, factor):
         torch._amp_foreach_non_finite_check_and_unscale_(
             grads, found, torch.full_like(found, factor)
         )
-        # On a chip that saturates torch_npu gives it a shape of (1,).
-        return found.reshape(())
+        return found
     found = any_not_finite(grads)
     if factor != 1.0:
         torch._foreach_mul_(grads, factor)
@@ -70,7 +67,14 @@ def unscale(grads, factor):
 
 @functools.lru_cache(maxsize=None)
 def has_unscale_kernel(device):
-    """Try the kernel of torch's GradScaler, which checks and scales."""
+    """Try the kernel of torch's GradScaler, which checks and scales.
+
+    That of torch_npu lets the host wait on chips that saturate, for their
+    flag, which it also clears; and once for each gradient where operators are
+    compiled. There the two are done one by one.
+    """
+    if saturation_flag(device) is not None or _compiles(device):
+        return False
     one = torch.ones((), device=device)
     try:
         torch._amp_foreach_non_finite_check_and_unscale_(
@@ -79,6 +83,13 @@ def has_unscale_kernel(device):
     except (AttributeError, NotImplementedError, RuntimeError):
         return False  # the CPU of older releases
     return True
+
+
+def _compiles(device):
+    """Tell whether a device compiles its operators when they are called."""
+    accelerator = getattr(torch, device.type, None)
+    ready = getattr(accelerator, 'is_jit_compile_false', None)
+    return ready is not None and not ready()
 
 
 def flatten(tensors):
@@ -92,13 +103,56 @@ def flatten(tensors):
         most unless one alone is larger, and their flat copy.
     """
     for block in _take_tensors(tensors, 2**26):
-        yield block, _flatten_dense_tensors(block)
+        # Not torch's function: of one tensor it makes a view.
+        yield block, torch.cat([t.contiguous().view(-1) for t in block])
 
 
 def unflatten(blocks):
     """Copy flat tensors back to the tensors that :func:`flatten` read."""
     for block, flat in blocks:
         copy_all(block, _unflatten_dense_tensors(flat, block))
+
+
+def written_over(low, master):
+    """Return a master's values, with the weight's own where that was written.
+
+    Args:
+        low (Tensor): In low precision.
+        master (Tensor): fp32. A weight that nobody else has written to is
+            its rounded master.
+
+    Returns:
+        Tensor: fp32.
+    """
+    return torch.where(master.to(low.dtype) == low, master, low.float())
+
+
+def is_rounded(low, master):
+    """Tell whether a low-precision weight is its rounded master.
+
+    This waits for the device.
+    """
+    return torch.equal(master.to(low.dtype), low)
+
+
+def copy_written(low, masters, on_host):
+    """Bring into masters what others have written into their weights.
+
+    Args:
+        low (list[Tensor]): In one low precision, on one device.
+        masters (list[Tensor]): fp32, in the same order.
+        on_host (bool): The host may look at them without a wait.
+    """
+    if on_host:
+        for weight, master in zip(low, masters):
+            if not is_rounded(weight, master):
+                master.copy_(written_over(weight, master))
+        return
+    masters = iter(masters)
+    for block, flat in flatten(low):
+        own = [next(masters) for _ in block]
+        values = written_over(flat, _flatten_dense_tensors(own))
+        unflatten([(own, values)])
 
 
 def is_on(value, device):

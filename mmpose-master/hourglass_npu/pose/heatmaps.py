@@ -11,29 +11,11 @@ import numpy as np
 import torch
 
 from hourglass_npu.pose.decode import flip_order
+from hourglass_npu.training.deferred import DeferredNumber
 
 PCK_THRESHOLD = 0.5
 """The training log counts a joint as found within this many tenths of the
 heatmap."""
-
-
-class DeferredNumber:
-    """A number for the log, computed when it is read.
-
-    The runner's log buffer reads ``tensor`` together with all other numbers
-    of a line and passes its values to ``finish``.
-
-    Args:
-        tensor (Tensor): The values to compute it from, on any device.
-        finish (Callable[[list], float]): Computes the number.
-    """
-
-    def __init__(self, tensor, finish):
-        self.tensor = tensor.detach()
-        self.finish = finish
-
-    def __float__(self):
-        return float(self.finish(self.tensor.reshape(-1).tolist()))
 
 
 @lru_cache(maxsize=None)

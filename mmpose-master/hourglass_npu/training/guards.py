@@ -17,7 +17,11 @@ from datetime import timedelta
 
 import torch
 from mmcv.runner import Hook
-from mmcv.runner.dist_utils import get_dist_info, get_host_group
+from mmcv.runner.dist_utils import (
+    get_device,
+    get_dist_info,
+    get_host_group,
+)
 from mmcv.runner.hooks.optimizer import amid_step, engine_of
 
 from hourglass_npu.errors import (
@@ -29,7 +33,7 @@ from hourglass_npu.errors import (
     note_signal,
 )
 from hourglass_npu.lifetime import end_with_parent
-from hourglass_npu.o2.overflow import DeviceFlag
+from hourglass_npu.o2.overflow import DeviceFlag, saturation_flag
 from hourglass_npu.training.checkpoints import Checkpoints, saving_hook
 from hourglass_npu.training.ranks import average_bn_stats, barrier
 
@@ -399,14 +403,22 @@ class LossGuard(Hook):
 
     The loss is looked at on the device. On a CPU that is before the step; on
     an accelerator the outcome is read one iteration later, when it has
-    arrived, and before any checkpoint is written. In mixed precision O2 such
-    a step is left out, and the engine sees to it.
+    arrived, and before any checkpoint is written. On a chip that shows
+    neither inf nor NaN its flag tells, of the last step, too. In mixed
+    precision O2 such a step is left out, and the engine sees to it.
     """
 
     priority_name = 'HIGH'  # before the step
 
     def __init__(self):
         self._open = None
+        self._saturation = None
+
+    def before_train_epoch(self, runner):
+        """Forgets what an evaluation may have left in the chip's flag."""
+        self._saturation = saturation_flag(get_device())
+        if self._saturation is not None:
+            self._saturation[0]()
 
     def after_train_iter(self, runner):
         """Look at the loss.
@@ -420,6 +432,10 @@ class LossGuard(Hook):
             return
         loss = loss.detach()
         broken = (~torch.isfinite(loss)).any().float()
+        if self._saturation is not None:
+            clear, read = self._saturation
+            broken = torch.max(broken, read())
+            clear()
         place = (runner.iter + 1, runner.epoch + 1, runner.current_lr())
         batch = getattr(runner, 'data_batch', None)
         self._open = DeviceFlag(broken), loss, place, batch
@@ -462,8 +478,11 @@ class LossGuard(Hook):
             good = Checkpoints.of_runner(runner).find_whole('silent')
         good = os.path.realpath(good) if good else 'none'
         rate = next(iter(rates.values()))[0]
+        what = f'the loss is {report["loss"]}'
+        if torch.isfinite(loss).all():
+            what = f'numbers overflow on this chip ({what} where no inf shows)'
         raise UserError(
-            f'the loss is {report["loss"]} in iteration {iteration} (epoch '
+            f'{what} in iteration {iteration} (epoch '
             f'{epoch}, learning rate {rate:g}, rank {runner.rank}); {listed}. '
             f'Last good checkpoint: {good}. Lower the learning rate, or look '
             'at these people'

@@ -43,6 +43,31 @@ def _has_prefix(name, prefix):
     return name == prefix or name.startswith(prefix + '.')
 
 
+def check_sync_bn(model, device):
+    """Refuse synchronised batch norm where torch cannot run it.
+
+    Args:
+        model (nn.Module): The model.
+        device (torch.device): Where it is trained.
+
+    Raises:
+        UserError: It has such layers, and torch has none for a CPU, or none
+            for several processes on CPUs.
+    """
+    kind = torch.nn.SyncBatchNorm
+    if device.type != 'cpu' or not any(
+        isinstance(module, kind) for module in model.modules()
+    ):
+        return
+    try:
+        kind(1)(torch.zeros(2, 1, 1))
+    except ValueError as error:
+        raise UserError(
+            'the model has SyncBN layers, which this torch cannot train on a '
+            f"CPU ({error}): set norm_cfg=dict(type='BN')"
+        ) from error
+
+
 def compile_network(model, options):
     """Let torch compile the parts of a model that have weights, in place.
 

@@ -1,10 +1,14 @@
 """Data workers that outlive an epoch and draw what new ones would draw."""
 
 import collections
+import copyreg
+import hashlib
+import pickle
 import random
 
 import numpy as np
 import torch
+from torch.utils.data import DataLoader, get_worker_info
 
 _Draw = collections.namedtuple('_Draw', 'epoch seed worker index')
 """What lasting workers get in place of an index."""
@@ -58,17 +62,21 @@ class _Wrapper:
 
 
 class ReseededData(_Wrapper):
-    """A data set whose worker is seeded when an epoch begins.
-
-    Set ``start_worker``: it is called with the worker's number, as
-    ``worker_init_fn`` is when torch starts a worker. It has to seed numpy,
-    which torch does only from 1.9 on, in a way of its own.
+    """A data set as lasting workers have it: seeded when an epoch begins.
 
     Args:
         inner (Dataset): The data set.
+        start_worker (callable | None): Called with the worker's number when
+            an epoch begins, as torch calls ``worker_init_fn`` when a worker
+            starts. It has to seed numpy, which torch does only from 1.9 on,
+            in a way of its own.
     """
 
     _epoch = None
+
+    def __init__(self, inner, start_worker):
+        super().__init__(inner)
+        self.start_worker = start_worker
 
     def __getitem__(self, index):
         return self.inner[self._begin(index)]
@@ -81,59 +89,163 @@ class ReseededData(_Wrapper):
 
     def _begin(self, draw):
         """Return the index that was drawn; seed if it begins an epoch."""
-        if not isinstance(draw, _Draw):  # not from the sampler
-            return draw
         if draw.epoch != self._epoch:
             self._epoch = _Worker.epoch = draw.epoch
+            seed = draw.seed + draw.worker
             # As torch does in a worker that starts.
-            random.seed(draw.seed + draw.worker)
-            torch.manual_seed(draw.seed + draw.worker)
-            self.start_worker(draw.worker)
+            random.seed(seed)
+            torch.manual_seed(seed)
+            info = get_worker_info()
+            # Past its own, which refuses: others look for their data set.
+            object.__setattr__(info, 'dataset', self.inner)
+            object.__setattr__(info, 'seed', seed)
+            if self.start_worker is not None:
+                self.start_worker(draw.worker)
         return draw.index
 
 
-class _SeedingSampler(_Wrapper):
-    """Send the seed of the epoch with each index.
+class _SeedingBatches(_Wrapper):
+    """A batch sampler that sends the seed of the epoch with each index.
 
     Workers that outlive an epoch carry their random states into the next.
     With this and :class:`ReseededData` they begin each epoch as new workers
-    would: the same numbers are drawn from the training's generator, in the
-    same order, as torch draws them for an iterator with new workers.
+    would: the same numbers are drawn from the same generator, in the same
+    order, as torch draws them for an iterator with new workers.
 
     Args:
-        loader (DataLoader): Its sampler is wrapped. It deals its batches to
-            the workers in turn.
+        loader (DataLoader): It deals its batches to the workers in turn.
     """
 
     def __init__(self, loader):
-        super().__init__(loader.batch_sampler.sampler)
-        self.batch_size = loader.batch_size
+        super().__init__(loader.batch_sampler)
+        self.generator = loader.generator
         self.num_workers = loader.num_workers
         self.epoch = 0
 
     def __iter__(self):
         self.epoch += 1
-        seed = torch.empty((), dtype=torch.int64).random_().item()
-        for place, index in enumerate(self.inner):
+        seed = torch.empty((), dtype=torch.int64)
+        seed = seed.random_(generator=self.generator).item()
+        for place, batch in enumerate(self.inner):
             # The number that a new worker would have. torch 1.8 begins an
             # epoch with the worker whose turn it is, not with the first.
-            worker = place // self.batch_size % self.num_workers
-            yield _Draw(self.epoch, seed, worker, index)
+            worker = place % self.num_workers
+            yield [_Draw(self.epoch, seed, worker, index) for index in batch]
 
 
-def reseed_each_epoch(loader):
-    """Let the workers of a loader begin each epoch as new ones would.
+class _Digest:
+    """A file that keeps nothing of what is written but its hash."""
+
+    def __init__(self):
+        self._hash = hashlib.blake2b()
+        self.write = self._hash.update
+        self.value = self._hash.hexdigest
+
+
+def _reduce_tensor(tensor):
+    """Describe a tensor: workers share what is in shared memory."""
+    if tensor.is_shared():
+        return tuple, ((tensor.data_ptr(), *tensor.shape),)
+    return bytes, (tensor.detach().numpy().tobytes(),)
+
+
+def _fingerprint(value):
+    """Return a hash that changes with a value.
 
     Args:
-        loader (DataLoader): With ``persistent_workers``, a ``worker_init_fn``
-            and a :class:`ReseededData`; changed in place.
+        value (Any): What data workers get when they start.
+
+    Returns:
+        str: The same for equal values in most cases, never for others.
+
+    Raises:
+        Exception: A part cannot be pickled, so nothing is known.
     """
-    loader.dataset.start_worker = loader.worker_init_fn
-    loader.batch_sampler.sampler = _SeedingSampler(loader)
-    # From here on torch draws the seed of the workers that it starts from
-    # here; the sampler draws the one that counts, from the training's
-    # generator.
-    loader.generator = torch.Generator()
+    digest = _Digest()
+    pickler = pickle.Pickler(digest, protocol=4)
+    pickler.dispatch_table = collections.ChainMap(
+        {torch.Tensor: _reduce_tensor}, copyreg.dispatch_table
+    )
+    pickler.dump(value)
+    return digest.value()
+
+
+class LastingLoader(DataLoader):
+    """A data loader whose workers outlive an epoch, as if they were new.
+
+    All that others see of it is their own: the data set, the samplers, the
+    generator. Where any of it has changed since the workers were started,
+    new ones are started for the epoch. If this cannot be told, because a
+    part cannot be pickled, it is so for each epoch, and the log says so.
+    """
+
+    _started_with = None
+
+    def __iter__(self):
+        if self._has_changed():
+            stop_workers(self)
+        own = {
+            name: vars(self)[name]
+            for name in (
+                'dataset',
+                'batch_sampler',
+                'generator',
+                'worker_init_fn',
+            )
+        }
+        # Past torch's own, which refuses. The iterator takes what it needs
+        # at once. From this generator torch draws the seed of the workers
+        # that it starts; the one that counts comes with the batches.
+        vars(self).update(
+            dataset=ReseededData(self.dataset, self.worker_init_fn),
+            batch_sampler=_SeedingBatches(self),
+            generator=torch.Generator(),
+            worker_init_fn=None,  # it is called when an epoch begins
+        )
+        try:
+            return super().__iter__()
+        finally:
+            vars(self).update(own)
+
+    def _has_changed(self):
+        """Tell whether workers now would get what those that run have not."""
+        before = self._started_with
+        parts = (
+            self.dataset,
+            self.collate_fn,
+            self.worker_init_fn,
+            self.num_workers,
+        )
+        # The samplers and the generator stay in this process.
+        which = [id(self.batch_sampler), id(self.generator)]
+        try:
+            self._started_with = which, _fingerprint(parts)
+        except Exception as error:  # of the data set, of pickle
+            if before is not _UNKNOWN:
+                self.logger.warning(
+                    'Data workers start anew in each epoch: whether a '
+                    'hook has changed the data set cannot be told, because '
+                    'it cannot be pickled (%s: %s)',
+                    type(error).__name__,
+                    str(error).split('\n')[0][:200],
+                )
+            self._started_with = _UNKNOWN
+        return self._started_with is _UNKNOWN or self._started_with != before
+
+
+_UNKNOWN = object()
+
+
+def keep_workers(loader, logger):
+    """Let the workers of a loader outlive an epoch.
+
+    Args:
+        loader (DataLoader): With ``persistent_workers``; changed in place to
+            a :class:`LastingLoader`.
+        logger (logging.Logger): Told where workers cannot last.
+    """
+    loader.__class__ = LastingLoader
+    loader.logger = logger
 
 
 def stop_workers(loader):

@@ -8,7 +8,8 @@ from mmcv.parallel import MMDataParallel, MMDistributedDataParallel
 from mmcv.parallel.distributed import compress_gradients
 from mmcv.runner import HOOKS, EpochBasedRunner, OptimizerHook
 from mmcv.runner.dist_utils import get_device, get_dist_info, set_device
-from mmcv.runner.optimizer.builder import choose_form
+from mmcv.runner.hooks.optimizer import engine_of
+from mmcv.runner.optimizer.builder import choose_form, fused_by
 from mmcv.utils import build_from_cfg
 from mmpose.core import Fp16OptimizerHook, build_optimizers
 from mmpose.core.distributed_wrapper import DistributedDataParallelWrapper
@@ -20,10 +21,13 @@ from hourglass_npu.config.rules import PRIORITIES
 from hourglass_npu.devices import (
     check_channels_last,
     choose_prefetch,
+    halves_convolutions,
+    let_pin,
     send_beside,
 )
 from hourglass_npu.errors import UserError
-from hourglass_npu.o2.choice import initialize
+from hourglass_npu.o2.choice import apex_will_serve, initialize
+from hourglass_npu.o2.settings import AmpOptions
 from hourglass_npu.training.checkpoints import (
     ResumableCheckpointHook,
     saving_hook,
@@ -32,11 +36,14 @@ from hourglass_npu.training.evaluation import (
     ResumableDistEvalHook,
     ResumableEvalHook,
 )
-from hourglass_npu.training.network import compile_network, freeze_parameters
+from hourglass_npu.training.network import (
+    check_sync_bn,
+    compile_network,
+    freeze_parameters,
+)
 from hourglass_npu.training.ranks import AverageBNStatsHook, ShuffleSeedHook
 from hourglass_npu.training.workers import (
-    ReseededData,
-    reseed_each_epoch,
+    keep_workers,
     seed_worker,
     stop_workers,
 )
@@ -69,15 +76,48 @@ def _build_optimizer(model, cfg, device, logger):
     several = all(isinstance(part, dict) for part in settings.values())
     # Masters replace the weights after the optimizer has been built; two
     # models that step in turn drop each other's gradients.
-    amp = cfg.get('amp', None) or dict(enabled=False)
-    fp32 = amp.get('enabled') is False or amp.get('opt_level') == 'O0'
-    keeps = fp32 and not several and cfg.get('fp16', None) is None
+    amp = AmpOptions(**(cfg.get('amp', None) or dict(enabled=False)))
+    low = amp.trains_low(device)
+    keeps = not low and not several and cfg.get('fp16', None) is None
+    apex = not several and apex_will_serve(amp, device)
     chosen, said = {}, {}
     for name, part in settings.items() if several else [('', settings)]:
-        chosen[name], form = choose_form(part, device, keeps)
-        said[f'{chosen[name].get("type")}, {form}'] = None
+        chosen[name], form = choose_form(part, device, keeps, apex)
+        kind = chosen[name].get('type')
+        said[f'{getattr(kind, "__name__", kind)}, {form}'] = None
     logger.info(f'Optimizer: {"; ".join(said)}')
-    return build_optimizers(model, chosen if several else chosen[''])
+    if not low and halves_convolutions(device):
+        logger.warning(
+            'This chip computes fp32 convolutions in half precision, and '
+            'without a loss scale small gradients are lost: mixed precision '
+            'O2 (amp) has one'
+        )
+    optimizers = build_optimizers(model, chosen if several else chosen[''])
+    for optimizer in optimizers.values() if several else [optimizers]:
+        if not low and fused_by(optimizer) == 'apex':
+            raise UserError(
+                f'{type(optimizer).__name__} of Apex trains in mixed '
+                "precision O2 only: set amp, or use torch's optimizer of "
+                'that kind'
+            )
+    return optimizers
+
+
+def _moves_gradients(optimizer):
+    """Tell whether gradients must be memory of their own.
+
+    Fused optimizers for NPUs move them into a block, and Apex detaches them
+    in place; views of a bucket of DistributedDataParallel allow neither.
+
+    Args:
+        optimizer (Optimizer | dict): Or those of a GAN.
+    """
+    parts = optimizer.values() if isinstance(optimizer, dict) else [optimizer]
+    return any(
+        fused_by(part)
+        or getattr(engine_of(part), 'needs_own_gradients', False)
+        for part in parts
+    )
 
 
 def _wrap(model, cfg, device, distributed, optimizer):
@@ -101,9 +141,7 @@ def _wrap(model, cfg, device, distributed, optimizer):
         'find_unused_parameters', not cfg.get('frozen_parameters')
     )
     options = {}
-    if getattr(optimizer, 'is_fused_optimizer', False):
-        # Those of torch_npu move the gradients into one block: each gradient
-        # must have memory of its own.
+    if _moves_gradients(optimizer):
         options['gradient_as_bucket_view'] = False
     if ddp.get('bucket_cap_mb', None) is not None:
         options['bucket_cap_mb'] = ddp['bucket_cap_mb']
@@ -155,16 +193,15 @@ def _optimizer_hook(model, optimizer, cfg, distributed, logger):
 def _train_loader(dataset, cfg, settings):
     """Build the data loader of one flow; refuse a set that fills no batch."""
     settings = dict(settings, **cfg.data.get('train_dataloader', {}))
-    if settings['workers_per_gpu']:
-        settings.setdefault('persistent_workers', True)
-    lasting = settings.get('persistent_workers', False)
+    wished = cfg.get('lasting_workers', False) and settings['workers_per_gpu']
+    lasting = settings.pop('persistent_workers', wished)
     if lasting and not settings['workers_per_gpu']:
         raise UserError(
             'data.train_dataloader.persistent_workers=True needs data '
             'workers: set data.workers_per_gpu to 1 or more, or leave it out'
         )
     if lasting:
-        dataset = ReseededData(dataset)
+        settings['persistent_workers'] = True
     loader = build_dataloader(dataset, **settings) if len(dataset) else ()
     if len(loader) == 0:
         _, world_size = get_dist_info()
@@ -176,7 +213,7 @@ def _train_loader(dataset, cfg, settings):
     if loader.worker_init_fn is None:
         loader.worker_init_fn = seed_worker
     if lasting:
-        reseed_each_epoch(loader)
+        keep_workers(loader, get_root_logger())
     return loader
 
 
@@ -244,6 +281,7 @@ def _eval_hook(cfg, distributed, settings):
     loader = build_dataloader(
         dataset, **dict(settings, **cfg.data.get('val_dataloader', {}))
     )
+    let_pin(loader, get_device())
     loader.in_threads = True
     hook = ResumableDistEvalHook if distributed else ResumableEvalHook
     return hook(loader, **cfg.get('evaluation', {}))
@@ -286,9 +324,11 @@ def train_model(
     - ``custom_hooks`` (list[dict]): further hooks, each with ``type``, its
       arguments and ``priority``, as in later mmpose. Without a priority they
       come behind the checkpoint and before the evaluation.
-    - ``data.train_dataloader.persistent_workers`` (bool): whether the data
-      workers outlive an epoch, which changes no number. True by default,
-      where there are workers.
+    - ``lasting_workers`` (bool): let data workers, where there are any,
+      outlive an epoch, see
+      ``hourglass_npu.training.workers.LastingLoader``. False by default, as
+      in mmpose. ``data.train_dataloader.persistent_workers`` decides where it
+      is given.
 
     Args:
         model (nn.Module): The model, on any device.
@@ -330,6 +370,7 @@ def train_model(
     datasets = dataset if isinstance(dataset, (list, tuple)) else [dataset]
     data_loaders = [_train_loader(d, cfg, loader_settings) for d in datasets]
 
+    check_sync_bn(model, device)
     freeze_parameters(model, cfg.get('frozen_parameters', ()))
     model = model.to(device)
     if cfg.get('channels_last', False):
@@ -343,6 +384,8 @@ def train_model(
         # After mixed precision: its casts are part of what is compiled.
         compile_network(model, cfg.compile)
     model = _wrap(model, cfg, device, distributed, optimizer)
+    for loader in data_loaders:
+        let_pin(loader, device)
     pinned = all(loader.pin_memory for loader in data_loaders)
     if choose_prefetch(cfg.get('device_prefetch', None), device, pinned):
         model.send = send_beside

@@ -222,15 +222,34 @@ def test_training_alone_needs_no_validation_data(train, tiny):
     train('--no-validate')
 
 
-def test_a_workflow_of_training_and_validation_runs(train, caplog):
-    train(
-        '--no-validate',
-        '--cfg-options',
-        "workflow=[('train',1),('val',1)]",
-        'total_epochs=1',
-        'data.samples_per_gpu=1',  # all that mmpose's validation step takes
+def test_a_flow_of_validation_logs_its_loss(train, tiny, tmp_path, caplog):
+    config = tmp_path / 'repeated.py'
+    config.write_text(
+        f'_base_ = {str(tiny)!r}\n'
+        'from mmcv import Config\n'
+        f'data = Config.fromfile({str(tiny)!r})._cfg_dict.data.to_dict()\n'
+        "inner = dict(type='RepeatDataset', times=1, dataset=data['train'])\n"
+        "data['train'] = dict(inner, _delete_=True, times=2, dataset=inner)\n"
+        'del inner, Config\n'
     )
-    assert 'Epoch(val) [1][5]' in caplog.text
+    for name in (tiny, config):
+        caplog.clear()
+        work = train(
+            '--no-validate',
+            '--cfg-options',
+            "workflow=[('train',1),('val',1)]",
+            'total_epochs=1',
+            work=name.stem,
+            config=name,
+        )
+        assert 'Epoch(val) [1]' in caplog.text
+        lines = next(work.glob('*.log.json')).read_text().splitlines()
+        (found,) = [
+            line
+            for line in map(json.loads, lines)
+            if line.get('mode') == 'val'
+        ]
+        assert found['loss'] > 0 and 0 <= found['acc_pose'] <= 1
 
 
 def test_learning_rate_is_scaled_on_request(train, caplog):

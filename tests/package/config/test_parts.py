@@ -59,6 +59,48 @@ def test_a_wrong_part_is_named_with_the_nearest(override, message):
         check_parts(cfg, training=True)
 
 
+COSINE = dict(policy='CosineRestart', periods=[1], restart_weights=[1])
+
+
+@pytest.mark.parametrize(
+    'changes, message',
+    [
+        (
+            dict(lr_config=COSINE),
+            'lr_config: CosineRestartLrUpdaterHook: give either min_lr or '
+            'min_lr_ratio, not both',
+        ),
+        (
+            dict(lr_config=dict(COSINE, min_lr=0.0, min_lr_ratio=0.1)),
+            'give either min_lr or min_lr_ratio',
+        ),
+        (
+            dict(lr_config=dict(COSINE, min_lr=0.0, periods=[1, 2])),
+            '.*periods',
+        ),
+        (
+            dict(momentum_config=dict(policy='CosineAnnealing')),
+            'momentum_config: .*either min_momentum or min_momentum_ratio',
+        ),
+        (
+            dict(lr_config=dict(policy='step', step=[-1])),
+            'lr_config: StepLrUpdaterHook: .* s > 0 is wanted',
+        ),
+        (
+            dict(custom_hooks=[dict(type='EMAHook', momentum=2)]),
+            'custom_hooks.0: EMAHook: momentum > 0 and momentum < 1 is',
+        ),
+    ],
+)
+def test_an_assertion_without_a_message_is_put_into_words(changes, message):
+    cfg = load_config(LARGE)
+    for key, value in changes.items():
+        cfg._cfg_dict.pop(key, None)
+        cfg._cfg_dict[key] = value
+    with pytest.raises(UserError, match=message):
+        check_parts(cfg, training=True)
+
+
 def test_a_setting_of_the_prediction_is_missing():
     cfg = load_config(LARGE)
     del cfg.model.test_cfg['unbiased_decoding']

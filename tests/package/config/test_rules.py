@@ -102,6 +102,7 @@ def test_what_may_stand_there_has_no_fault():
         ),
         data__train__data_cfg__image_size=512,
         data__train_dataloader=dict(drop_last=False, persistent_workers=True),
+        lasting_workers=True,
         optimizer__weight_decay=0,
         momentum_config=dict(policy='step', step=[1]),
         data__note='anything of your own',

@@ -1,20 +1,20 @@
 """The arithmetic of Apex's O2, to the bit.
 
 Values that Apex 25.05 computed are in ``data/o2_trace.json``; see
-``make_o2_trace.py``. With ``APEX_TREE`` naming a source tree of Apex, its own
-code runs beside ours too.
+``make_o2_trace.py``. A stand-in for Apex (``tests/apex_contract``) runs beside
+ours and behind it, and with ``APEX_TREE`` naming a source tree of Apex its own
+code does, too.
 """
 
 import copy
 import functools
-import os
 from pathlib import Path
 
 import numpy as np
 import o2_cases
 import pytest
 import torch
-from apex_tree import load_apex
+from apex_tree import APEXES, load_apex
 from o2_cases import (
     CASES,
     HALF,
@@ -148,12 +148,10 @@ def test_the_comparison_catches(mutant, monkeypatch):
     assert not is_apex('sgd', run_case(CASES['sgd'], NativeDriver))
 
 
-@pytest.fixture
-def apex():
-    tree = os.environ.get('APEX_TREE')
-    if not tree:
-        pytest.skip('APEX_TREE does not name a source tree of Apex')
-    with load_apex(tree) as amp:
+@pytest.fixture(params=APEXES)
+def apex(request):
+    """The stand-in in each run, and Apex itself where it is at hand."""
+    with load_apex(request.param) as amp:
         yield amp
 
 
@@ -165,6 +163,8 @@ def test_same_bits_as_apex_beside_it(apex, name):
 
 
 def test_the_dynamic_scale_grows_as_apex(apex, monkeypatch):
+    if not hasattr(apex, 'scaler'):
+        pytest.skip('the stand-in has no LossScaler: set APEX_TREE')
     from apex.amp import scaler
 
     theirs = scaler.LossScaler('dynamic', scale_window=3, max_loss_scale=2e5)
@@ -309,3 +309,42 @@ def test_apex_behind_the_engine_computes_the_loss_in_fp32(apex):
         losses.append(model(image, target / 3)['loss'])
         assert model.loss.seen == [torch.float32] * 2
     assert torch.equal(*losses)
+
+
+def test_apex_behind_the_engine_adopts_what_is_unfrozen(apex):
+    model = Toy()
+    joining = [model.scale.weight, model.bn.bias]
+    for weight in joining:
+        weight.requires_grad_(False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=2.0**-10)
+    driver = ApexBehindTheEngine(model, optimizer, make_case('sgd'))
+    train(model, optimizer, driver.engine, 1)
+    before = [weight.detach().float().clone() for weight in joining]
+    for weight in joining:
+        weight.requires_grad_()
+    train(model, optimizer, driver.engine, 1)
+    for weight, old in zip(joining, before):
+        assert 0 < (weight.float() - old).abs().max() < 0.01
+    low, masters = driver.engine.pairs()
+    assert equal(low, [m.half() for m in masters])
+    assert any(param is joining[0] for param in low)
+
+
+def test_apex_behind_the_engine_forgets_what_it_was_to_skip(apex):
+    """A checkpoint that is loaded between two passes begins a new step."""
+
+    def step(loading):
+        model = Toy()
+        optimizer = o2_cases.OPTIMIZERS['sgd'](list(model.parameters()))
+        case = make_case('sgd', scale='dynamic')
+        engine = ApexBehindTheEngine(model, optimizer, case).engine
+        saved = copy.deepcopy([model.state_dict(), engine.state_dict()])
+        if loading:
+            optimizer.zero_grad()
+            o2_cases.one_pass(model, engine, 0, 1e8)
+            assert engine.loss_scale == 2.0**15
+        engine.load_state_dict(saved[1])
+        train(model, optimizer, engine, 3)
+        return engine.master_params()
+
+    assert equal(step(loading=True), step(loading=False))

@@ -15,6 +15,7 @@ from o2_cases import (
     OnDevice,
     Toy,
     equal,
+    make_case,
     one_pass,
     prepare,
     train,
@@ -316,3 +317,46 @@ def test_the_loss_of_apex_is_in_half():
     assert torch.equal(loss, loss.half().float())
     full = detector(loss_in_half=False)[1]
     assert not torch.equal(full, full.half().float())
+
+
+def test_a_weight_that_is_unfrozen_later_gets_a_master():
+    """It would be stepped with scaled gradients."""
+    model = Toy()
+    joining = dict(low=model.scale.weight, full=model.bn.bias)
+    for weight in joining.values():
+        weight.requires_grad_(False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=2.0**-10)
+    engine = NativeDriver(model, optimizer, make_case('sgd')).engine
+    optimizer.zero_grad()
+    one_pass(model, engine)
+    optimizer.step()
+    before = [weight.detach().float().clone() for weight in joining.values()]
+    for weight in joining.values():
+        weight.requires_grad_()
+    optimizer.zero_grad()
+    one_pass(model, engine)
+    grads = engine._masters_by_param()[id(joining['low'])].grad
+    assert 0 < grads.abs().max() < 4
+    optimizer.step()
+    for weight, old in zip(joining.values(), before):
+        assert 0 < (weight.float() - old).abs().max() < 0.01
+    master = engine._masters_by_param()[id(joining['low'])]
+    assert any(master is param for param in engine.master_params())
+    assert torch.equal(master.half(), joining['low'])
+    assert torch.equal(model.state_dict()['scale.weight'], master)
+
+
+def test_a_graph_of_the_gradients_is_no_obstacle():
+    model, optimizer, engine = prepare()
+    for step in range(2):
+        optimizer.zero_grad()
+        loss = o2_cases.run_batch(model, step)
+        with engine.scale_loss(loss) as scaled:
+            scaled.backward(create_graph=True)
+        assert not any(
+            weight.grad.requires_grad
+            for weight in engine.pairs()[1]
+            if weight.grad is not None
+        )
+        optimizer.step()
+    optimizer.zero_grad()

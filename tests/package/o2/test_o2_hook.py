@@ -13,6 +13,7 @@ from o2_cases import (
     OPTIMIZERS,
     NativeDriver,
     Toy,
+    bits,
     equal,
     make_case,
     run_batch,
@@ -247,15 +248,21 @@ def train_in_a_rank(saturating=False):
     """
     rank, _ = get_dist_info()
     overflows = {'now': False}
-    flag = (lambda: None, lambda: overflows['now']) if saturating else None
+
+    def read():
+        return torch.tensor(float(overflows['now']))
+
+    flag = (lambda: None, read) if saturating else None
     model = Toy()
     with torch.no_grad():
         model.first.weight.add_(rank)  # initialize makes them equal
+        model.bn.running_mean.add_(rank)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     with mock.patch.object(
         engine_module, 'saturation_flag', lambda device: flag
     ):
         driver = NativeDriver(model, optimizer, make_case('sgd'))
+    shared = bits(model.buffers())
     wrapped = MMDistributedDataParallel(model)
     engine, losses = driver.engine, []
     for step in range(STEPS):
@@ -273,6 +280,7 @@ def train_in_a_rank(saturating=False):
     return dict(
         masters=[p.detach() for p in engine.master_params()],
         losses=losses,
+        shared=shared,
         first=first,
         skipped=engine.skipped_steps,
     )
@@ -319,6 +327,7 @@ def test_ranks_stay_equal_and_skip_together(found, case):
     first, second = (rank[case] for rank in found)
     assert first['skipped'] == second['skipped'] == 1
     assert equal(first['masters'], second['masters'])
+    assert equal(first['shared'], second['shared'])
     assert all(torch.isfinite(m).all() for m in first['masters'])
     assert first['losses'] != second['losses']
 

@@ -24,6 +24,7 @@ from hourglass_npu.o2.overflow import (
     saturation_flag,
 )
 from hourglass_npu.o2.settings import AmpOptions, AmpOverflow
+from hourglass_npu.o2.tensors import flatten, unflatten
 
 
 @pytest.mark.parametrize('on_device', [False, True])
@@ -87,17 +88,83 @@ def test_zero_never_stops():
     assert engine.skipped_steps == 30
 
 
-def test_one_bad_pass_spoils_the_accumulated_step():
-    model, optimizer, engine = prepare(on_device=True)
+@pytest.mark.parametrize('on_device', [False, True])
+@pytest.mark.parametrize('bad', [0, 1])
+def test_one_bad_pass_spoils_the_accumulated_step(bad, on_device):
+    model, optimizer, engine = prepare(on_device=on_device)
     train(model, optimizer, engine, 1)
     before = bits(engine.master_params())
     optimizer.zero_grad()
-    one_pass(model, engine, 0, 1e8)
-    one_pass(model, engine, 1)
+    for index in range(2):
+        one_pass(model, engine, index, 1e8 if index == bad else 1.0)
     optimizer.step()
     engine.settle()
     assert engine.skipped_steps == 1
     assert equal(before, engine.master_params())
+
+
+def test_what_the_host_counts_is_set_back():
+    """Numbers of a group, and scalars that are not on the device."""
+
+    class Counting(torch.optim.Adam):
+        def step(self, closure=None):
+            self.param_groups[0]['count'] = (
+                self.param_groups[0].get('count', 0) + 1
+            )
+            return super().step(closure)
+
+    model = Toy()
+    optimizer = Counting(model.parameters(), lr=0.01)
+    case = make_case('adam')
+    engine = NativeDriver(model, optimizer, case, on_device=True).engine
+    engine.device = torch.device('cuda')  # so all of the state is elsewhere
+    train(model, optimizer, engine, 4, spoil=(2,))
+    engine.finish()
+    assert engine.skipped_steps == 1
+    assert optimizer.param_groups[0]['count'] == 3
+    assert {float(s['step']) for s in optimizer.state.values()} == {3.0}
+
+
+def test_each_group_of_parameters_gets_masters():
+    def run(groups):
+        model = Toy()
+        params = list(model.parameters())
+        if groups > 1:
+            params = [dict(params=params[:3]), dict(params=params[3:])]
+        optimizer = torch.optim.SGD(params, lr=0.1)
+        engine = NativeDriver(model, optimizer, make_case('sgd')).engine
+        train(model, optimizer, engine, 3)
+        return engine.master_params()
+
+    assert equal(run(2), run(1))
+
+
+def test_batch_norm_keeps_the_gradient_of_an_earlier_pass():
+    model, optimizer, engine = prepare()
+    optimizer.zero_grad()
+    one_pass(model, engine)
+    before = model.bn.weight.grad.clone()
+    with engine.scale_loss(o2_cases.run_batch(model, 1)) as scaled:
+        scaled.backward()
+        model.bn.weight.grad = None
+    assert torch.equal(model.bn.weight.grad, before)
+
+
+def test_a_loaded_state_has_to_be_made_before_the_device_decides():
+    model, optimizer, engine = prepare(optimizer='adam', on_device=True)
+    empty = optimizer.state_dict()
+    empty = dict(empty, state={})
+    train(model, optimizer, engine, 2)
+    engine.settle()
+    optimizer.load_state_dict(empty)
+    train(model, optimizer, engine, 1, spoil=(0,))
+    engine.finish()
+    assert engine.skipped_steps == 1 and not optimizer.state
+
+
+def test_a_dynamic_scale_begins_below_its_ceiling():
+    options = AmpOptions(loss_scale='dynamic', max_loss_scale=1024.0)
+    assert AmpLossScaler(options).loss_scale == 1024.0
 
 
 def test_limits_of_a_dynamic_scale(monkeypatch):
@@ -229,7 +296,7 @@ def test_the_flag_of_a_saturating_chip_skips_a_step(monkeypatch):
     monkeypatch.setattr(
         engine_module,
         'saturation_flag',
-        lambda device: (clear, lambda: flag['up']),
+        lambda device: (clear, lambda: torch.tensor(float(flag['up']))),
     )
     model, optimizer, engine = prepare()
     train(model, optimizer, engine, 1)
@@ -243,3 +310,42 @@ def test_the_flag_of_a_saturating_chip_skips_a_step(monkeypatch):
     assert flag['cleared'] == 2
     assert engine.skipped_steps == 1
     assert equal(before, engine.master_params())
+
+
+def test_one_weight_alone_in_its_block_is_put_back():
+    """A flattened copy that torch makes of one tensor is that tensor."""
+
+    class OneHalf(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.full((8,), 0.5))
+
+        def forward(self, x):
+            return x * self.weight
+
+    model = OneHalf()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
+    case = make_case('adam')
+    engine = NativeDriver(model, optimizer, case, on_device=True).engine
+    for factor in (1, 1e8, 1):
+        optimizer.zero_grad()
+        loss = model(torch.ones(8)).mean() * factor
+        with engine.scale_loss(loss) as scaled:
+            scaled.backward()
+        optimizer.step()
+    engine.finish()
+    assert engine.skipped_steps == 1
+    assert torch.isfinite(model.weight).all()
+    assert torch.isfinite(engine.master_params()[0]).all()
+    (state,) = optimizer.state.values()
+    assert torch.isfinite(state['exp_avg']).all()
+
+
+def test_a_flat_copy_is_a_copy():
+    for count in (1, 3):
+        weights = [torch.ones(2, 3) for _ in range(count)]
+        ((block, flat),) = flatten(weights)
+        flat.zero_()
+        assert all(weight.sum() == 6 for weight in weights)
+        unflatten([(block, flat)])
+        assert all(weight.sum() == 0 for weight in weights)

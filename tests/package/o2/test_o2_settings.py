@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from apex_tree import CONTRACT, load_apex
 from mmcv.runner.hooks.optimizer import engine_of
 from o2_cases import HALF, Toy, prepare
 from torch import nn
@@ -91,6 +92,16 @@ def test_the_model_must_be_bare_and_fp32(model, message):
         choice.initialize(model, optimizer, enabled=True)
 
 
+def test_bfloat16_is_refused_where_the_chip_has_none(monkeypatch):
+    model = Toy()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    chip = SimpleNamespace(is_bf16_supported=lambda: False)
+    monkeypatch.setattr(torch, 'cpu', chip, raising=False)
+    with pytest.raises(ValueError, match="amp.dtype='bfloat16': cpu has none"):
+        choice.initialize(model, optimizer, enabled=True)
+    assert next(model.parameters()).dtype == torch.float32
+
+
 def test_several_optimizers_are_refused():
     with pytest.raises(ValueError, match='one optimizer'):
         choice.initialize(Toy(), dict(generator=1), enabled=True)
@@ -137,6 +148,7 @@ def test_kinds_of_apex(tmp_path, monkeypatch, packages, there, message):
 )
 def test_choice_of_engine(monkeypatch, there, backend, device, dtype, wanted):
     monkeypatch.setattr(choice, 'find_apex', lambda: (there, 'web toolkit'))
+    monkeypatch.setattr(choice, 'try_apex', lambda device, dynamic: '')
     options = AmpOptions(backend=backend)
     choose = functools.partial(
         choice.choose_engine, options, None, torch.device(device), dtype
@@ -148,10 +160,21 @@ def test_choice_of_engine(monkeypatch, there, backend, device, dtype, wanted):
         assert choose() is wanted
 
 
+def fused_of(module, mark):
+    """Make an optimizer that is marked as fused, of a module."""
+    name = 'NpuFusedAdam'
+    kind = type(name, (), {'__module__': module, mark: True})
+    return kind()
+
+
 @pytest.mark.parametrize('backend', ['auto', 'native', 'apex'])
-def test_fused_optimizers_of_torch_npu_are_refused(monkeypatch, backend):
+@pytest.mark.parametrize(
+    'mark', ['is_fused_optimizer', 'is_npu_fused_optimizer']
+)
+def test_fused_optimizers_of_torch_npu_are_refused(monkeypatch, mark, backend):
+    """Before 2.1 they had the mark of Apex's."""
     monkeypatch.setattr(choice, 'find_apex', lambda: (True, ''))
-    fused = SimpleNamespace(is_fused_optimizer=True)
+    fused = fused_of('torch_npu.optim.npu_fused_adam', mark)
     with pytest.raises(ValueError, match='cannot serve'):
         choice.choose_engine(
             AmpOptions(backend=backend),
@@ -163,8 +186,9 @@ def test_fused_optimizers_of_torch_npu_are_refused(monkeypatch, backend):
 
 def test_fused_optimizers_of_apex_are_left_to_apex(monkeypatch):
     monkeypatch.setattr(choice, 'find_apex', lambda: (True, ''))
+    monkeypatch.setattr(choice, 'try_apex', lambda device, dynamic: '')
     device = torch.device('cuda')
-    fused = SimpleNamespace(is_npu_fused_optimizer=True)
+    fused = fused_of('apex.optimizers', 'is_npu_fused_optimizer')
     options = AmpOptions()
     assert choice.choose_engine(options, fused, device, HALF) is ApexO2
     options = AmpOptions(backend='native')
@@ -173,6 +197,91 @@ def test_fused_optimizers_of_apex_are_left_to_apex(monkeypatch):
     monkeypatch.setattr(choice, 'find_apex', lambda: (False, 'none'))
     with pytest.raises(ValueError, match="Ascend's Apex"):
         choice.choose_engine(AmpOptions(), fused, device, HALF)
+
+
+@pytest.fixture
+def tried():
+    """Forget before and after what was found out about an Apex."""
+    choice.try_apex.cache_clear()
+    yield choice.try_apex
+    choice.try_apex.cache_clear()
+
+
+@pytest.mark.parametrize('dynamic', [False, True])
+def test_an_apex_that_works_is_found_by_a_step(tried, dynamic):
+    state = torch.get_rng_state()
+    with load_apex(CONTRACT):
+        assert tried(torch.device('cpu'), dynamic) == ''
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+BROKEN = dict(
+    of_another_torch=('', 'import torch._six_of_old'),
+    without_extension=('', 'def initialize(*a, **k): import amp_C_of_old'),
+    that_ends_the_process=('', 'import sys; sys.exit()'),
+    of_another_shape=('', 'def initialize(*a, **k): pass'),
+)
+
+
+@pytest.mark.parametrize('kind', BROKEN)
+def test_an_apex_that_does_not_work_is_told(tried, tmp_path, kind):
+    for folder, text in zip(('apex', 'apex/amp'), BROKEN[kind]):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / '__init__.py').write_text(text)
+    with load_apex(str(tmp_path), plain=True):
+        reason = tried(torch.device('cpu'), False)
+    assert reason.startswith('the installed apex cannot be used here (')
+    assert '\n' not in reason
+
+
+def test_an_apex_of_another_device_or_arithmetic_is_told(tried, monkeypatch):
+    with load_apex(CONTRACT):
+        import apex
+
+        apex.KINDS = ('cuda',)
+        assert 'TypeError' in tried(torch.device('cpu'), False)
+        tried.cache_clear()
+        apex.KINDS = ('cpu',)
+        monkeypatch.setattr(apex.amp._Scaler, 'unscale', lambda *_: None)
+        assert 'computes wrongly' in tried(torch.device('cpu'), False)
+
+
+def test_auto_goes_on_without_an_apex_that_does_not_work(monkeypatch, caplog):
+    caplog.set_level('INFO')
+    monkeypatch.setattr(choice, 'find_apex', lambda: (True, ''))
+    monkeypatch.setattr(choice, 'try_apex', lambda device, dynamic: 'no _six')
+    choose = functools.partial(
+        choice.choose_engine,
+        optimizer=None,
+        device=torch.device('cuda'),
+        dtype=HALF,
+        logger=logging.getLogger('o2'),
+    )
+    assert choose(AmpOptions()) is NativeO2
+    assert 'Apex is installed, but not used: no _six' in caplog.text
+    with pytest.raises(ValueError, match="amp.backend='apex', but no _six"):
+        choose(AmpOptions(backend='apex'))
+
+
+@pytest.mark.parametrize(
+    'saturates, scale, wanted',
+    [
+        (True, 'dynamic', ApexO2),
+        (False, 'dynamic', NativeO2),
+        (False, 1024.0, ApexO2),
+    ],
+)
+def test_auto_leaves_half_unscaling_alone(
+    monkeypatch, saturates, scale, wanted
+):
+    monkeypatch.setattr(choice, 'find_apex', lambda: (True, ''))
+    monkeypatch.setattr(choice, 'try_apex', lambda device, dynamic: '')
+    monkeypatch.setattr(
+        choice, 'saturation_flag', lambda device: saturates or None
+    )
+    npu = SimpleNamespace(type='npu')
+    options = AmpOptions(loss_scale=scale)
+    assert choice.choose_engine(options, None, npu, HALF) is wanted
 
 
 def test_a_cpu_without_the_operators_is_told(monkeypatch):

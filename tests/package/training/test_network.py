@@ -7,7 +7,11 @@ from mmpose.models import build_posenet
 from mpii_data import CONFIGS
 
 from hourglass_npu.errors import UserError
-from hourglass_npu.training.network import compile_network, freeze_parameters
+from hourglass_npu.training.network import (
+    check_sync_bn,
+    compile_network,
+    freeze_parameters,
+)
 
 
 def test_large_network_freezes_just_what_gets_no_gradient():
@@ -31,6 +35,21 @@ def test_unknown_prefix_is_refused_with_the_valid_ones():
         with pytest.raises(UserError, match='backbone.inters.*keypoint_head'):
             freeze_parameters(model, ['backbone.stem', wrong])
         assert all(p.requires_grad for p in model.parameters())
+
+
+def test_sync_bn_is_refused_where_torch_has_none(monkeypatch):
+    model = torch.nn.Sequential(torch.nn.SyncBatchNorm(3))
+    plain = torch.nn.Sequential(torch.nn.BatchNorm2d(3))
+
+    def forward(self, x):
+        raise ValueError('expected input tensor to be on GPU')
+
+    # As it is in several processes, and in old torch.
+    monkeypatch.setattr(torch.nn.SyncBatchNorm, 'forward', forward)
+    with pytest.raises(UserError, match='SyncBN.*on GPU.*norm_cfg=dict'):
+        check_sync_bn(model, torch.device('cpu'))
+    check_sync_bn(model, torch.device('cuda', 0))
+    check_sync_bn(plain, torch.device('cpu'))
 
 
 @pytest.mark.parametrize('options', [dict(backend='no'), dict(speed=9)])

@@ -37,8 +37,12 @@ class Batches(Draws):
         return [self[index] for index in indices]
 
 
-def make_loader(dataset, workers=2, seed=None, **options):
-    cfg = Config(dict(data=dict(train_dataloader=options)))
+LASTING = dict(persistent_workers=True)
+
+
+def make_loader(dataset, workers=2, seed=None, wished=False, **options):
+    data = dict(train_dataloader=options)
+    cfg = Config(dict(data=data, lasting_workers=wished))
     return apis_train._train_loader(
         dataset,
         cfg,
@@ -86,7 +90,7 @@ def test_each_epoch_is_that_of_new_workers(workers, data, leave, seed):
     # Seven batches: the next epoch could begin with another worker.
     lasting, new = (
         epochs_of(make_loader(data(15), workers, seed, **options), leave)
-        for options in ({}, dict(persistent_workers=False))
+        for options in (LASTING, {})
     )
     assert lasting[0] == new[0]
     batches = 28 if leave is None else 21 + leave + 1
@@ -103,27 +107,134 @@ def test_the_tests_would_notice_workers_that_are_not_seeded(monkeypatch):
     )
     lasting, new = (
         epochs_of(make_loader(Draws(15), **options))
-        for options in ({}, dict(persistent_workers=False))
+        for options in (LASTING, {})
     )
     assert lasting[0] != new[0]
 
 
 def test_hooks_find_in_the_loader_what_they_know():
     dataset = Draws(15)
-    loader = make_loader(dataset)
-    assert (loader.batch_size, len(loader)) == (2, 7)
-    assert isinstance(loader.sampler, torch.utils.data.RandomSampler)
-    assert loader.dataset.size == len(loader.dataset) == 15
-    assert not hasattr(loader.dataset, 'db')
-    assert loader.dataset[3][0] == 3
+    loader = make_loader(dataset, **LASTING)
+
+    def what_others_see():
+        return loader.dataset, loader.batch_sampler, loader.generator
+
+    before = what_others_see()
+    assert loader.dataset is dataset and len(loader) == 7
+    assert loader.batch_sampler.sampler is loader.sampler
+    batches = iter(loader)
+    assert what_others_see() == before
+    next(batches)
+    assert what_others_see() == before
+    lasting_workers.stop_workers(loader)
 
 
 def test_without_workers_nothing_is_wrapped():
     dataset = Draws(15)
-    for options in (dict(workers=0), dict(persistent_workers=False)):
+    for options in (
+        {},
+        dict(workers=0),
+        dict(persistent_workers=False),
+        dict(workers=0, wished=True),
+        dict(wished=True, persistent_workers=False),
+    ):
         loader = make_loader(dataset, **options)
-        assert loader.dataset is dataset and loader.generator is None
+        assert type(loader) is torch.utils.data.DataLoader
         assert not loader.persistent_workers
+    assert make_loader(dataset, wished=True).persistent_workers
+
+
+class Scaled(torch.utils.data.Dataset):
+    """Samples that tell what the data set was like, and who made them."""
+
+    def __init__(self):
+        self.pipeline = [dict(amount=0)]
+        self.table = torch.zeros(3)
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        own = torch.utils.data.get_worker_info().dataset
+        assert own is self
+        amount = self.pipeline[0]['amount'] + self.table.sum().item()
+        return torch.tensor([amount, os.getpid()], dtype=torch.float64)
+
+
+def seen_of(loader, change):
+    """Load four epochs; change the data set before the second and third."""
+    seen, workers = [], []
+    for epoch in range(4):
+        if epoch in (1, 2):
+            change(loader, epoch)
+        batches = torch.cat(list(loader))
+        seen.append(set(batches[:, 0].tolist()))
+        workers.append(set(batches[:, 1].tolist()))
+    lasting_workers.stop_workers(loader)
+    return seen, [a == b for a, b in zip(workers, workers[1:])]
+
+
+def in_place(loader, epoch):
+    loader.dataset.pipeline[0]['amount'] = epoch
+
+
+def new_pipeline(loader, epoch):
+    loader.dataset.pipeline = [dict(amount=epoch)]
+
+
+def in_a_tensor(loader, epoch):
+    loader.dataset.table[1] = epoch
+
+
+def in_an_array(loader, epoch):
+    loader.dataset.table.numpy()[1] = epoch
+
+
+class Adds:
+    def __init__(self, number):
+        self.number = number
+
+    def __call__(self, items):
+        return torch.stack(items) + torch.tensor([self.number, 0])
+
+
+def other_collate(loader, epoch):
+    loader.collate_fn = Adds(epoch)
+
+
+@pytest.mark.parametrize(
+    'change', [in_place, new_pipeline, in_a_tensor, in_an_array, other_collate]
+)
+def test_a_hook_changes_the_data_set(change):
+    lasting, new = (
+        seen_of(make_loader(Scaled(), **options), change)
+        for options in (LASTING, {})
+    )
+    assert lasting[0] == new[0] == [{0}, {1}, {2}, {2}]
+    # New workers only where there was a change.
+    assert lasting[1] == [False, False, True]
+
+
+def test_what_cannot_be_told_is_said_once(caplog):
+    dataset = Scaled()
+    dataset.opaque = lambda: None
+    loader = make_loader(dataset, **LASTING)
+    with caplog.at_level('WARNING', loader.logger.name):
+        seen, same = seen_of(loader, in_place)
+    assert seen == [{0}, {1}, {2}, {2}] and not any(same)
+    said = [r.getMessage() for r in caplog.records]
+    assert len(said) == 1 and 'start anew in each epoch' in said[0]
+
+
+def test_what_workers_share_is_no_change():
+    dataset = Scaled()
+    dataset.shared = torch.zeros(3).share_memory_()
+    loader = make_loader(dataset, **LASTING)
+
+    def write(loader, epoch):
+        loader.dataset.shared.fill_(epoch)
+
+    assert seen_of(loader, write)[1] == [True, True, True]
 
 
 class Pictures(Draws):
@@ -143,7 +254,7 @@ def test_workers_find_in_the_cache_what_others_have_decoded(tmp_path):
     for i, path in enumerate(paths):
         cv2.imwrite(path, np.full((2, 2, 3), i, np.uint8))
     torch.manual_seed(0)
-    loader = make_loader(Pictures(paths))
+    loader = make_loader(Pictures(paths), **LASTING)
     for epoch in range(4):
         seen = torch.cat(list(loader)).tolist()
         assert sorted(seen) == list(range(8))

@@ -7,7 +7,12 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from hourglass_npu.pose.heatmaps import DeferredNumber
+from hourglass_npu.training.deferred import DeferredNumber, DeferredNumbers
+
+# Keys of a batch, one of which is there where a loss can be computed; of its
+# metas, one of which is there where mmpose's detectors can predict.
+TARGETS = {'target', 'targets', 'joint_cells'}
+FOR_PREDICTIONS = {'flip_pairs', 'aug_data'}
 
 
 class BasePose(nn.Module):
@@ -43,23 +48,23 @@ class BasePose(nn.Module):
         """Add up the losses, and collect the numbers for the log.
 
         Read nothing from the device here: the host would wait for the whole
-        step, in each step. The runner's log buffer reads when a line is due.
+        step, in each step. The numbers are read when somebody asks for them.
 
         Args:
-            losses (dict): By name a tensor, a list of tensors, a float or a
-                :class:`DeferredNumber`. Values with ``loss`` in their names
-                are added up.
+            losses (dict): By name a tensor, a list of tensors or a float.
+                Values with ``loss`` in their names are added up.
 
         Returns:
-            tuple[Tensor, OrderedDict]: The loss for the backward pass, and
-            the numbers for the log by name, ``loss`` included: tensors of
-            one number, each the mean over all ranks; other values as given.
+            tuple[Tensor, DeferredNumbers]: The loss for the backward pass,
+            and the numbers for the log by name, ``loss`` included: floats,
+            those of tensors the mean over all ranks.
 
         Raises:
             TypeError: A value has another type.
         """
         log_vars = OrderedDict()
-        for name, value in losses.items():
+        # Those of a detector, or a plain dict of somebody else's.
+        for name, value in getattr(losses, 'unread', losses.items)():
             if isinstance(value, torch.Tensor):
                 value = value.mean()
             elif isinstance(value, list):
@@ -82,8 +87,8 @@ class BasePose(nn.Module):
             values = torch.stack([log_vars[name].detach() for name in names])
             if dist.is_available() and dist.is_initialized():
                 dist.all_reduce(values.div_(dist.get_world_size()))
-            log_vars.update(zip(names, values.unbind()))
-        return loss, log_vars
+            log_vars.update(zip(names, map(DeferredNumber, values.unbind())))
+        return loss, DeferredNumbers(log_vars)
 
     def train_step(self, data_batch, optimizer, **kwargs):
         """Compute the loss of a batch.
@@ -99,6 +104,9 @@ class BasePose(nn.Module):
             dict: ``loss`` and ``log_vars``, see :meth:`_parse_losses`, and
             ``num_samples``, the batch size of this process.
         """
+        return self._losses_of(data_batch)
+
+    def _losses_of(self, data_batch):
         loss, log_vars = self._parse_losses(self.forward(**data_batch))
         return dict(
             loss=loss,
@@ -107,12 +115,26 @@ class BasePose(nn.Module):
         )
 
     def val_step(self, data_batch, optimizer, **kwargs):
-        """Predict for a batch; arguments as for :meth:`train_step`.
+        """Predict for a batch, and compute its loss where it has targets.
+
+        Args:
+            data_batch (dict): Keyword arguments of ``forward``.
+            optimizer (Optimizer | dict): Not used.
+            **kwargs: Not used.
 
         Returns:
-            dict: ``results``, the return value of ``forward``.
+            dict: ``results``, the return value of ``forward``, unless the
+            batch has targets but not what a prediction needs; with targets
+            also what :meth:`train_step` returns, without gradients.
         """
-        return dict(results=self.forward(return_loss=False, **data_batch))
+        outputs = {}
+        if TARGETS & set(data_batch):
+            with torch.no_grad():
+                outputs = self._losses_of(data_batch)
+        metas = data_batch.get('img_metas')
+        if not outputs or (metas and FOR_PREDICTIONS & set(metas[0])):
+            outputs['results'] = self.forward(return_loss=False, **data_batch)
+        return outputs
 
     @abstractmethod
     def show_result(self, **kwargs):

@@ -22,6 +22,7 @@ from hourglass_npu.pose.heatmaps import (
     pck_in_training,
     render_heatmaps,
 )
+from hourglass_npu.training.deferred import DeferredNumbers
 
 from .. import builder
 from ..registry import POSENETS
@@ -233,8 +234,8 @@ class TopDown(BasePose):
         """Compute the losses; arguments as for :meth:`forward`.
 
         Returns:
-            dict: ``mse_loss``, a tensor, and ``acc_pose``, the share of
-            joints that the last output finds, a DeferredNumber.
+            DeferredNumbers: ``mse_loss``, a tensor, and ``acc_pose``, the
+            share of joints that the last output finds, a float.
         """
         outputs = self._heatmaps(img)
         if not isinstance(outputs, list):
@@ -242,7 +243,7 @@ class TopDown(BasePose):
             assert target.dim() == 4 and target_weight.dim() == 3
             loss = self.loss(outputs, target, target_weight)
             accuracy = pck_in_training(outputs, target, target_weight)
-            return dict(mse_loss=loss, acc_pose=accuracy)
+            return DeferredNumbers(mse_loss=loss, acc_pose=accuracy)
 
         count = len(outputs)
         targets, weights = [target] * count, [target_weight] * count
@@ -262,7 +263,7 @@ class TopDown(BasePose):
                 loss = loss * factors[i]
             total = loss if total is None else total + loss
         accuracy = pck_in_training(outputs[-1], targets[-1], weights[-1])
-        return dict(mse_loss=total, acc_pose=accuracy)
+        return DeferredNumbers(mse_loss=total, acc_pose=accuracy)
 
     def forward_test(self, img, img_metas, return_heatmap=False, **kwargs):
         """Predict; arguments as for :meth:`forward`.
@@ -302,7 +303,7 @@ class TopDown(BasePose):
         flip = self.test_cfg['flip_test']
         output = self._heatmaps(torch.cat([img, img.flip(3)]) if flip else img)
         heatmaps = at_least_single(
-            output[-1] if isinstance(output, list) else output
+            (output[-1] if isinstance(output, list) else output).detach()
         )
         if flip:
             heatmaps = merge_flipped(

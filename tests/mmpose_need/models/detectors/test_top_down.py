@@ -117,6 +117,36 @@ def test_prediction_is_that_of_stock(stock, config):
                 assert np.array_equal(ours, theirs)
 
 
+def test_val_step_predicts_and_computes_the_loss(stock, config):
+    ours, theirs = (model.eval() for model in pair(stock, config))
+    meta = dict(
+        image_file='a.jpg',
+        center=np.array([30.0, 40.0]),
+        scale=np.array([0.5, 0.7]),
+        flip_pairs=[[0, 5], [1, 4]],
+    )
+    # Outside of no_grad; mmpose takes one sample.
+    inputs = dict(batch(1), img_metas=[meta])
+    wanted = theirs.val_step(dict(inputs), None)['results']
+    found = ours.val_step(dict(inputs), None)
+    for one, other in zip(found['results'], wanted):
+        assert np.array_equal(one, other)
+    loss = theirs.train_step(dict(inputs), None)['log_vars']
+    assert found['log_vars'] == pytest.approx(loss, rel=1e-6)
+    assert found['num_samples'] == 1 and not found['loss'].requires_grad
+    # Several, and what lacks one or the other.
+    inputs = dict(batch(3), img_metas=[meta] * 3)
+    found = ours.val_step(dict(inputs), None)
+    assert len(found['results']) == found['num_samples'] == 3
+    assert set(ours.val_step(batch(3), None)) == {
+        'loss',
+        'log_vars',
+        'num_samples',
+    }
+    inputs = dict(img=inputs['img'], img_metas=inputs['img_metas'])
+    assert list(ours.val_step(inputs, None)) == ['results']
+
+
 def accuracies(output, target, weight):
     """Return ours, with the search on the host and off it, and mmpose's."""
     chosen = weight.squeeze(-1) > 0

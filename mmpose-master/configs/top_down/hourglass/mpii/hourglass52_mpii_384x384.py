@@ -116,6 +116,7 @@ data = dict(
 )
 
 # Training --------------------------------------------------------------------
+lasting_workers = True  # data workers outlive an epoch
 optimizer = dict(type='Adam', lr=5e-4)
 optimizer_config = dict(grad_clip=None)
 # Mixed precision; on a CPU only with --amp.

@@ -65,6 +65,7 @@ data = dict(
 )
 
 # Training --------------------------------------------------------------------
+lasting_workers = True
 seed = 0
 optimizer = dict(lr=3e-3)
 lr_config = dict(
