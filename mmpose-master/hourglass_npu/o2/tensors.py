@@ -3,7 +3,11 @@
 import functools
 
 import torch
-from torch._utils import _take_tensors, _unflatten_dense_tensors
+from torch._utils import (
+    _flatten_dense_tensors,
+    _take_tensors,
+    _unflatten_dense_tensors,
+)
 
 from hourglass_npu.o2.overflow import saturation_flag
 
