@@ -4,7 +4,6 @@ import functools
 
 import torch
 from torch._utils import (
-    _flatten_dense_tensors,
     _take_tensors,
     _unflatten_dense_tensors,
 )
