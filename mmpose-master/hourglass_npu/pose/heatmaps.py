@@ -54,11 +54,12 @@ def render_heatmaps(joint_cells, size, sigma):
     width, height = size
     device = joint_cells.device
     patch = _patch(sigma, device)
-    steps = torch.arange(len(patch), device=device)
+    # Not int64: an NPU compares that on its slow AI CPU.
+    steps = torch.arange(len(patch), dtype=torch.int32, device=device)
     cells = joint_cells.float()
     # Truncate toward zero, as the pipeline does.
-    first = (cells - sigma * 3).trunc().long()
-    last = (cells + sigma * 3 + 1).trunc().long()
+    first = (cells - sigma * 3).trunc().int()
+    last = (cells + sigma * 3 + 1).trunc().int()
 
     def places(axis, limit):
         place = first[..., axis, None] + steps
