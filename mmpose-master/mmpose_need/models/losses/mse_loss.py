@@ -77,9 +77,12 @@ def _is_plain(criterion, reduction):
     return (
         type(criterion) is nn.MSELoss
         and criterion.reduction == reduction
-        # No hooks, and no other forward.
+        # No hooks around the call, and no other forward. O2 sets others, for
+        # state_dict, on each module.
         and not any(
-            v for k, v in vars(criterion).items() if k.endswith('hooks')
+            hooks
+            for name, hooks in vars(criterion).items()
+            if name.endswith(('ward_hooks', 'ward_pre_hooks'))
         )
         and 'forward' not in vars(criterion)
     )

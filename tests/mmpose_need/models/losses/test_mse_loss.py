@@ -226,3 +226,12 @@ def test_heatmaps_of_another_shape_are_named():
     assert torch.equal(JointsMSELoss()(output, flat, weight), loss)
     with pytest.raises(ValueError, match=r'the targets have shape .* 107\)'):
         JointsMSELoss()(output, flat[..., 1:], weight)
+
+
+def test_hooks_for_state_dict_cost_nothing():
+    # Mixed precision sets them on each module.
+    loss = JointsMSELoss(use_target_weight=True)
+    loss.criterion._register_state_dict_hook(lambda *args: None)
+    output = torch.rand(2, 3, 4, 4, requires_grad=True)
+    value = loss(output, torch.rand(2, 3, 4, 4), torch.ones(2, 3, 1))
+    assert '_MeanOfJoints' in type(value.grad_fn).__name__
