@@ -264,7 +264,9 @@ def _state_after_step(optimizer, group):
     """Return what an optimizer keeps of a weight (2, 3); {} if unknown."""
     weight = torch.nn.Parameter(torch.zeros(2, 3))
     weight.grad = torch.zeros(2, 3)
-    settings = {k: group[k] for k in optimizer.defaults if k not in FORMS}
+    # Some optimizers get further defaults when a state is loaded.
+    known = [k for k in optimizer.defaults if k in group and k not in FORMS]
+    settings = {k: group[k] for k in known}
     try:
         trial = type(optimizer)([weight], **settings)
         trial.step()

@@ -95,7 +95,7 @@ def few(sample, tmp_path_factory):
     }
     return [
         *(f'data.{split}.ann_file={path}' for split, path in files.items()),
-        *('total_epochs=1', 'log_config.interval=1'),
+        *('total_epochs=1', 'log_config.interval=1', 'data.samples_per_gpu=4'),
     ]
 
 

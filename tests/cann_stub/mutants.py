@@ -132,7 +132,7 @@ class Bench:
         shutil.copytree(
             str(self.packages[package]),
             str(copy),
-            ignore=shutil.ignore_patterns('__pycache__', '.originals'),
+            ignore=shutil.ignore_patterns('__pycache__'),
         )
         source = (copy / file).read_text()
         if source.count(text) != 1:

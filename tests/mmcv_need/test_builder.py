@@ -317,3 +317,13 @@ def test_a_fused_optimizer_computes_where_its_weights_are(monkeypatch):
     fused.param_groups[0]['params'] = weights
     with pytest.raises(ValueError, match='has weights on'):
         fused.step()
+
+
+def test_a_default_that_loading_adds_is_no_fault():
+    # As torch_npu's optimizers get torch's newer ones.
+    weight = torch.nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.SGD([weight], lr=0.1, momentum=0.9)
+    weight.sum().backward()
+    optimizer.step()
+    optimizer.defaults['later'] = None
+    builder.load_optimizer_state(optimizer, optimizer.state_dict())
