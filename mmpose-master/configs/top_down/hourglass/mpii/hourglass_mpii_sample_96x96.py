@@ -77,7 +77,7 @@ lr_config = dict(
     warmup_iters=50,
     warmup_ratio=0.01,
 )
-total_epochs = 8
+total_epochs = 7
 checkpoint_config = dict(_delete_=True, interval=1)
-evaluation = dict(interval=8)
+evaluation = dict(interval=7)
 log_config = dict(interval=20)
