@@ -77,7 +77,7 @@ lr_config = dict(
     warmup_iters=50,
     warmup_ratio=0.01,
 )
-total_epochs = 7
+total_epochs = 8
 checkpoint_config = dict(_delete_=True, interval=1)
-evaluation = dict(interval=7)
+evaluation = dict(interval=8)
 log_config = dict(interval=20)
