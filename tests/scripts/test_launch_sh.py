@@ -120,6 +120,7 @@ class Bundle:
                 'MASTER_PORT',
                 'OMP_NUM_THREADS',
                 'OMP_WAIT_POLICY',
+                'GOMP_SPINCOUNT',
                 'RANK',
                 'WORLD_SIZE',
             )
@@ -202,7 +203,15 @@ def test_one_process_is_the_program_itself(bundle):
     assert note['pid'] == run.pid
     assert note['cwd'] == str(bundle.notes)
     assert note['OMP_WAIT_POLICY'] == 'PASSIVE'
+    assert 0 < int(note['GOMP_SPINCOUNT']) < 10000
     assert 'RANK' not in note
+
+
+def test_threads_wait_as_the_user_says(bundle):
+    bundle.run('scripts/launch.sh', 'train', 1, 'c', OMP_WAIT_POLICY='active')
+    (note,) = bundle.read_notes()
+    assert note['OMP_WAIT_POLICY'] == 'active'
+    assert 'GOMP_SPINCOUNT' not in note
 
 
 def test_exit_status_is_the_programs(bundle):
