@@ -158,8 +158,7 @@ def copy_written(low, masters, on_host):
     masters = iter(masters)
     for block, flat in flatten(low):
         own = [next(masters) for _ in block]
-        values = written_over(flat, _joined(own))
-        unflatten([(own, values)])
+        unflatten([(own, written_over(flat, _joined(own)))])
 
 
 def is_on(value, device):

@@ -12,9 +12,8 @@ class SmallHourglassNet(HourglassNet):
     """Hourglass whose stem ends in as many channels as its first stage has.
 
     mmpose's stem always ends in 256 channels, so its first stage must have
-    256, too. For small pictures, nine tenths of the arithmetic are then in
-    layers of that width. With 64, a step takes a seventh of the time, which
-    pays for more epochs. Everything but the stem is HourglassNet's.
+    256, too. For small pictures, most of the time goes into layers of that
+    width. Everything but the stem is HourglassNet's.
 
     Args:
         downsample_times (int): Depth of the hourglass.
