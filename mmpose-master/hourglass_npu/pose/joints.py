@@ -498,16 +498,3 @@ def find_joints(given):
 
 MPII = Joints.from_info(dataset_info.MPII)
 COCO = Joints.from_info(dataset_info.COCO)
-
-# Until everything takes a Joints: the parts of MPII by their old names.
-JOINT_NAMES, FLIP_PAIRS, LIMBS = MPII.names, MPII.flip_pairs, MPII.limbs
-SIDE, LOWER_BODY, UPPER_BODY = MPII.sides, MPII.lower, MPII.upper
-SHORT_NAMES = tuple(
-    'rank rkne rhip lhip lkne lank pelv thor neck head '
-    'rwri relb rsho lsho lelb lwri'.split()
-)
-
-
-def limb_side(limb):
-    """Return the side of a limb: that of its outer joint."""
-    return SIDE[limb[0]]
