@@ -20,6 +20,8 @@ from mmpose.datasets.pipelines.shared_transform import to_tensor
 from mmpose.datasets.registry import PIPELINES
 from PIL import Image
 
+from hourglass_npu.errors import UserError
+
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 
@@ -251,6 +253,8 @@ def test_collect():
     assert set(Collect(['img'], ['center'], 'meta')(sample)) == {'img', 'meta'}
     with pytest.raises(KeyError, match='absent'):
         Collect(['absent'], [])(sample)
+    with pytest.raises(UserError, match="'name' is text.*to meta_keys"):
+        Collect(['name'], [])(dict(name='a.jpg'))
     assert repr(Collect(['img'], ['center'])) == (
         "Collect(keys=['img'], meta_keys=['center'])"
     )

@@ -82,6 +82,10 @@ SETTINGS = Rule('dict(...)', lambda v: isinstance(v, dict))
 PART = Rule(
     'dict(type=..., ...)', lambda v: isinstance(v, dict) and 'type' in v
 )
+WARMUP = Rule(
+    'constant, linear or exp, or None',
+    lambda v: v is None or v in ('constant', 'linear', 'exp'),
+)
 LOG = Rule(
     'dict(hooks=[...], ...)', lambda v: isinstance(v, dict) and 'hooks' in v
 )
@@ -126,6 +130,12 @@ DATA_KEYS = (
 # * stands for every key, or every place of a list.
 RULES = {
     'model': SETTINGS,
+    'model.*.in_channels': ONE_OR_MORE,
+    'model.*.out_channels': ONE_OR_MORE,
+    'model.*.feat_channel': ONE_OR_MORE,
+    'model.*.stage_channels': ONE_OR_MORE,
+    'model.*.num_stages': FROM_1,
+    'model.*.num_stacks': FROM_1,
     'data': SETTINGS,
     'data.train': PART,
     'data.val': PART,
@@ -181,6 +191,7 @@ RULES = {
     'optimizer_config.grad_clip.max_norm': POSITIVE,
     'lr_config.step': ONE_OR_MORE,
     'lr_config.gamma': POSITIVE,
+    'lr_config.warmup': WARMUP,
     'lr_config.warmup_iters': FROM_0,
     'lr_config.warmup_ratio': RATIO,
     'lr_config.min_lr': NOT_NEGATIVE,

@@ -92,6 +92,9 @@ def test_overrides_may_be_given_several_times():
         ('data.val_dataloder.drop_last=1', 'did you mean data.val_dataload'),
         ('data.workers_per_gpu=-1', 'workers_per_gpu is -1: must be a whole'),
         ('evaluation.rule=[a,(b]', 'brackets'),
+        ('lr_config.warmup=steep', 'constant, linear or exp'),
+        ('model.keypoint_head.in_channels=-16', 'must be a whole number'),
+        ('model.backbone.num_stacks=0', 'must be a whole number'),
     ],
 )
 def test_wrong_overrides_are_refused_by_name(override, message):

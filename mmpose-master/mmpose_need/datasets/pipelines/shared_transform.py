@@ -324,6 +324,7 @@ class Collect:
         Raises:
             UserKeyError: A key is in neither the sample nor its
                 ``ann_info``.
+            UserError: An item of ``keys`` is text, which makes no batch.
         """
         results.update(results.get('ann_info', {}))
         for key in (*self.keys, *self.meta_keys):
@@ -333,6 +334,12 @@ class Collect:
                     f'{", ".join(map(str, results))}'
                 )
         data = {key: results[key] for key in self.keys}
+        for key, value in data.items():
+            if isinstance(value, str):
+                raise UserError(
+                    f'Collect: {key!r} is text, of which no batch can be '
+                    'made: move it from keys to meta_keys'
+                )
         if self.meta_keys:
             meta = {key: results[key] for key in self.meta_keys}
             data[self.meta_name] = DC(meta, cpu_only=True)

@@ -11,9 +11,32 @@ import numpy as np
 from mmcv.parallel import DataContainer
 from mmpose.core.post_processing import fliplr_joints, get_affine_transform
 
+from hourglass_npu.errors import UserError
 from hourglass_npu.pose.heatmaps import gaussian_patch
 
 from ..registry import PIPELINES
+
+
+def _picture(step, results):
+    """Return the sample's picture.
+
+    Args:
+        step (object): The pipeline step that needs it, for the message.
+        results (dict): The sample.
+
+    Returns:
+        np.ndarray[h, w, 3]: As it was read, or as a step before left it.
+
+    Raises:
+        UserError: Nothing has read it yet, or it is a tensor already.
+    """
+    picture = results.get('img')
+    if not isinstance(picture, np.ndarray):
+        raise UserError(
+            f'{type(step).__name__} needs a picture: in the pipeline, put it '
+            'after LoadImageFromFile, and before ToTensor and ToPlanes'
+        )
+    return picture
 
 
 def _weights_within(cfg, visible, first, last):
@@ -77,7 +100,7 @@ class TopDownRandomFlip:
         """
         if np.random.rand() <= self.flip_prob:
             # A view: TopDownAffine copies the part that it needs.
-            results['img'] = results['img'][:, ::-1]
+            results['img'] = _picture(self, results)[:, ::-1]
             width = results['img'].shape[1]
             results['joints_3d'], results['joints_3d_visible'] = fliplr_joints(
                 results['joints_3d'],
@@ -284,7 +307,7 @@ class TopDownAffine:
             results['rotation'],
             info['image_size'],
         )
-        img, size = results['img'], (int(width), int(height))
+        img, size = _picture(self, results), (int(width), int(height))
         if img.dtype == np.uint8 and img.ndim == 3 and img.strides[1] < 0:
             img = self._mirror.unfold(img, matrix, size)
         results['img'] = cv2.warpAffine(

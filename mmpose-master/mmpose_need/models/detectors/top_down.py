@@ -221,6 +221,11 @@ class TopDown(BasePose):
             _of_channels(tuple(self.data_preprocessor[key]), img.device)
             for key in ('mean', 'std')
         )
+        if img.dim() != 4 or mean.numel() not in (1, img.shape[1]):
+            raise UserError(
+                f'the crops are a tensor of shape {tuple(img.shape)}: give '
+                'the pipeline ToPlanes, so that channels come first'
+            )
         img = img.to(mean.dtype).div_(255).sub_(mean).div_(std)
         # A model in half precision takes half input.
         return img.to(next(self.parameters()).dtype)

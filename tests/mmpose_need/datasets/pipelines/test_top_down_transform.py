@@ -11,6 +11,8 @@ from mmpose.datasets.datasets import TopDownMpiiDataset
 from mmpose.datasets.datasets.top_down.topdown_base_dataset import copy_record
 from mpii_data import copy_real_mpii, write_mpii
 
+from hourglass_npu.errors import UserError
+
 # Not square, so that width and height cannot be mistaken for each other.
 DATA_CFG = dict(
     image_size=[96, 128],
@@ -243,3 +245,19 @@ def test_half_bodies(theirs, people, visible):
                 )
             )
         assert_same_bits(*results)
+
+
+@pytest.mark.parametrize('before', ['nothing', 'ToPlanes'])
+@pytest.mark.parametrize(
+    'step', [dict(type='TopDownRandomFlip', flip_prob=1), 'TopDownAffine']
+)
+def test_a_step_without_a_picture_says_where_it_belongs(people, step, before):
+    sample = copy_record(people.db[0])
+    sample.update(rotation=0, ann_info=people.ann_info)
+    if before == 'ToPlanes':
+        sample['img'] = np.zeros((8, 8, 3), np.uint8)
+        sample = pipelines.ToPlanes()(sample)
+    name = step if isinstance(step, str) else step['type']
+    wrong = pipelines.Compose([step if name != step else dict(type=step)])
+    with pytest.raises(UserError, match=f'{name} needs a picture: .*ToPlanes'):
+        wrong(sample)

@@ -22,6 +22,7 @@ from mmpose.models.detectors import top_down
 from pose_model import make, picture
 
 from hourglass_npu.pose import heatmaps
+from hourglass_npu.errors import UserError
 from hourglass_npu.pose.geometry import to_picture
 
 RELPATH = 'models/detectors/top_down.py'
@@ -329,6 +330,10 @@ def test_bytes_need_a_preprocessor(config):
     model = top_down.TopDown(**config)
     with pytest.raises(ValueError, match='give the model a data_preproc'):
         model(torch.zeros(1, 3, 64, 64, dtype=torch.uint8), return_loss=False)
+    colour = dict(mean=[0.5] * 3, std=[0.2] * 3)
+    model = top_down.TopDown(data_preprocessor=colour, **config)
+    with pytest.raises(UserError, match=r'shape \(1, 64, 64, 3\).*ToPlanes'):
+        model(torch.zeros(1, 64, 64, 3, dtype=torch.uint8), return_loss=False)
     for wrong in (
         dict(mean=[0.5]),
         dict(mean=[0.5], std=[0.0]),
