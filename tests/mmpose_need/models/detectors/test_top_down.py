@@ -21,8 +21,8 @@ from mmpose.datasets.pipelines import (
 from mmpose.models.detectors import top_down
 from pose_model import make, picture
 
-from hourglass_npu.pose import heatmaps
 from hourglass_npu.errors import UserError
+from hourglass_npu.pose import heatmaps
 from hourglass_npu.pose.geometry import to_picture
 
 RELPATH = 'models/detectors/top_down.py'
