@@ -261,17 +261,17 @@ def test_what_is_not_there_is_refused(npu, tiny):
 
 def test_the_doctor_tries_the_devices(cann_stub, run):
     done = run(
-        [sys.executable, 'scripts/doctor.py', '--json'],
+        [sys.executable, 'scripts/doctor.py', '--json', '--devices', 3],
         env=dict(cann_stub, VENV=sys.prefix),
         timeout=240,
     )
-    found = {
-        finding['check']: finding
-        for finding in json.loads(done.stdout)['findings']
-    }
+    account = json.loads(done.stdout)
+    assert account['verdict'] == 'ready to train'
+    found = {finding['check']: finding for finding in account['findings']}
     for check, words in (
         ('devices', 'npu (8), cpu (1)'),
         ('collective', 'hccl works in a group of one on Ascend910B3'),
+        ('cards', '3 x npu (Ascend910B3): hccl sums 1 to 3 at '),
         ('cann', '9.1.0'),
         ('nodes', '8 in /dev'),
         ('driver', 'stub'),
