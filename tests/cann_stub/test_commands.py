@@ -280,6 +280,21 @@ def test_the_doctor_tries_the_devices(cann_stub, run):
         assert words in found[check]['text']
 
 
+def test_the_benchmark_trains_on_the_devices(npu, tiny, tmp_path):
+    found = tmp_path / 'bench.json'
+    done = npu(
+        *(sys.executable, 'scripts/bench.py', '--device', 'npu', 'ranks'),
+        *('--small', '--rounds', '1', '--workers', '0', '--json', found),
+        *('--data', tiny[1]['MPII_ROOT']),
+    )
+    result = json.loads(found.read_text())
+    assert result['machine']['accelerator'] == 'Ascend910B3'
+    what = [row['what'] for row in result['areas']['ranks']]
+    assert what == ['image, 1 rank', 'image, 2 ranks']
+    trained = [r for r in done.reports if 'aclnnConvolution' in r['kernels']]
+    assert sorted(map(device_of, trained)) == [0, 0, 1]
+
+
 def test_what_the_stand_in_lacks_is_refused_by_name(npu, tiny, tmp_path):
     # The first generation's own way: compiled operators.
     config, data = tiny
