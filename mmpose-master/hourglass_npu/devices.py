@@ -137,14 +137,40 @@ def let_pin(loader, device):
             loader.pin_memory_device = device.type
 
 
+def pins(loader):
+    """Tell whether the batches of a data loader are put into pinned memory.
+
+    What was asked for says little: torch pins or not, by rules of its own
+    that differ from release to release. Its iterator knows. That of a tiny
+    loader with the same settings is asked, which starts no workers and draws
+    no random number.
+
+    Args:
+        loader (DataLoader): After :func:`let_pin`.
+
+    Returns:
+        bool: Whether they are.
+    """
+    if not loader.pin_memory:
+        return False
+    told = getattr(loader, 'pin_memory_device', '')
+    trial = torch.utils.data.DataLoader(
+        [0],
+        pin_memory=True,
+        generator=torch.Generator(),
+        **(dict(pin_memory_device=told) if told else {}),
+    )
+    return bool(getattr(iter(trial), '_pin_memory', True))
+
+
 def choose_prefetch(wanted, device, pinned=True):
     """Decide whether batches are sent by :func:`send_beside`.
 
     Args:
         wanted (bool | None): None: where it is possible.
         device (torch.device): Where the model is.
-        pinned (bool): Whether the loaders put batches into pinned memory.
-            Without it the host waits for each copy.
+        pinned (bool): What :func:`pins` says of the loaders. Without pinned
+            memory the host waits for each copy.
 
     Returns:
         bool: Whether they are.
@@ -156,7 +182,10 @@ def choose_prefetch(wanted, device, pinned=True):
     if device.type not in ('npu', 'cuda'):
         lacking = f'is for a device with streams, not for {device}'
     elif not pinned:
-        lacking = 'needs pin_memory=True in data.train_dataloader'
+        lacking = (
+            'needs pin_memory=True in data.train_dataloader, and a torch that '
+            f'pins memory for {device.type}'
+        )
     if wanted and lacking:
         raise UserError(f'device_prefetch {lacking}: set it to None or False')
     return lacking is None and wanted is not False
