@@ -116,13 +116,14 @@ def test_what_the_host_counts_is_set_back():
 
     class Counting(torch.optim.Adam):
         def step(self, closure=None):
-            self.param_groups[0]['count'] = (
-                self.param_groups[0].get('count', 0) + 1
-            )
+            group = self.param_groups[0]
+            group['count'] = group.get('count', 0) + 1
+            group['held'] += 1  # as is a step's number in newer torch
             return super().step(closure)
 
     model = Toy()
     optimizer = Counting(model.parameters(), lr=0.01)
+    optimizer.param_groups[0]['held'] = torch.zeros(())
     case = make_case('adam')
     engine = NativeDriver(model, optimizer, case, on_device=True).engine
     engine.device = torch.device('cuda')  # so all of the state is elsewhere
@@ -130,6 +131,7 @@ def test_what_the_host_counts_is_set_back():
     engine.finish()
     assert engine.skipped_steps == 1
     assert optimizer.param_groups[0]['count'] == 3
+    assert optimizer.param_groups[0]['held'] == 3
     assert {float(s['step']) for s in optimizer.state.values()} == {3.0}
 
 
