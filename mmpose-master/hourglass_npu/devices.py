@@ -44,7 +44,7 @@ def set_arithmetic(cudnn_benchmark=None, allow_tf32=None):
             torch.backends.cudnn.allow_tf32 = allow_tf32
             torch.backends.cuda.matmul.allow_tf32 = allow_tf32
     npu = getattr(torch, 'npu', None) if kind == 'npu' else None
-    if hasattr(npu, 'conv') and hasattr(npu, 'matmul'):  # not in 1.8.1
+    if hasattr(npu, 'conv') and hasattr(npu, 'matmul'):  # from 1.8.1.post2
         del idle['allow_tf32']
         if allow_tf32 is not None:
             npu.conv.allow_hf32 = npu.matmul.allow_hf32 = allow_tf32
@@ -89,9 +89,18 @@ def halves_convolutions(device):
     Returns:
         bool: Whether it does.
     """
-    if device.type != 'npu' or not hasattr(torch.npu, 'get_soc_version'):
+    if device.type != 'npu':
         return False
-    return 0 <= torch.npu.get_soc_version() < FIRST_A2
+
+    def find(name):
+        # Before 2.1 it is in the utils.
+        places = torch.npu, getattr(torch.npu, 'utils', None)
+        return next(
+            (getattr(p, name) for p in places if hasattr(p, name)), None
+        )
+
+    number = find('get_soc_version')
+    return number is not None and 0 <= number() < FIRST_A2
 
 
 def peak_memory():
