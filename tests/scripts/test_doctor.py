@@ -546,7 +546,7 @@ def test_annotations_may_have_a_byte_order_mark(mpii):
         ('annotations/mpii_train.json', None, 'mpii_train.json is missing'),
         ('annotations/mpii_train.json', '[{', 'not what mmpose publishes'),
         ('annotations/mpii_train.json', '[1]', 'not what mmpose publishes'),
-        ('annotations/mpii_gt_val.mat', None, 'mpii_gt_val.mat is missing'),
+        ('annotations/mpii_gt_val.mat', '', 'mpii_gt_val.mat is empty'),
     ],
 )
 def test_data_that_are_not_whole(mpii, file, content, words):
@@ -558,6 +558,12 @@ def test_data_that_are_not_whole(mpii, file, content, words):
     assert set(found) == {'error'}
     assert words in found['error'][0]
     assert 'check_mpii.py' in found['error'][0]
+
+
+def test_a_ground_truth_that_is_missing_is_a_warning(mpii):
+    (mpii / 'annotations/mpii_gt_val.mat').unlink()
+    (only,) = found_by(doctor_checks.check_data)['warning']
+    assert 'mpii_gt_val.mat is missing' in only and 'PCKh' in only
 
 
 def test_data_of_other_people_are_not_taken_for_mpii(mpii):
