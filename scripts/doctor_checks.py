@@ -436,15 +436,17 @@ def probe_all(environments):
     """
     processes = [_Probe(variables) for variables in environments]
     end, reason = time.monotonic() + PROBE_LIMIT, 'time'
-    while any(process.poll() is None for process in processes):
-        if time.monotonic() > end:
-            for process in processes:
-                process.stop(reason)
-            break
-        if reason == 'time' and any(p.poll() for p in processes):
-            end = min(end, time.monotonic() + PEER_LIMIT)
-            reason = 'stopped'
-        time.sleep(0.05)
+    try:
+        while any(process.poll() is None for process in processes):
+            if time.monotonic() > end:
+                break
+            if reason == 'time' and any(p.poll() for p in processes):
+                end = min(end, time.monotonic() + PEER_LIMIT)
+                reason = 'stopped'
+            time.sleep(0.05)
+    finally:  # on Ctrl-C, too, which does not reach their sessions
+        for process in processes:
+            process.stop(reason)
     return [process.result() for process in processes]
 
 

@@ -419,6 +419,26 @@ def test_two_processes_sum_on_this_host(run):
     )
 
 
+@pytest.mark.processes
+def test_ctrl_c_leaves_no_process(several, monkeypatch):
+    several.variables['BROKEN'] = 'none'
+    made = []
+    stop = doctor_checks._Probe.stop
+
+    def note(process, reason):
+        stop(process, reason)
+        made.append(process.poll())
+
+    def interrupt(seconds):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(doctor_checks._Probe, 'stop', note)
+    monkeypatch.setattr(doctor_checks.time, 'sleep', interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        list(doctor_checks.check_cards(several))
+    assert len(made) == 3 and None not in made
+
+
 def test_no_devices_at_all_are_refused(capsys):
     with pytest.raises(SystemExit) as exit_:
         doctor.main(['--devices', '0'])
