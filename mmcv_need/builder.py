@@ -5,6 +5,7 @@ In addition to ``torch.optim``, the optimizers of ``torch_npu.optim``
 where these packages can be imported.
 """
 
+import contextlib
 import copy
 import importlib
 import inspect
@@ -356,7 +357,59 @@ def build_optimizer(model, cfg):
         raise UnknownOptimizerError(message) from error
     if fused_by(optimizer) == 'torch_npu':
         _keep_to_its_device(optimizer)
+    weights = [p for group in optimizer.param_groups for p in group['params']]
+    if any(weight.device.type == 'npu' for weight in weights):
+        _launch_little(optimizer)
     return optimizer
+
+
+def _launch_little(optimizer):
+    """Let a foreach optimizer of torch divide in few kernels of an NPU.
+
+    It gives ``_foreach_addcdiv_`` a list with a number for each weight, for
+    which torch_npu launches a kernel for each. For one number, and for a
+    tensor of them, it takes many weights in one kernel. The numbers are the
+    same in each form; they differ by weight only where some have made fewer
+    steps.
+
+    Args:
+        optimizer (torch.optim.Optimizer): Its method ``step`` is replaced.
+    """
+    plain_step = optimizer.step
+
+    def step(optimizer, *args, **kwargs):
+        with _numbers_in_one(getattr(torch, '_foreach_addcdiv_', None)):
+            return plain_step(*args, **kwargs)
+
+    # A bound method, since torch's schedules read ``__func__``.
+    optimizer.step = types.MethodType(step, optimizer)
+
+
+@contextlib.contextmanager
+def _numbers_in_one(plain):
+    """Context in which ``_foreach_addcdiv_`` gets its numbers as one.
+
+    Args:
+        plain (callable): That function of torch, None where there is none.
+    """
+
+    def addcdiv(*args, **kwargs):
+        *lists, numbers = args
+        if isinstance(numbers, list) and isinstance(numbers[0], float):
+            if numbers.count(numbers[0]) == len(numbers):
+                numbers = numbers[0]
+            elif hasattr(torch.ops.aten._foreach_addcdiv_, 'Tensor'):
+                numbers = torch.tensor(numbers)
+        return plain(*lists, numbers, **kwargs)
+
+    if plain is None:
+        yield
+        return
+    torch._foreach_addcdiv_ = addcdiv
+    try:
+        yield
+    finally:
+        torch._foreach_addcdiv_ = plain
 
 
 def _keep_to_its_device(optimizer):

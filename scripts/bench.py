@@ -8,6 +8,7 @@ Examples:
   python3 scripts/bench.py --stock pipeline step
   python3 scripts/bench.py --stock --json bench.json > bench.md
   python3 scripts/bench.py cuda
+  python3 scripts/bench.py --device npu
 """
 
 import argparse
@@ -42,6 +43,13 @@ def parse(arguments=None):
         nargs='*',
         metavar='AREA',
         help=f'what to measure (default: {" ".join(default)})',
+    )
+    add(
+        '--device',
+        choices=('cpu', 'cuda', 'npu'),
+        help='where ours trains: then cuda or npu is the default area, '
+        'beside which train and ranks can be measured there (default: the '
+        'CPU, but for cuda and npu)',
     )
     add(
         '--stock',
@@ -80,7 +88,16 @@ def parse(arguments=None):
     for name in ('annotations/mpii_train.json', 'images'):
         if args.data and not (args.data / name).exists():
             parser.error(f'--data {args.data}: there is no {name} in it')
+    if args.device in AREAS:
+        default = [args.device]
     args.areas = args.areas or default
+    for name in args.areas if args.device else ():
+        area = AREAS[name]
+        host = args.device == 'cpu'
+        if not (host or area.trains) or area.device not in (None, args.device):
+            parser.error(f'area {name} does not train on {args.device}')
+    if args.stock and 'npu' in (args.device, *args.areas):
+        parser.error('stock mmpose knows no NPU: leave --stock out')
     if args.json:
         bundle.check_output(args.json, ['.json'])
     return args
@@ -98,24 +115,27 @@ def measure_area(name, args, data, folder):
         tuple[list[dict] | str, list[str]]: Rows, or why it was not measured;
         and the fixes of the baseline.
     """
-    import torch
+    from mmcv.runner.dist_utils import device_count
 
     from benchmark import stock
 
     area = AREAS[name]
-    on_gpu = area.on_gpu and torch.cuda.is_available()
-    tried = area.on_gpu and not on_gpu
+    kind = args.device or area.device or 'cpu'
+    tried = not device_count(kind)
+    if tried:
+        kind = 'cpu'
     workers = args.workers
     if workers is None:
-        workers = min(16, len(os.sched_getaffinity(0))) if on_gpu else 1
+        cores = len(os.sched_getaffinity(0))
+        workers = 1 if kind == 'cpu' else min(16, cores)
     site, fixes = None, []
-    if args.stock or area.on_gpu:
+    if args.stock or area.device == 'cuda':
         site = folder / 'stock'
-        fixes = stock.make(site, 'cuda' if on_gpu else 'cpu')
+        fixes = stock.make(site, kind)
     small = args.small or tried
-    # What is measured on a CPU must not find a GPU.
-    environment = {} if on_gpu else dict(CUDA_VISIBLE_DEVICES='')
-    bench = Bench(folder, data, small, site, workers, environment)
+    # What is measured on a CPU must not find a GPU; stock would.
+    environment = {} if kind == 'cuda' else dict(CUDA_VISIBLE_DEVICES='')
+    bench = Bench(folder, data, small, site, workers, environment, kind)
     rounds = args.rounds or area.rounds
     if small:
         rounds = min(rounds, 2)
@@ -130,7 +150,8 @@ def measure_area(name, args, data, folder):
     finally:
         bench.stop()
     if tried:
-        why = 'no GPU of CUDA here; it was tried on the CPU at small size'
+        what = dict(cuda='GPU of CUDA', npu='NPU')[area.device]
+        why = f'no {what} here; it was tried on the CPU at small size'
         return why, fixes
     return measure.rows_of(bench.subjects), fixes
 
@@ -142,10 +163,19 @@ def main(arguments=None):
         arguments (list[str], optional): In place of ``sys.argv[1:]``.
     """
     args = parse(arguments)
+    # As in a command: data workers need no torch_npu.
+    os.environ.setdefault('TORCH_DEVICE_BACKEND_AUTOLOAD', '0')
     bundle.ensure_packages()
+    from mmcv.runner.dist_utils import probe
+
     from benchmark import report
 
-    result = dict(machine=report.describe_machine(), fixes=[], areas={})
+    count, reason = probe(args.device or 'cpu')
+    if not count:
+        raise bundle.UserError(f'--device {args.device}: {reason}')
+    on_npu = 'npu' in (args.device, *args.areas) and probe('npu')[0]
+    machine = report.describe_machine('npu' if on_npu else 'cuda')
+    result = dict(machine=machine, fixes=[], areas={})
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         data = args.data and args.data.resolve()

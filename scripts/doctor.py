@@ -10,6 +10,7 @@ Exit status: 0 all is in order; 1 there are warnings; 2 something is in the
 way of training, or the command line makes no sense.
 
 examples: python3 scripts/doctor.py
+          python3 scripts/doctor.py --devices 8
           VENV=/opt/venv python3 scripts/doctor.py --json
 """
 
@@ -40,13 +41,16 @@ def _tidy(text):
     return text if home in ('/', '~') else text.replace(home, '~')
 
 
-def examine():
+def examine(devices=0):
     """Run all checks.
+
+    Args:
+        devices (int): How many devices to try together; 0: one alone.
 
     Returns:
         list[Finding]: In the order of the report.
     """
-    host = Host()
+    host = Host(devices)
     found = []
     for check in CHECKS:
         try:
@@ -80,7 +84,13 @@ def render(found):
             yield f'{"":<22}{"   " if number else "-> "}{line}'
     counts = Counter(finding.severity for finding in found)
     summary = ', '.join(f'{counts[s]} {s}' for s in SEVERITIES if counts[s])
-    yield f'--- {summary} ---'
+    yield f'--- {summary}; {verdict(found)} ---'
+
+
+def verdict(found):
+    """Say in a word or two whether a training could start here."""
+    broken = any(finding.severity == 'error' for finding in found)
+    return f'{"not " if broken else ""}ready to train'
 
 
 def render_brief(found):
@@ -116,13 +126,24 @@ def main(arguments=None):
         action='store_true',
         help='only what asks for something, a line for each',
     )
+    parser.add_argument(
+        '--devices',
+        type=int,
+        metavar='N',
+        help='try N devices together, a process each, and how fast they sum '
+        '(default: one alone)',
+    )
     options = parser.parse_args(arguments)
+    if options.devices is not None and options.devices < 1:
+        parser.error(f'--devices {options.devices}: at least 1')
     look_for('torch', 'mmcv', 'mmpose')
-    found = examine()
+    found = examine(options.devices or 0)
     status = max(EXIT_STATUS[finding.severity] for finding in found)
     if options.json:
         account = dict(
-            status=status, findings=[finding._asdict() for finding in found]
+            status=status,
+            verdict=verdict(found),
+            findings=[finding._asdict() for finding in found],
         )
         print(json.dumps(account, indent=2))
     else:

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,6 +25,7 @@ from hourglass_npu.bootstrap import PASSED_OVER
 ROOT = Path(__file__).resolve().parent.parent
 PROBE = Path(__file__).resolve().with_name('doctor_probe.py')
 PROBE_LIMIT = 180  # seconds; the first use of an NPU can take a minute
+PEER_LIMIT = 10  # seconds for the other processes when one has failed
 
 PYTHONS = ('3.7', '3.9', '3.10', '3.11', '3.12', '3.13')
 PACKAGES = ('torch', 'numpy', 'cv2', 'scipy', 'xtcocotools')
@@ -53,6 +55,11 @@ KNOWN_FAILURES = {
     'half a minute',
     'EI0006': 'the processes did not find each other in time: raise '
     'HCCL_CONNECT_TIMEOUT, and look at the network between the devices',
+    # Whose other messages of that file name one operator.
+    'binary_info_config.json': 'the package of CANN with the kernels of this '
+    'chip is not installed, or is of another release or chip: install '
+    'Ascend-cann-kernels-... (from CANN 9: Ascend-cann-...-ops) beside the '
+    'toolkit, of the same version',
     'libhccl.so': 'CANN is not in the environment: source env.sh, or the '
     'set_env.sh of CANN (to go without NPUs: export '
     'TORCH_DEVICE_BACKEND_AUTOLOAD=0)',
@@ -62,7 +69,11 @@ KNOWN_FAILURES = {
 class Host:
     """What several checks ask for.
 
+    Args:
+        devices (int): How many to try together; 0 tries one alone.
+
     Attributes:
+        devices (int): As given.
         variables (dict): The environment that ``env.sh`` makes.
         python (str): Such as '3.11'.
         torch, torch_npu (str | None): Versions, read without an import.
@@ -71,7 +82,8 @@ class Host:
         nodes (list[Path]): The devices that the driver offers.
     """
 
-    def __init__(self):
+    def __init__(self, devices=0):
+        self.devices = devices
         self.variables = npu_host.environment()
         self.python = '{}.{}'.format(*sys.version_info)
         self.torch = npu_host.installed('torch')
@@ -349,6 +361,56 @@ def check_devices(host):
         )
 
 
+def check_cards(host):
+    """Try several devices together: a process each, as they train."""
+    if not host.torch or not host.devices:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        common = dict(
+            host.variables,
+            WORLD_SIZE=str(host.devices),
+            LOCAL_WORLD_SIZE=str(host.devices),
+            DOCTOR_RENDEZVOUS=f'{folder}/rendezvous',
+        )
+        found = probe_all(
+            dict(common, RANK=str(rank), LOCAL_RANK=str(rank))
+            for rank in range(host.devices)
+        )
+    # One that was stopped because of another is no finding.
+    failed = [
+        (rank, facts, status, errors)
+        for rank, (facts, status, errors) in enumerate(found)
+        if status not in (0, 'stopped')
+    ]
+    # Where all say the same, as to a request that cannot be, once will do.
+    if len({_last_line(errors) for *_, errors in failed}) == 1:
+        failed = failed[:1]
+    for rank, facts, status, errors in failed:
+        step = 'the sum over all' if 'card' in facts else 'its own device'
+        what = (
+            f'did not end within {PROBE_LIMIT} s'
+            if status == 'time'
+            else f'failed: {_last_line(errors)}'
+        )
+        yield Finding(
+            'cards',
+            'error',
+            f'process {rank} of {host.devices}: {step} {what}',
+            _meaning(errors) or 'see npu-smi info, and dmesg of this host',
+        )
+    if not failed:
+        used = found[0][0]['collective']
+        names = {facts['card']['name'] for facts, *_ in found} - {''}
+        speed = used.get('gb_per_s')
+        yield ok(
+            'cards',
+            f'{host.devices} x {used["kind"]}'
+            + ''.join(f' ({name})' for name in sorted(names))
+            + f': {used["backend"]} sums 1 to {host.devices}'
+            + (f' at {speed:.3g} GB/s' if speed else ''),
+        )
+
+
 def probe(variables):
     """Run doctor_probe.py as a training would be run.
 
@@ -359,31 +421,71 @@ def probe(variables):
         tuple[dict, int | str, str]: What it has said; its exit status, or
         'time' if it was stopped; its error output without addresses.
     """
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        process = subprocess.Popen(
+    return probe_all([variables])[0]
+
+
+def probe_all(environments):
+    """Run doctor_probe.py in several processes at once.
+
+    Args:
+        environments (Iterable[dict]): One for each.
+
+    Returns:
+        list[tuple]: What :func:`probe` returns, for each. The status of one
+        that was stopped since another has failed is 'stopped'.
+    """
+    processes = [_Probe(variables) for variables in environments]
+    end, reason = time.monotonic() + PROBE_LIMIT, 'time'
+    try:
+        while any(process.poll() is None for process in processes):
+            if time.monotonic() > end:
+                break
+            if reason == 'time' and any(p.poll() for p in processes):
+                end = min(end, time.monotonic() + PEER_LIMIT)
+                reason = 'stopped'
+            time.sleep(0.05)
+    finally:  # on Ctrl-C, too, which does not reach their sessions
+        for process in processes:
+            process.stop(reason)
+    return [process.result() for process in processes]
+
+
+class _Probe(subprocess.Popen):
+    """A process of doctor_probe.py, in a session of its own."""
+
+    def __init__(self, variables):
+        self._streams = tempfile.TemporaryFile(), tempfile.TemporaryFile()
+        self._stopped = None
+        super().__init__(
             [sys.executable, str(PROBE)],
             env=dict(variables, PYTHONDONTWRITEBYTECODE='1'),
             stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=err,
+            stdout=self._streams[0],
+            stderr=self._streams[1],
             start_new_session=True,
         )
-        try:
-            status = process.wait(PROBE_LIMIT)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            status = 'time'
-        printed, errors = [
-            stream.seek(0) or stream.read().decode('utf-8', 'replace')
-            for stream in (out, err)
-        ]
-    facts = {}
-    for line in printed.splitlines():
-        # CANN and torch print there as well.
-        if line.startswith('{"'):
-            facts.update(json.loads(line))
-    return facts, status, _without_addresses(errors)
+
+    def stop(self, reason):
+        """End it, and what it has started, unless it has ended."""
+        if self.poll() is None:
+            self._stopped = reason
+            os.killpg(self.pid, signal.SIGKILL)
+            self.wait()
+
+    def result(self):
+        """Return what it has said, its status and its error output."""
+        texts = []
+        for stream in self._streams:
+            stream.seek(0)
+            texts.append(stream.read().decode('utf-8', 'replace'))
+            stream.close()
+        facts = {}
+        for line in texts[0].splitlines():
+            # CANN and torch print there as well.
+            if line.startswith('{"'):
+                facts.update(json.loads(line))
+        status = self._stopped or self.returncode
+        return facts, status, _without_addresses(texts[1])
 
 
 def _meaning(text):
@@ -455,6 +557,7 @@ CHECKS = (
     check_npu_software,
     check_device_nodes,
     check_devices,
+    check_cards,
     check_patched_packages,
     check_variables,
     check_data,

@@ -3,16 +3,25 @@
 So it runs in a process of its own, and prints one line of JSON as soon as it
 knows something::
 
-    {"torch": {"version": ..., "build": ..., "folder": ...}}
+    {"torch": {"version": ..., "build": ...}}
     {"devices": {"npu": 8, "cuda": 0, "cpu": 1}, "absent": {"cuda": ...}}
+    {"card": {"kind": "npu", "name": ...}}
     {"collective": {"kind": "npu", "backend": "hccl", "name": ...}}
+
+Several processes, with RANK and the like as a launcher sets them, and with
+DOCTOR_RENDEZVOUS, the path of a file to be made, take a device each and form
+a group. Then "collective" has "gb_per_s", too.
 """
 
 import importlib.util
 import json
 import os
 import tempfile
+import time
 from pathlib import Path
+
+SIZE, REPEATS = 2**23, 4
+"""Numbers in fp32 of which the sum's time is taken, and how often."""
 
 SEAM = Path(__file__).resolve().parents[1] / 'mmcv_need' / 'dist_utils.py'
 
@@ -55,33 +64,67 @@ def main():
     }
     say(devices=counts, absent=absent)
 
-    # A group of one, in the way in which a training makes its group.
-    os.environ.update(
-        RANK='0', LOCAL_RANK='0', LOCAL_WORLD_SIZE='1', MASTER_ADDR='127.0.0.1'
-    )
+    # A group of one, or of several, in the way in which a training makes it.
+    for name, value in dict(
+        RANK='0', LOCAL_RANK='0', WORLD_SIZE='1', LOCAL_WORLD_SIZE='1'
+    ).items():
+        os.environ.setdefault(name, value)
+    os.environ['MASTER_ADDR'] = '127.0.0.1'
     device = seam.set_device()
+    say(card=try_card(torch, device))
     with tempfile.TemporaryDirectory() as folder:
+        place = os.environ.get('DOCTOR_RENDEZVOUS', f'{folder}/rendezvous')
         seam.init_dist(
             'pytorch',
-            init_method=f'file://{folder}/rendezvous',
-            rank=0,
-            world_size=1,
+            init_method=f'file://{place}',
+            rank=int(os.environ['RANK']),
+            world_size=int(os.environ['WORLD_SIZE']),
         )
-        ones = torch.ones(4, device=device)
-        torch.distributed.all_reduce(ones)
-        if ones.tolist() != [1.0] * 4:
-            raise RuntimeError(f'the sum over one process is {ones.tolist()}')
-        name = ''
-        if device.type != 'cpu':
-            name = getattr(torch, device.type).get_device_name(device.index)
-        say(
-            collective=dict(
-                kind=device.type,
-                backend=torch.distributed.get_backend(),
-                name=name,
-            )
-        )
+        say(collective=try_sum(torch, device, seam))
         torch.distributed.destroy_process_group()
+
+
+def try_card(torch, device):
+    """Multiply two matrices; return kind and name of the device."""
+    ones = torch.ones(64, 64, device=device)
+    product = (ones @ ones).cpu()
+    if not (product == 64).all():
+        raise RuntimeError(f'a product of ones gives {product[0, 0]}, not 64')
+    name = ''
+    if device.type != 'cpu':
+        name = getattr(torch, device.type).get_device_name(device.index)
+    return dict(kind=device.type, name=name)
+
+
+def try_sum(torch, device, seam):
+    """Sum 1 to N over N processes, and take the time of it.
+
+    Returns:
+        dict: Backend, kind and name of the device. From two processes on
+        also ``gb_per_s``: bytes that each of them has to send, by seconds.
+    """
+    rank, ranks = seam.get_dist_info()
+    numbers = torch.full((SIZE,), rank + 1.0, device=device)
+    torch.distributed.all_reduce(numbers)
+    lowest, highest = float(numbers.min()), float(numbers.max())
+    if not lowest == highest == ranks * (ranks + 1) / 2:
+        raise RuntimeError(
+            f'the sum of 1 to {ranks} is {lowest:g} to {highest:g}'
+        )
+    found = dict(
+        try_card(torch, device), backend=torch.distributed.get_backend()
+    )
+    if ranks > 1:
+        numbers.zero_()
+        seam.synchronize()
+        start = time.perf_counter()
+        for _ in range(REPEATS):
+            torch.distributed.all_reduce(numbers)
+        seam.synchronize()
+        taken = time.perf_counter() - start
+        sent = REPEATS * 4 * SIZE * 2 * (ranks - 1) / ranks
+        found['gb_per_s'] = sent / taken / 1e9
+    return found
 
 
 if __name__ == '__main__':

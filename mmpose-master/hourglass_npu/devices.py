@@ -44,7 +44,7 @@ def set_arithmetic(cudnn_benchmark=None, allow_tf32=None):
             torch.backends.cudnn.allow_tf32 = allow_tf32
             torch.backends.cuda.matmul.allow_tf32 = allow_tf32
     npu = getattr(torch, 'npu', None) if kind == 'npu' else None
-    if hasattr(npu, 'conv') and hasattr(npu, 'matmul'):  # not in 1.8.1
+    if hasattr(npu, 'conv') and hasattr(npu, 'matmul'):  # from 1.8.1.post2
         del idle['allow_tf32']
         if allow_tf32 is not None:
             npu.conv.allow_hf32 = npu.matmul.allow_hf32 = allow_tf32
@@ -89,9 +89,18 @@ def halves_convolutions(device):
     Returns:
         bool: Whether it does.
     """
-    if device.type != 'npu' or not hasattr(torch.npu, 'get_soc_version'):
+    if device.type != 'npu':
         return False
-    return 0 <= torch.npu.get_soc_version() < FIRST_A2
+
+    def find(name):
+        # Before 2.1 it is in the utils.
+        places = torch.npu, getattr(torch.npu, 'utils', None)
+        return next(
+            (getattr(p, name) for p in places if hasattr(p, name)), None
+        )
+
+    number = find('get_soc_version')
+    return number is not None and 0 <= number() < FIRST_A2
 
 
 def peak_memory():
@@ -137,14 +146,40 @@ def let_pin(loader, device):
             loader.pin_memory_device = device.type
 
 
+def pins(loader):
+    """Tell whether the batches of a data loader are put into pinned memory.
+
+    What was asked for says little: torch pins or not, by rules of its own
+    that differ from release to release. Its iterator knows. That of a tiny
+    loader with the same settings is asked, which starts no workers and draws
+    no random number.
+
+    Args:
+        loader (DataLoader): After :func:`let_pin`.
+
+    Returns:
+        bool: Whether they are.
+    """
+    if not loader.pin_memory:
+        return False
+    told = getattr(loader, 'pin_memory_device', '')
+    trial = torch.utils.data.DataLoader(
+        [0],
+        pin_memory=True,
+        generator=torch.Generator(),
+        **(dict(pin_memory_device=told) if told else {}),
+    )
+    return bool(getattr(iter(trial), '_pin_memory', True))
+
+
 def choose_prefetch(wanted, device, pinned=True):
     """Decide whether batches are sent by :func:`send_beside`.
 
     Args:
         wanted (bool | None): None: where it is possible.
         device (torch.device): Where the model is.
-        pinned (bool): Whether the loaders put batches into pinned memory.
-            Without it the host waits for each copy.
+        pinned (bool): What :func:`pins` says of the loaders. Without pinned
+            memory the host waits for each copy.
 
     Returns:
         bool: Whether they are.
@@ -156,7 +191,10 @@ def choose_prefetch(wanted, device, pinned=True):
     if device.type not in ('npu', 'cuda'):
         lacking = f'is for a device with streams, not for {device}'
     elif not pinned:
-        lacking = 'needs pin_memory=True in data.train_dataloader'
+        lacking = (
+            'needs pin_memory=True in data.train_dataloader, and a torch that '
+            f'pins memory for {device.type}'
+        )
     if wanted and lacking:
         raise UserError(f'device_prefetch {lacking}: set it to None or False')
     return lacking is None and wanted is not False

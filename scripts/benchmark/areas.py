@@ -23,7 +23,9 @@ ONE_THREAD = dict(OMP_NUM_THREADS='1')
 AREAS = {}
 
 
-def area(name, rounds=7, default=False, warm_up=True, on_gpu=False):
+def area(
+    name, rounds=7, default=False, warm_up=True, trains=False, device=None
+):
     """Register a function as an area.
 
     Args:
@@ -32,12 +34,15 @@ def area(name, rounds=7, default=False, warm_up=True, on_gpu=False):
         default (bool): Whether it is measured where no area is named.
         warm_up (bool): Whether a round goes before. What is long warms itself
             up, and skips its first iterations.
-        on_gpu (bool): Whether it wants a GPU, and stock beside it.
+        trains (bool): Whether it trains, which any device can.
+        device (str | None): Kind of the device that it wants; on ``cuda``
+            stock is measured beside it.
     """
 
     def register(function):
         function.rounds, function.default = rounds, default
-        function.warm_up, function.on_gpu = warm_up, on_gpu
+        function.warm_up, function.device = warm_up, device
+        function.trains = trains or device is not None
         AREAS[name] = function
         return function
 
@@ -55,16 +60,19 @@ class Bench:
             baseline is measured, too.
         workers (int): Data workers of each training process.
         environment (dict): Variables of the processes that measure.
+        device (str): Kind of the device that ours uses.
 
     Attributes:
         config (Path): Of the network, which is the large one at full size.
         subjects (list[Subject]): What is measured.
     """
 
-    def __init__(self, folder, data, small, site, workers, environment):
+    def __init__(
+        self, folder, data, small, site, workers, environment, device='cpu'
+    ):
         self.folder, self.data, self.small = folder, data, small
         self.site, self.workers = site, workers
-        self.environment = environment
+        self.environment, self.device = environment, device
         self.config = bundle.SMALL if small else bundle.LARGE
         self.subjects, self._groups = [], {}
 
@@ -109,7 +117,7 @@ class Bench:
         if (site, name) not in self._groups:
             logs = self.folder / f'worker{len(self._groups)}'
             self._groups[site, name] = start_group(
-                ranks, site, logs, self.environment
+                ranks, site, logs, self.environment, self.device
             )
         return self._groups[site, name]
 
@@ -120,10 +128,12 @@ class Bench:
                 worker.shutdown()
 
 
-def low_precision(**form):
+def low_precision(device='cpu', **form):
     """Return a form as ``ours, bf16``, where torch has it (from 1.10)."""
     import torch
 
+    if device != 'cpu':
+        return {'ours, fp16': form}
     # Before, there is no batch norm in bfloat16 on a CPU.
     return {'ours, bf16': form} if hasattr(torch, 'autocast') else {}
 
@@ -192,13 +202,16 @@ def evaluation(bench):
     bench.add('person', case, forms, people=people, network=True)
 
 
-@area('train', rounds=3, default=True, warm_up=False)
+@area('train', rounds=3, default=True, warm_up=False, trains=True)
 def train(bench):
     """Training end to end on one device, fp32 and low precision."""
     bench.add(
         'image, fp32',
         'training.training',
-        dict(BOTH, **low_precision(override={'amp.enabled': True})),
+        dict(
+            BOTH,
+            **low_precision(bench.device, override={'amp.enabled': True}),
+        ),
         own=True,  # for the peak of memory
         batch=2,
         workers=bench.workers,
@@ -207,7 +220,7 @@ def train(bench):
     )
 
 
-@area('ranks', rounds=2, warm_up=False)
+@area('ranks', rounds=2, warm_up=False, trains=True)
 def ranks(bench):
     """Training end to end in 1, 2, 4 and 8 processes."""
     bench.config = bundle.SMALL
@@ -258,9 +271,20 @@ def onnx(bench):
     bench.add('crop', 'network.inference', forms)
 
 
-@area('cuda', rounds=2, warm_up=False, on_gpu=True)
+@area('cuda', rounds=2, warm_up=False, device='cuda')
 def cuda(bench):
     """Training on a GPU, from JPEGs and from memory, with a profile."""
+    _train_fast(bench)
+
+
+@area('npu', rounds=2, warm_up=False, device='npu')
+def npu(bench):
+    """The same on an NPU, for which there is no stock."""
+    _train_fast(bench)
+
+
+def _train_fast(bench):
+    """Add what an accelerator is measured by."""
     half = {'amp.enabled': True}
     in_turn = dict(half, device_prefetch=False)
     forms = {

@@ -12,11 +12,11 @@ PACKAGE = Path(__file__).resolve().parents[2] / 'mmpose-master/hourglass_npu'
 runpy.run_path(str(PACKAGE / 'bootstrap.py'))['use_this_package']()
 
 from hourglass_npu.bootstrap import ensure_packages  # noqa: E402
-from hourglass_npu.errors import run  # noqa: E402
+from hourglass_npu.errors import UserError, run  # noqa: E402
 from hourglass_npu.files import check_output, write_json  # noqa: E402
 from hourglass_npu.paths import CONFIGS  # noqa: E402
 
-__all__ = ['check_output', 'ensure_packages', 'run', 'write_json']
+__all__ = ['UserError', 'check_output', 'ensure_packages', 'run', 'write_json']
 
 LARGE = CONFIGS / 'hourglass52_mpii_384x384.py'
 SMALL = CONFIGS / 'hourglass_mpii_sample_96x96.py'

@@ -70,19 +70,32 @@ def data_loader(dataset, samples, workers=0, **settings):
     )
 
 
+def accelerator():
+    """Return kind and module of the device in use: ``'npu', torch.npu``.
+
+    Both are None where only the CPU is used.
+    """
+    for kind in ('npu', 'cuda'):
+        module = getattr(torch, kind, None)
+        if module is not None and module.is_initialized():
+            return kind, module
+    return None, None
+
+
 class Watch:
     """Context manager that takes wall time and CPU time, and adds them up.
 
     The CPU time is that of all threads of this process, and of its child
-    processes that have ended meanwhile. A GPU is waited for.
+    processes that have ended meanwhile. The device is waited for.
     """
 
     def __init__(self):
         self._taken = dict(wall=0.0, cpu=0.0)
 
     def _add(self, sign):
-        if torch.cuda.is_initialized():
-            torch.cuda.synchronize()
+        module = accelerator()[1]
+        if module is not None:
+            module.synchronize()
         for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN):
             used = resource.getrusage(who)
             self._taken['cpu'] += sign * (used.ru_utime + used.ru_stime)

@@ -18,8 +18,12 @@ NOTES = dict(
 """Facts that a table shows, in words."""
 
 
-def describe_machine():
-    """Describe the machine in general terms, as text by name."""
+def describe_machine(device='cuda'):
+    """Describe the machine in general terms, as text by name.
+
+    Args:
+        device (str): Kind of the device that is used, or looked for.
+    """
     import cv2
     import numpy
     import torch
@@ -28,12 +32,13 @@ def describe_machine():
         'model name\\s*: (.*)', Path('/proc/cpuinfo').read_text()
     )
     pages, size = os.sysconf('SC_PHYS_PAGES'), os.sysconf('SC_PAGE_SIZE')
-    on_gpu = torch.cuda.is_available()
+    there = device == 'npu' or torch.cuda.is_available()
+    module = torch.npu if device == 'npu' else torch.cuda
     return dict(
         processor=found[0] if found else platform.machine(),
         cores=f'{len(os.sched_getaffinity(0))}',
         memory=f'{pages * size / 2**30:.0f} GiB',
-        accelerator=torch.cuda.get_device_name() if on_gpu else 'none',
+        accelerator=module.get_device_name() if there else 'none',
         Python=platform.python_version(),
         torch=str(torch.__version__),
         numpy=numpy.__version__,

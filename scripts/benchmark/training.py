@@ -8,7 +8,7 @@ from contextlib import nullcontext
 
 import torch
 
-from benchmark.case import Watch, repeat, rounds
+from benchmark.case import Watch, accelerator, repeat, rounds
 
 
 def training(
@@ -90,17 +90,24 @@ def _trainer(cfg, dataset, spans, distributed=False, profile=False):
             _cast_input(model)
         # A copy: mmcv takes keys out of what it is given.
         own = copy.deepcopy(cfg)
-        profiler = torch.profiler.profile() if profile else nullcontext()
+        profiler = _profiler() if profile else nullcontext()
         with tempfile.TemporaryDirectory() as own.work_dir, profiler:
             train_model(model, dataset, own, distributed=distributed)
         found = dict(watch=watch, memory=_peak_memory())
         if profile:
-            kind = 'cuda' if torch.cuda.is_available() else 'cpu'
+            kind = 'cuda' if accelerator()[0] == 'cuda' else 'cpu'
             order = dict(sort_by=f'self_{kind}_time_total', row_limit=15)
             found['profile'] = profiler.key_averages().table(**order)
         return found
 
     return work
+
+
+def _profiler():
+    """Return torch's profiler; an NPU itself takes torch_npu's own."""
+    kinds = torch.profiler.ProfilerActivity
+    on_npu = accelerator()[0] == 'npu'
+    return torch.profiler.profile(activities=[kinds.CPU] if on_npu else None)
 
 
 def _register_clock(spans):
@@ -143,8 +150,9 @@ def _register_clock(spans):
 
 def _peak_memory():
     """Return the largest memory of the device or the process, in MiB."""
-    if torch.cuda.is_initialized():
-        return torch.cuda.max_memory_allocated() / 2**20
+    module = accelerator()[1]
+    if module is not None:
+        return module.max_memory_allocated() / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
@@ -181,14 +189,15 @@ def arithmetic(cfg, size, gflop):
     A unit of work is as much arithmetic as ``gflop`` says; ``cfg`` has no
     part in it.
     """
-    on_gpu = torch.cuda.is_available()
-    kind = dict(device='cuda', dtype=torch.float16) if on_gpu else {}
-    left, right = torch.rand(2, size, size, **kind)
-    repeats = 50 if on_gpu else 1
+    kind, _ = accelerator()
+    half = dict(device=kind, dtype=torch.float16) if kind else {}
+    # Drawn here: not every device draws without compiling.
+    left, right = torch.rand(2, size, size).to(**half)
+    repeats = 50 if kind else 1
 
     def work():
         for _ in range(repeats):
             left @ right
 
-    work()  # loads cuBLAS
+    work()  # loads the library of products
     yield from rounds(work, repeats * 2e-9 * size**3 / gflop)

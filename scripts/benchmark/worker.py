@@ -20,16 +20,18 @@ class Worker(ProcessPoolExecutor):
             ones; None measures what is installed.
         log (Path): File for what the process prints.
         environment (dict): Variables beside the present ones.
+        device (str): Kind of the device that ours uses. What stock uses
+            depends on what it finds.
     """
 
-    def __init__(self, site, log, environment=None):
+    def __init__(self, site, log, environment=None, device='cpu'):
         self.log = Path(log).resolve()
         spawn = multiprocessing.get_context('spawn')
-        given = site, self.log, dict(environment or {})
+        given = site, self.log, dict(environment or {}), device
         super().__init__(1, spawn, _set_up, given)
 
 
-def _set_up(site, log, environment):
+def _set_up(site, log, environment, device):
     """Prepare a worker's process, before torch is imported."""
     os.environ.update(environment)
     # Stock mmpose writes its log into the working directory.
@@ -40,16 +42,22 @@ def _set_up(site, log, environment):
     sys.dont_write_bytecode = True
     if site is not None:
         sys.path.insert(0, str(site))
+    backend = 'gloo'
+    if site is None:
+        from mmcv.runner.dist_utils import BACKENDS, set_device
+
+        set_device(device)
+        backend = BACKENDS[device]
     if 'RANK' in environment:
         import torch
 
         limit = timedelta(seconds=300)
-        torch.distributed.init_process_group('gloo', timeout=limit)
+        torch.distributed.init_process_group(backend, timeout=limit)
     # Data workers are started as in any other process.
     multiprocessing.set_start_method(None, force=True)
 
 
-def start_group(ranks, site, logs, environment):
+def start_group(ranks, site, logs, environment, device='cpu'):
     """Return so many workers, which form a process group if they are several.
 
     Their logs are ``logs`` with rank and ending; see :class:`Worker`.
@@ -67,7 +75,7 @@ def start_group(ranks, site, logs, environment):
             MASTER_PORT=f'{port}',
         )
         own = dict(environment, **(own if ranks > 1 else {}))
-        group.append(Worker(site, f'{logs}-{rank}.log', own))
+        group.append(Worker(site, f'{logs}-{rank}.log', own, device))
     return group
 
 

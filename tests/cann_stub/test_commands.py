@@ -197,6 +197,9 @@ def test_o2_with_a_static_scale(npu, tiny, tmp_path):
     (report,) = done.reports
     assert device_of(report) == 1
     assert report['kernels']['aclnnConvolution'] == {'float16': 16 * 12}
+    # Adam divides in few kernels.
+    assert 'aclnnInplaceAddcdiv' not in report['kernels']
+    assert sum(report['kernels']['aclnnForeachAddcdivScalarV2'].values()) < 40
     assert not report['missing']
     losses = read_losses(tmp_path / 'work')
     assert len(losses) == 12 and all(np.isfinite(losses))
@@ -261,23 +264,38 @@ def test_what_is_not_there_is_refused(npu, tiny):
 
 def test_the_doctor_tries_the_devices(cann_stub, run):
     done = run(
-        [sys.executable, 'scripts/doctor.py', '--json'],
+        [sys.executable, 'scripts/doctor.py', '--json', '--devices', 3],
         env=dict(cann_stub, VENV=sys.prefix),
         timeout=240,
     )
-    found = {
-        finding['check']: finding
-        for finding in json.loads(done.stdout)['findings']
-    }
+    account = json.loads(done.stdout)
+    assert account['verdict'] == 'ready to train'
+    found = {finding['check']: finding for finding in account['findings']}
     for check, words in (
         ('devices', 'npu (8), cpu (1)'),
         ('collective', 'hccl works in a group of one on Ascend910B3'),
+        ('cards', '3 x npu (Ascend910B3): hccl sums 1 to 3 at '),
         ('cann', '9.1.0'),
         ('nodes', '8 in /dev'),
         ('driver', 'stub'),
     ):
         assert found[check]['severity'] == 'ok', found[check]
         assert words in found[check]['text']
+
+
+def test_the_benchmark_trains_on_the_devices(npu, tiny, tmp_path):
+    found = tmp_path / 'bench.json'
+    done = npu(
+        *(sys.executable, 'scripts/bench.py', '--device', 'npu', 'ranks'),
+        *('--small', '--rounds', '1', '--workers', '0', '--json', found),
+        *('--data', tiny[1]['MPII_ROOT']),
+    )
+    result = json.loads(found.read_text())
+    assert result['machine']['accelerator'] == 'Ascend910B3'
+    what = [row['what'] for row in result['areas']['ranks']]
+    assert what == ['image, 1 rank', 'image, 2 ranks']
+    trained = [r for r in done.reports if 'aclnnConvolution' in r['kernels']]
+    assert sorted(map(device_of, trained)) == [0, 0, 1]
 
 
 def test_what_the_stand_in_lacks_is_refused_by_name(npu, tiny, tmp_path):

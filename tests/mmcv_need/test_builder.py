@@ -327,3 +327,45 @@ def test_a_default_that_loading_adds_is_no_fault():
     optimizer.step()
     optimizer.defaults['later'] = None
     builder.load_optimizer_state(optimizer, optimizer.state_dict())
+
+
+def test_numbers_that_are_the_same_are_given_as_one(monkeypatch):
+    """What an NPU does in few kernels; see also the test of launches."""
+    given = []
+
+    def note(tensors, *others):
+        *_, numbers = others
+        given.append(numbers)
+        raise StopIteration
+
+    monkeypatch.setattr(torch, '_foreach_addcdiv_', note, raising=False)
+    lists = [torch.zeros(1)], [torch.zeros(1)], [torch.zeros(1)]
+    for numbers in ([0.5, 0.5], [0.5, 0.25], [torch.ones(1)], 2.0):
+        with pytest.raises(StopIteration):
+            with builder._numbers_in_one(note):
+                torch._foreach_addcdiv_(*lists, numbers)
+        assert torch._foreach_addcdiv_ is note
+    one, several, tensors, plain = given
+    assert (one, plain) == (0.5, 2.0) and isinstance(tensors, list)
+    if hasattr(torch.ops.aten._foreach_addcdiv_, 'Tensor'):
+        several = several.tolist()
+    assert several == [0.5, 0.25]
+
+
+def test_a_step_in_few_kernels_is_that_step(monkeypatch):
+    torch.manual_seed(0)
+    weights = [nn.Parameter(torch.rand(3)) for _ in range(4)]
+    copies = [nn.Parameter(w.detach().clone()) for w in weights]
+    few, plain = (torch.optim.AdamW(p, lr=0.1) for p in (weights, copies))
+    for optimizer in (few, plain):
+        optimizer.param_groups[0]['foreach'] = True
+    builder._launch_little(few)
+    torch.optim.lr_scheduler.StepLR(few, 1)
+    for step in range(3):
+        for i, (weight, other) in enumerate(zip(weights, copies)):
+            # One steps later, so that the numbers differ.
+            weight.grad = None if i == 3 and step < 2 else torch.rand(3)
+            other.grad = None if i == 3 and step < 2 else weight.grad.clone()
+        few.step()
+        plain.step()
+        assert all(map(torch.equal, weights, copies))

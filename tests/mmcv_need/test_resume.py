@@ -4,6 +4,7 @@ import itertools
 import logging
 import random
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -254,6 +255,30 @@ def test_changes_of_the_setting_are_named(tmp_path, caplog):
     )
     assert 'workers 0 -> 1, seed None -> 3' in text
     assert 'ranks' not in text and 'iteration is' not in text
+
+
+@pytest.mark.parametrize(
+    'fact, before, now',
+    [
+        ('device', 'npu', 'cpu'),
+        ('precision', 'torch.float16', 'torch.float32'),
+        ('threads', 99, torch.get_num_threads()),
+        ('torch', '0.4', torch.__version__),
+    ],
+)
+def test_what_moves_the_last_bits_is_named(
+    tmp_path, caplog, fact, before, now
+):
+    train(tmp_path)
+    path = tmp_path / 'epoch_1.pth'
+    saved = _load_checkpoint(str(path))
+    saved['resume']['setup'][fact] = before
+    torch.save(saved, str(path))
+    text, runner = warnings_of(caplog, path)
+    assert f'without a stop: {fact} {before} -> {now}' in text
+    # The precision is that of mixed precision, where there is one.
+    runner.optimizer.amp_engine = SimpleNamespace(dtype=torch.bfloat16)
+    assert runner._setup(make_loader())['precision'] == 'torch.bfloat16'
 
 
 @pytest.mark.parametrize(

@@ -70,9 +70,19 @@ def missing(release, found):
     ]
 
 
-@pytest.mark.parametrize('version', wheel_names.VERSIONS)
+# What the sources ask for before they use it, and where it is not.
+OLD_MARK = 'torch_npu.optim.NpuFusedOptimizerBase.is_npu_fused_optimizer'
+NEW_MARK = 'torch_npu.optim.NpuFusedOptimizerBase.is_fused_optimizer'
+GUARDED = {
+    '1.8.1.post2': ['torch_npu.npu.is_bf16_supported', NEW_MARK],
+    '1.11.0.post14': [NEW_MARK],
+}
+
+
+@pytest.mark.parametrize('version', TABLE)
 def test_every_name_that_we_use_is_there(version):
-    assert missing(TABLE[version], our_uses()) == []
+    names = [words.split()[0] for words in missing(TABLE[version], our_uses())]
+    assert names == GUARDED.get(version, [OLD_MARK])
 
 
 def test_the_uses_that_we_know_of_are_found():
@@ -93,6 +103,7 @@ def test_the_uses_that_we_know_of_are_found():
         ('torch_npu', 'optim'),
         (uses.ANYWHERE, 'get_npu_overflow_flag'),
         (uses.ANYWHERE, 'is_support_inf_nan'),
+        (uses.ANYWHERE, 'get_soc_version'),
     ):
         assert use in found
 

@@ -20,7 +20,10 @@ from wheel_names import LOOKED_FOR, OPERATORS, text_of
 
 NPU = 'torch_npu.npu'
 HOLDERS = {'npu': NPU, 'accelerator': NPU, 'torch_npu': 'torch_npu'}
-MARKS = {'is_fused_optimizer': 'torch_npu.optim.NpuFusedOptimizerBase'}
+MARKS = dict.fromkeys(
+    ('is_fused_optimizer', 'is_npu_fused_optimizer'),
+    'torch_npu.optim.NpuFusedOptimizerBase',
+)
 
 RESULTS = {
     f'{NPU}.{function}': f'{NPU}.Stream'

@@ -6,6 +6,13 @@ Fetches the wheels of VERSIONS with pip (some 110 MB; FOLDER keeps them for
 another time) and writes what their Python sources offer to names.json; with
 --check compares instead. The table lets the test run without a network.
 
+Older releases, COMMITS, have no wheels there. In a clone of Ascend's
+repository this makes an archive of one's sources:
+
+    git archive --format=zip -o FOLDER/torch_npu-VERSION.zip COMMIT torch_npu
+
+Without it what names.json says of that release is kept.
+
 Nothing is imported and nothing of the wheels is installed: the sources are
 read in the archive and parsed.
 """
@@ -24,6 +31,13 @@ from pathlib import Path
 VERSIONS = ('2.1.0.post17', '2.7.1.post8', '2.14.0')
 """The oldest that is served, one between, the newest when this was made."""
 
+COMMITS = {
+    '1.8.1.post2': 'fd4844e59648831c8b079bc0d0b0c69a4b9a042d',
+    '1.11.0.post14': '2bbaa76817fadba808e69210776b042138a3ea3b',
+}
+"""Those before, by the last commit of github.com/Ascend/pytorch with that
+number."""
+
 MODULES = (
     'torch_npu',
     'torch_npu.npu',
@@ -33,9 +47,14 @@ MODULES = (
 """What the bundle reaches; ``torch.npu`` is ``torch_npu.npu``."""
 
 OPERATORS = 'torch.Tensor'
-"""In place of a module: what an NPU's tensors can do, by HEADER."""
+"""In place of a module: what an NPU's tensors can do, by HEADERS."""
 
-HEADER = 'torch_npu/include/torch_npu/csrc/aten/NPUNativeFunctions.h'
+HEADERS = (
+    'torch_npu/include/torch_npu/csrc/aten/NPUNativeFunctions.h',
+    # Of sources.
+    'torch_npu/csrc/aten/npu_native_functions.yaml',
+    'torch_npu/csrc/utils/TensorMethods.cpp',
+)
 
 LOOKED_FOR = ('record_stream',)
 """Of the operators, those that not every device has, and that we use."""
@@ -240,9 +259,10 @@ def names_in(wheel):
                 members = sources.members(*names[name])
                 if members:
                     table[f'{module}.{name}'] = members
-    header = sources.archive.read(HEADER).decode()
+    headers = [name for name in HEADERS if name in sources.files]
+    text = ''.join(sources.archive.read(name).decode() for name in headers)
     table[OPERATORS] = [
-        name for name in LOOKED_FOR if re.search(rf'\b{name}\(', header)
+        name for name in LOOKED_FOR if re.search(rf'\b{name}\b', text)
     ]
     return table
 
@@ -273,8 +293,17 @@ def fetch(version, folder, timeout=600):
 
 
 def make_table(folder, timeout=600):
-    """Return the names in the wheels of VERSIONS (dict)."""
-    return {v: names_in(fetch(v, folder, timeout)) for v in VERSIONS}
+    """Return the names in the sources of COMMITS and wheels of VERSIONS."""
+    table = json.loads(TABLE.read_text())
+    for version in COMMITS:
+        archive = Path(folder, f'torch_npu-{version}.zip')
+        if archive.exists():
+            table[version] = names_in(archive)
+        else:
+            names = table[version].items()
+            table[version] = {module: n.split() for module, n in names}
+    table.update((v, names_in(fetch(v, folder, timeout))) for v in VERSIONS)
+    return {version: table[version] for version in (*COMMITS, *VERSIONS)}
 
 
 def render(table):

@@ -133,7 +133,7 @@ def test_a_copy_goes_beside_and_what_follows_waits(host, monkeypatch, kind):
 def test_arithmetic_of_an_npu_has_its_own_switches(host):
     npu = host(npu=1)['npu']
     dist_utils.set_device('npu')
-    # torch_npu 1.8.1 has none.
+    # The first torch_npu 1.8.1 has none.
     assert devices.set_arithmetic(True, True) == [
         'cudnn_benchmark',
         'allow_tf32',
@@ -165,7 +165,10 @@ def test_an_npu_is_asked_to_be_repeatable(host, monkeypatch):
 def test_first_chips_halve_convolutions(host, number, halves):
     npu = host(npu=1)['npu']
     device = dist_utils.set_device('npu')
-    assert not devices.halves_convolutions(device)  # 1.8.1 does not tell
+    assert not devices.halves_convolutions(device)  # it does not tell
+    npu.utils = SimpleNamespace(get_soc_version=lambda: number)  # 1.8.1
+    assert devices.halves_convolutions(device) is halves
+    del npu.utils
     npu.get_soc_version = lambda: number
     assert devices.halves_convolutions(device) is halves
     assert not devices.halves_convolutions(dist_utils.set_device('cpu'))
@@ -182,23 +185,41 @@ def test_the_modes_of_an_npu_are_said(host):
     )
 
 
+class Iterator:
+    def __init__(self, pinned):
+        self._pin_memory = pinned
+
+    def __next__(self):
+        raise AssertionError('nothing is loaded')
+
+
 class Loader:
     """What counts of a DataLoader; up to 2.6 its iterator pins like this."""
 
-    def __init__(self, pin_memory=True, pin_memory_device=''):
+    cuda = False  # whether torch finds one
+
+    def __init__(
+        self,
+        dataset=(),
+        pin_memory=True,
+        pin_memory_device='',
+        generator=None,
+    ):
         self.pin_memory = pin_memory
         self.pin_memory_device = pin_memory_device
 
-    def pins(self, cuda=False):
-        if not self.pin_memory_device:
-            return self.pin_memory and cuda
-        assert self.pin_memory, 'torch warns'
-        return True
+    def __iter__(self):
+        pinned = self.pin_memory and self.cuda
+        if self.pin_memory_device:
+            assert self.pin_memory, 'torch warns'
+            pinned = True
+        return Iterator(pinned)
 
 
 def test_a_loader_is_told_what_to_pin_for(monkeypatch):
     npu, cuda, cpu = (SimpleNamespace(type=t) for t in ('npu', 'cuda', 'cpu'))
     monkeypatch.setattr(devices, 'TORCH', (2, 6))
+    monkeypatch.setattr(torch.utils.data, 'DataLoader', Loader)
     for device, loader, told in (
         (npu, Loader(), 'npu'),
         (npu, Loader(pin_memory=False), ''),
@@ -208,7 +229,8 @@ def test_a_loader_is_told_what_to_pin_for(monkeypatch):
     ):
         devices.let_pin(loader, device)
         assert loader.pin_memory_device == told
-        assert loader.pins(device is cuda) == (
+        monkeypatch.setattr(Loader, 'cuda', device is cuda)
+        assert devices.pins(loader) is (
             loader.pin_memory and device is not cpu
         )
     # Later ones know by themselves, and warn of the argument.
@@ -217,3 +239,12 @@ def test_a_loader_is_told_what_to_pin_for(monkeypatch):
     devices.let_pin(loader, npu)
     assert loader.pin_memory_device == ''
     devices.let_pin(SimpleNamespace(pin_memory=True), npu)  # torch 1.8
+
+
+def test_whether_memory_is_pinned_is_asked_of_the_iterator():
+    """The wish is one thing: without an accelerator torch pins nothing."""
+    state = torch.get_rng_state()
+    wished = torch.utils.data.DataLoader([0], pin_memory=True)
+    assert devices.pins(wished) is torch.cuda.is_available()
+    assert not devices.pins(torch.utils.data.DataLoader([0]))
+    assert torch.equal(state, torch.get_rng_state())

@@ -9,9 +9,10 @@ from pathlib import Path
 import bench
 import pytest
 import torch
+from mmcv.runner import dist_utils
 from mpii_data import write_mpii
 
-from benchmark import measure, report, stock
+from benchmark import bundle, measure, report, stock
 from benchmark import worker as processes
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -127,7 +128,7 @@ def test_without_a_gpu_nothing_is_claimed(monkeypatch, tmp_path):
         sizes.append(of.small)
         of.subjects += [Subject('image, from memory', 'ours', [1, 1])]
 
-    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 0)
     monkeypatch.setattr(stock, 'make', lambda *_: [])
     monkeypatch.setitem(bench.AREAS, 'cuda', area)
     args = bench.parse(['cuda'])
@@ -195,6 +196,10 @@ def test_all_cases_run_beside_stock(run, tmp_path):
         (['pipelines'], 'no area pipelines'),
         (['--rounds', '0'], '--rounds 0'),
         (['--workers', '-1'], '--workers -1'),
+        (['--device', 'npu', 'eval'], 'area eval does not train on npu'),
+        (['--device', 'npu', 'cuda'], 'area cuda does not train on npu'),
+        (['--device', 'npu', '--stock'], 'stock mmpose knows no NPU'),
+        (['npu', '--stock'], 'stock mmpose knows no NPU'),
     ],
 )
 def test_wrong_requests_are_refused(words, said, capsys):
@@ -202,6 +207,17 @@ def test_wrong_requests_are_refused(words, said, capsys):
         bench.main(words)
     assert exit_.value.code == 2
     assert said in capsys.readouterr().err
+
+
+def test_a_device_that_is_not_there_is_refused(monkeypatch):
+    assert bench.parse(['--device', 'npu']).areas == ['npu']
+    assert bench.parse(['--device', 'cpu']).areas == bench.parse([]).areas
+    monkeypatch.setitem(sys.modules, 'torch_npu', None)
+    dist_utils._import_npu.cache_clear()
+    words = '--device npu: torch_npu cannot be imported'
+    with pytest.raises(bundle.UserError, match=words):
+        bench.main(['--device', 'npu'])
+    dist_utils._import_npu.cache_clear()
 
 
 def test_a_folder_without_data_is_refused(tmp_path, capsys):

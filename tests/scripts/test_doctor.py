@@ -129,9 +129,15 @@ def test_the_exit_status_is_that_of_the_worst(
 ):
     found = [doctor.Finding('x', 'ok', 'y', '')] * 2
     found.insert(1, doctor.Finding('x', severity, 'y', 'z'))
-    monkeypatch.setattr(doctor, 'examine', lambda: found)
+    monkeypatch.setattr(doctor, 'examine', lambda devices: found)
     assert doctor.main(['--json']) == status
-    assert json.loads(capsys.readouterr().out)['status'] == status
+    account = json.loads(capsys.readouterr().out)
+    verdict = 'not ready to train' if status == 2 else 'ready to train'
+    assert account['status'] == status and account['verdict'] == verdict
+    # The last thing that is said, too.
+    assert doctor.main([]) == status
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.endswith(f'; {verdict} ---')
 
 
 def test_a_check_that_fails_does_not_hide_the_others(monkeypatch):
@@ -278,6 +284,15 @@ TORCH = {'torch': {'version': '2.6.0', 'build': 'CPU'}}
             'RuntimeError: EJ0001 failed to set device',
             ['a collective', 'EJ0001', 'wait half a minute'],
         ),
+        (
+            dict(TORCH, devices=dict(DEVICES, npu=8), absent={}),
+            1,
+            'RuntimeError: call aclnnAdd failed, detail:EZ1001: Get path and '
+            'read binary_info_config.json failed, please check if the '
+            'opp_kernel package is installed!\n    TraceBack (most recent '
+            'call last):',
+            ['a collective', 'Ascend-cann-kernels-', 'of the same version'],
+        ),
     ],
 )
 def test_what_keeps_devices_from_working(
@@ -338,6 +353,97 @@ def test_a_probe_that_crashes_gives_no_addresses_away(tmp_path, monkeypatch):
     assert errors.strip() == (
         'HOST: no route to ADDRESS:29500, ADDRESS, driver 24.1.0'
     )
+
+
+# Several devices -----------------------------------------------------------
+
+FAKE_PROBE = """
+import json, os, sys, time
+rank = os.environ['RANK']
+card = dict(kind='npu', name='Ascend910B3')
+if rank == os.environ.get('BROKEN'):
+    sys.exit('RuntimeError: EJ0001 of ' + rank)
+print(json.dumps(dict(card=card)), flush=True)
+if 'BROKEN' in os.environ:
+    time.sleep(60)
+sums = dict(kind='npu', backend='hccl', name='', gb_per_s=12.345)
+print(json.dumps(dict(collective=sums)))
+"""
+
+
+@pytest.fixture
+def several(host, tmp_path, monkeypatch):
+    """A host of which three devices are to be tried; its probe is a fake."""
+    script = tmp_path / 'probe.py'
+    script.write_text(FAKE_PROBE)
+    monkeypatch.setattr(doctor_checks, 'PROBE', script)
+    monkeypatch.setattr(doctor_checks, 'PEER_LIMIT', 0.5)
+    made = host()
+    made.devices = 3
+    return made
+
+
+@pytest.mark.processes
+def test_devices_that_work_together_are_said_with_their_speed(several):
+    found = found_by(doctor_checks.check_cards, several)
+    assert found == {
+        'ok': [
+            'cards: 3 x npu (Ascend910B3): hccl sums 1 to 3 at 12.3 GB/s -> '
+        ]
+    }
+
+
+@pytest.mark.processes
+def test_the_device_that_fails_is_named_and_no_other(several):
+    several.variables['BROKEN'] = '1'
+    (only,) = found_by(doctor_checks.check_cards, several)['error']
+    assert 'process 1 of 3: its own device failed' in only
+    assert 'EJ0001 of 1' in only and 'wait half a minute' in only
+
+
+@pytest.mark.processes
+def test_two_processes_sum_on_this_host(run):
+    done = run(
+        [sys.executable, DOCTOR, '--devices', 2, '--json'],
+        env=dict(VENV=sys.prefix),
+        timeout=200,
+    )
+    (cards,) = [
+        finding
+        for finding in json.loads(done.stdout)['findings']
+        if finding['check'] == 'cards'
+    ]
+    assert cards['severity'] == 'ok', cards
+    assert re.match(
+        r'2 x cpu: gloo sums 1 to 2 at [\d.]+ GB/s$', cards['text']
+    )
+
+
+@pytest.mark.processes
+def test_ctrl_c_leaves_no_process(several, monkeypatch):
+    several.variables['BROKEN'] = 'none'
+    made = []
+    stop = doctor_checks._Probe.stop
+
+    def note(process, reason):
+        stop(process, reason)
+        made.append(process.poll())
+
+    def interrupt(seconds):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(doctor_checks._Probe, 'stop', note)
+    monkeypatch.setattr(doctor_checks.time, 'sleep', interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        list(doctor_checks.check_cards(several))
+    assert len(made) == 3 and None not in made
+
+
+def test_no_devices_at_all_are_refused(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        doctor.main(['--devices', '0'])
+    assert exit_.value.code == 2
+    assert '--devices 0: at least 1' in capsys.readouterr().err
 
 
 # Packages -----------------------------------------------------------------
@@ -460,7 +566,7 @@ def test_annotations_may_have_a_byte_order_mark(mpii):
         ('annotations/mpii_train.json', None, 'mpii_train.json is missing'),
         ('annotations/mpii_train.json', '[{', 'not what mmpose publishes'),
         ('annotations/mpii_train.json', '[1]', 'not what mmpose publishes'),
-        ('annotations/mpii_gt_val.mat', None, 'mpii_gt_val.mat is missing'),
+        ('annotations/mpii_gt_val.mat', '', 'mpii_gt_val.mat is empty'),
     ],
 )
 def test_data_that_are_not_whole(mpii, file, content, words):
@@ -472,6 +578,12 @@ def test_data_that_are_not_whole(mpii, file, content, words):
     assert set(found) == {'error'}
     assert words in found['error'][0]
     assert 'check_mpii.py' in found['error'][0]
+
+
+def test_a_ground_truth_that_is_missing_is_a_warning(mpii):
+    (mpii / 'annotations/mpii_gt_val.mat').unlink()
+    (only,) = found_by(doctor_checks.check_data)['warning']
+    assert 'mpii_gt_val.mat is missing' in only and 'PCKh' in only
 
 
 def test_data_of_other_people_are_not_taken_for_mpii(mpii):

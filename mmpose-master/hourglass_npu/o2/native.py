@@ -14,7 +14,7 @@ from hourglass_npu.o2.casting import (
 )
 from hourglass_npu.o2.engine import O2Engine
 from hourglass_npu.o2.overflow import AmpLossScaler, DeviceFlag
-from hourglass_npu.o2.tensors import copy_all, to_fp32, unscale
+from hourglass_npu.o2.tensors import add_all, copy_all, to_fp32, unscale
 
 
 class NativeO2(O2Engine):
@@ -184,10 +184,7 @@ class NativeO2(O2Engine):
         with torch.no_grad():
             found = unscale(fresh, 1.0 / self.scaler.loss_scale)
             sums = [(f, b) for f, b in zip(fresh, before) if b is not None]
-            if sums:
-                torch._foreach_add_(
-                    [new for new, _ in sums], [old for _, old in sums]
-                )
+            add_all([new for new, _ in sums], [old for _, old in sums])
         for owner, grad in zip(owners, fresh):
             owner.grad = grad
         return found

@@ -1,6 +1,7 @@
 """Mixed precision O2: work on many tensors in few kernels."""
 
 import functools
+import importlib
 
 import torch
 from torch._utils import (
@@ -11,11 +12,32 @@ from torch._utils import (
 from hourglass_npu.o2.overflow import saturation_flag
 
 
+@functools.lru_cache(maxsize=None)
+def takes_lists(kind):
+    """Tell whether a kind of device has kernels for lists of tensors.
+
+    torch_npu puts NPUs on torch's list of such devices, but for the first
+    chips and old releases of CANN: their kernels loop, or are faulty. Before
+    torch 2.1 there is no list.
+
+    Args:
+        kind (str): Such as ``npu``.
+
+    Returns:
+        bool: False where tensors are better taken one by one.
+    """
+    # torch.optim deletes its own name of that module.
+    place = importlib.import_module('torch.optim.optimizer')
+    find = getattr(place, '_get_foreach_kernels_supported_devices', list)
+    return kind != 'npu' or kind in find()
+
+
 def copy_all(targets, sources):
     """Copy tensor by tensor, converting, in few kernels where torch can."""
     if not targets:
         return
-    if hasattr(torch, '_foreach_copy_'):
+    in_few = hasattr(torch, '_foreach_copy_')
+    if in_few and takes_lists(targets[0].device.type):
         torch._foreach_copy_(targets, sources)
         return
     for target, source in zip(targets, sources):
@@ -63,9 +85,21 @@ def unscale(grads, factor):
         )
         return found
     found = any_not_finite(grads)
-    if factor != 1.0:
+    if factor != 1.0 and takes_lists(device.type):
         torch._foreach_mul_(grads, factor)
+    elif factor != 1.0:
+        for grad in grads:
+            grad.mul_(factor)
     return found
+
+
+def add_all(targets, others):
+    """Add tensor to tensor in place, in few kernels where torch can."""
+    if targets and takes_lists(targets[0].device.type):
+        torch._foreach_add_(targets, others)
+        return
+    for target, other in zip(targets, others):
+        target.add_(other)
 
 
 @functools.lru_cache(maxsize=None)

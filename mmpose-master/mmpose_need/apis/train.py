@@ -23,6 +23,7 @@ from hourglass_npu.devices import (
     choose_prefetch,
     halves_convolutions,
     let_pin,
+    pins,
     send_beside,
 )
 from hourglass_npu.errors import UserError
@@ -386,7 +387,9 @@ def train_model(
     model = _wrap(model, cfg, device, distributed, optimizer)
     for loader in data_loaders:
         let_pin(loader, device)
-    pinned = all(loader.pin_memory for loader in data_loaders)
+    pinned = all(map(pins, data_loaders))
+    if not pinned and device.type != 'cpu':
+        logger.info('Batches are not in pinned memory: their copies wait')
     if choose_prefetch(cfg.get('device_prefetch', None), device, pinned):
         model.send = send_beside
 

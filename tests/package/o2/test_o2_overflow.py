@@ -1,5 +1,6 @@
 """Steps that overflow: skipped, counted, and without a trace."""
 
+import sys
 from types import SimpleNamespace
 
 import o2_cases
@@ -24,7 +25,14 @@ from hourglass_npu.o2.overflow import (
     saturation_flag,
 )
 from hourglass_npu.o2.settings import AmpOptions, AmpOverflow
-from hourglass_npu.o2.tensors import flatten, unflatten
+from hourglass_npu.o2.tensors import (
+    add_all,
+    copy_all,
+    flatten,
+    takes_lists,
+    unflatten,
+    unscale,
+)
 
 
 @pytest.mark.parametrize('on_device', [False, True])
@@ -108,13 +116,14 @@ def test_what_the_host_counts_is_set_back():
 
     class Counting(torch.optim.Adam):
         def step(self, closure=None):
-            self.param_groups[0]['count'] = (
-                self.param_groups[0].get('count', 0) + 1
-            )
+            group = self.param_groups[0]
+            group['count'] = group.get('count', 0) + 1
+            group['held'] += 1  # as is a step's number in newer torch
             return super().step(closure)
 
     model = Toy()
     optimizer = Counting(model.parameters(), lr=0.01)
+    optimizer.param_groups[0]['held'] = torch.zeros(())
     case = make_case('adam')
     engine = NativeDriver(model, optimizer, case, on_device=True).engine
     engine.device = torch.device('cuda')  # so all of the state is elsewhere
@@ -122,6 +131,7 @@ def test_what_the_host_counts_is_set_back():
     engine.finish()
     assert engine.skipped_steps == 1
     assert optimizer.param_groups[0]['count'] == 3
+    assert optimizer.param_groups[0]['held'] == 3
     assert {float(s['step']) for s in optimizer.state.values()} == {3.0}
 
 
@@ -349,3 +359,44 @@ def test_a_flat_copy_is_a_copy():
         assert all(weight.sum() == 6 for weight in weights)
         unflatten([(block, flat)])
         assert all(weight.sum() == 0 for weight in weights)
+
+
+@pytest.mark.parametrize(
+    'listed, taken',
+    [(['cuda', 'npu'], True), (['cuda'], False), (None, False)],
+)
+def test_lists_of_tensors_are_for_chips_that_have_kernels(
+    monkeypatch, listed, taken
+):
+    """torch_npu keeps first chips and old CANN off torch's list."""
+    name = '_get_foreach_kernels_supported_devices'
+    place = sys.modules['torch.optim.optimizer']
+    monkeypatch.delattr(place, name, raising=False)
+    if listed is not None:
+        monkeypatch.setattr(place, name, lambda: listed, raising=False)
+    takes_lists.cache_clear()
+    assert takes_lists('npu') is taken
+    assert takes_lists('cuda') and takes_lists('cpu')
+    takes_lists.cache_clear()
+
+
+def test_one_by_one_gives_the_same(monkeypatch):
+    def compute():
+        values = [torch.tensor([1.0, 2.0]), torch.tensor([3.0])]
+        copies = [torch.zeros(2, dtype=torch.float16), torch.zeros(1)]
+        copy_all(copies, values)
+        add_all(values, [value.clone() for value in values])
+        found = unscale(values, 0.25)
+        return [found, *copies, *values]
+
+    together = compute()
+    places = 'hourglass_npu.o2.tensors.takes_lists'
+    monkeypatch.setattr(places, lambda kind: False)
+    for name in ('_foreach_add_', '_foreach_mul_', '_foreach_copy_'):
+        if hasattr(torch, name):
+            monkeypatch.delattr(torch, name)
+    monkeypatch.setattr(
+        'hourglass_npu.o2.tensors.has_unscale_kernel', lambda device: False
+    )
+    assert equal(together, compute())
+    assert [v.tolist() for v in together[3:]] == [[0.5, 1.0], [1.5]]
