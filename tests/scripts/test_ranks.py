@@ -47,7 +47,7 @@ def test_the_store_is_of_a_kind_that_takes_a_socket():
         cwd=str(ROOT),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        universal_newlines=True,
+        encoding='utf-8',
         timeout=100,
     )
     assert done.stdout == 'value\n'
