@@ -191,10 +191,12 @@ def test_o2_with_a_static_scale(npu, tiny, tmp_path):
         *(*TRAIN, 1, config, '--no-validate', '--work-dir', tmp_path / 'work'),
         ASCEND_RT_VISIBLE_DEVICES='4,6',
         NPUID='1',
+        CANN_STUB_SOC='Ascend910_9391',
         **data,
     )
     assert 'float16 on npu:1, loss scale 32768 (static)' in done.stderr
     (report,) = done.reports
+    assert report['chip'] == 'Ascend910_9391'
     assert device_of(report) == 1
     assert report['kernels']['aclnnConvolution'] == {'float16': 16 * 12}
     assert not report['missing']
@@ -286,7 +288,7 @@ def test_what_the_stand_in_lacks_is_refused_by_name(npu, tiny, tmp_path):
     done = npu(
         *(*TRAIN, 1, config, '--no-validate', '--work-dir', tmp_path / 'work'),
         status=1,
-        CANN_STUB_SOC='Ascend910A',
+        CANN_STUB_SOC='Ascend310P3',
         **data,
     )
     assert 'compiling operators on (the default)' in done.stderr
