@@ -288,7 +288,7 @@ def test_what_the_stand_in_lacks_is_refused_by_name(npu, tiny, tmp_path):
     done = npu(
         *(*TRAIN, 1, config, '--no-validate', '--work-dir', tmp_path / 'work'),
         status=1,
-        CANN_STUB_SOC='Ascend310P3',
+        CANN_STUB_SOC='Ascend910A',
         **data,
     )
     assert 'compiling operators on (the default)' in done.stderr
@@ -302,7 +302,7 @@ def test_overflow_on_a_first_chip_ends_a_training_in_fp32(npu, tiny, tmp_path):
         *(*TRAIN, 1, config, '--no-validate', '--work-dir', tmp_path / 'work'),
         *('--cfg-options', FP32, 'optimizer.lr=1e30'),
         status=2,
-        **FIRST_GENERATION,
+        **dict(FIRST_GENERATION, CANN_STUB_SOC='Ascend310P3'),
         **data,
     )
     assert 'This chip computes fp32 convolutions in half' in done.stderr
