@@ -75,13 +75,17 @@ def listen_at_loopback():
     from torch.distributed import TCPStore
     from torch.distributed.elastic.rendezvous import static_tcp_rendezvous
 
-    if 'master_listen_fd' not in str(TCPStore.__init__.__doc__):
+    known = str(TCPStore.__init__.__doc__)
+    if 'master_listen_fd' not in known:
         return
 
     def make_store(host, port, world_size, is_master, *args, **kwargs):
         if is_master and host in ('127.0.0.1', 'localhost'):
             listener = socket.create_server(('127.0.0.1', port), backlog=2048)
             kwargs['master_listen_fd'] = listener.detach()
+            if 'use_libuv' in known:
+                # The newer kind, torch's default, takes no socket in 2.7.
+                kwargs['use_libuv'] = False
         return TCPStore(host, port, world_size, is_master, *args, **kwargs)
 
     static_tcp_rendezvous.TCPStore = make_store

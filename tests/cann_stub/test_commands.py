@@ -191,10 +191,12 @@ def test_o2_with_a_static_scale(npu, tiny, tmp_path):
         *(*TRAIN, 1, config, '--no-validate', '--work-dir', tmp_path / 'work'),
         ASCEND_RT_VISIBLE_DEVICES='4,6',
         NPUID='1',
+        CANN_STUB_SOC='Ascend910_9391',
         **data,
     )
     assert 'float16 on npu:1, loss scale 32768 (static)' in done.stderr
     (report,) = done.reports
+    assert report['chip'] == 'Ascend910_9391'
     assert device_of(report) == 1
     assert report['kernels']['aclnnConvolution'] == {'float16': 16 * 12}
     # Adam divides in few kernels.
@@ -318,7 +320,7 @@ def test_overflow_on_a_first_chip_ends_a_training_in_fp32(npu, tiny, tmp_path):
         *(*TRAIN, 1, config, '--no-validate', '--work-dir', tmp_path / 'work'),
         *('--cfg-options', FP32, 'optimizer.lr=1e30'),
         status=2,
-        **FIRST_GENERATION,
+        **dict(FIRST_GENERATION, CANN_STUB_SOC='Ascend310P3'),
         **data,
     )
     assert 'This chip computes fp32 convolutions in half' in done.stderr

@@ -322,7 +322,8 @@ aclError aclrtLaunchCallback(aclrtCallback function, void *data,
   return launch(stream, {"callback", {}, [=] { function(data); }});
 }
 
-aclError aclrtLaunchHostFunc(aclrtStream stream, aclrtHostFunc function,
+// The headers of torch_npu 2.6 have no name for the type of the function.
+aclError aclrtLaunchHostFunc(aclrtStream stream, void (*function)(void *),
                              void *data) {
   return launch(stream, {"callback", {}, [=] { function(data); }});
 }
