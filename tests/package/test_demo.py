@@ -15,7 +15,7 @@ from pose_model import ROOT, picture
 
 from hourglass_npu import demo
 from hourglass_npu.errors import is_user_error
-from hourglass_npu.pose import images
+from hourglass_npu.pose import video
 
 torch = pytest.importorskip('torch')
 
@@ -176,7 +176,7 @@ def test_a_folder_is_done_as_far_as_it_can_be(model, tmp_path, capsys):
 def test_a_video_keeps_its_frames_and_rate(model, tmp_path, capsys):
     path, out = str(tmp_path / 'v.avi'), str(tmp_path / 'o.avi')
     frames = [np.roll(picture(), 9 * i, axis=1) for i in range(7)]
-    with images.video_writer(path, 10) as write:
+    with video.video_writer(path, 10) as write:
         for frame in frames:
             write(frame)
     options = ['--img', path, '--out', out, '--json', '--fps', *boxes()]
@@ -184,10 +184,10 @@ def test_a_video_keeps_its_frames_and_rate(model, tmp_path, capsys):
     assert 'FPS: ' in capsys.readouterr().out
     records = json.loads((tmp_path / 'o.json').read_text())['pictures']
     assert [r['frame'] for r in records] == list(range(7))
-    video = images.Video(out)
-    assert video.rate == pytest.approx(10) and len(list(video)) == 7
+    made = video.Video(out)
+    assert made.rate == pytest.approx(10) and len(list(made)) == 7
     assert run(*model, *options, '--frames', '2') == 0
-    assert len(list(images.Video(out))) == 2
+    assert len(list(video.Video(out))) == 2
 
 
 def test_folding_and_low_precision_find_the_same_joints(
@@ -312,10 +312,10 @@ def test_results_that_cannot_be_written(model, image, tmp_path, capsys):
     two = ['--img', image, str(other), '--out']
     assert 'one file for 2 pictures' in message(*two, 'x.png')
     assert 'would both be written to' in message(*two, str(tmp_path / 'o'))
-    video = tmp_path / 'v.mp4'
-    video.write_bytes(b'')
-    assert 'only --img' in message('--img', image, str(video))
-    assert 'cannot be opened' in message('--img', str(video))
+    clip = tmp_path / 'v.mp4'
+    clip.write_bytes(b'')
+    assert 'only --img' in message('--img', image, str(clip))
+    assert 'cannot be opened' in message('--img', str(clip))
 
 
 def test_a_bug_in_the_drawing_is_raised(model, image, monkeypatch):

@@ -16,6 +16,7 @@ def parse_args(argv=None):
         'python3 demo.py --sample',
         'python3 demo.py --img a.jpg --bbox 120,40,200,460 --json',
         'python3 demo.py --img holiday/ --bbox-file boxes.json --out poses/',
+        'python3 demo.py --img party.jpg --detector yolox_s.onnx --boxes',
         'python3 demo.py --img clip.mp4 --onnx hourglass.onnx --fps',
     )
     model = parser.add_argument_group('model')
@@ -24,6 +25,11 @@ def parse_args(argv=None):
         '--onnx',
         metavar='FILE',
         help='an exported file instead of config and checkpoint',
+    )
+    model.add_argument(
+        '--om',
+        metavar='FILE',
+        help='a file of scripts/onnx2om.sh instead, on an NPU',
     )
     model.add_argument(
         '--device',
@@ -36,8 +42,9 @@ def parse_args(argv=None):
         '--img',
         nargs='+',
         metavar='SOURCE',
-        help='pictures, folders of pictures, or one video or number of a '
-        'camera (default: demo_mpii.jpg with its people)',
+        help='pictures, folders of pictures, or one video, stream '
+        '(rtsp://...), /dev/video0 or number of a camera (default: '
+        'demo_mpii.jpg with its people)',
     )
     who = source.add_mutually_exclusive_group()
     who.add_argument(
@@ -50,14 +57,42 @@ def parse_args(argv=None):
     who.add_argument(
         '--bbox-file',
         metavar='JSON',
-        help='people of each picture, in the form of MPII or COCO',
+        help='people of each picture, in the form of MPII, COCO or mmpose',
+    )
+    who.add_argument(
+        '--detector',
+        metavar='FILE',
+        help='find people with an ONNX file: YOLOX, RTMDet or YOLO',
     )
     source.add_argument(
         '--bbox-thr',
         type=float,
         default=None,
         metavar='S',
-        help='lowest score of a box of --bbox-file',
+        help='lowest score of a box of --bbox-file or --detector (default: '
+        '0.3)',
+    )
+    source.add_argument(
+        '--det-cat-id',
+        type=int,
+        default=0,
+        metavar='N',
+        help="the detector's class, from 0 (default: 0, people in COCO)",
+    )
+    source.add_argument(
+        '--nms-thr',
+        type=float,
+        default=0.65,
+        metavar='S',
+        help='largest overlap (IoU) of two boxes of --detector (default: '
+        '0.65)',
+    )
+    source.add_argument(
+        '--det-kind',
+        choices=['rtmdet', 'yolox', 'yolo'],
+        metavar='KIND',
+        help='feed --detector as rtmdet, yolox or yolo (default: as its '
+        'output tells)',
     )
     source.add_argument(
         '--frames',
@@ -80,6 +115,11 @@ def parse_args(argv=None):
     )
     result.add_argument(
         '--heatmaps', action='store_true', help='draw the heatmaps as well'
+    )
+    result.add_argument(
+        '--boxes',
+        action='store_true',
+        help='draw the boxes, with number and score as in --json',
     )
     result.add_argument(
         '--no-legend',
@@ -110,10 +150,12 @@ def main():
         int: Status 0, or 1 without people or if a picture was skipped.
     """
     args = parse_args()
-    if args.onnx:
-        ensure_packages('numpy', 'cv2', 'PIL', 'onnxruntime')
-    else:
-        ensure_packages('numpy', 'cv2', 'PIL', 'torch', 'mmcv', 'mmpose')
+    needed = ['numpy', 'cv2', 'PIL']
+    if args.onnx or args.detector:
+        needed.append('onnxruntime')
+    if not args.onnx and not args.om:
+        needed += ['torch', 'mmcv', 'mmpose']
+    ensure_packages(*needed)
     from hourglass_npu.demo import run
 
     return run(args)

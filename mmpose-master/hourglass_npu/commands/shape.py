@@ -1,9 +1,13 @@
-"""Print the input shape of an exported file; for scripts/onnx2om.sh."""
+"""Print the input shape of an exported file; for scripts/onnx2om.sh.
+
+It also writes the file's properties, which no OM can hold.
+"""
 
 from hourglass_npu.bootstrap import ensure_packages
 from hourglass_npu.errors import UserError
-from hourglass_npu.files import read_bytes
+from hourglass_npu.files import read_bytes, write_json
 from hourglass_npu.options import Parser
+from hourglass_npu.pose import onnx_file
 
 
 def parse_args(argv=None):
@@ -18,6 +22,11 @@ def parse_args(argv=None):
         type=int,
         help='batch to use where the file leaves it free; 0 means the batch '
         'of the file, or 1',
+    )
+    parser.add_argument(
+        '--properties',
+        metavar='JSON',
+        help='write the properties of the file to JSON',
     )
     return parser.parse_args(argv)
 
@@ -64,3 +73,8 @@ def main():
     args = parse_args()
     ensure_packages('onnx')
     print(*input_shape(args.file, args.batch), sep=',')
+    if args.properties:
+        content = read_bytes(args.file)
+        write_json(
+            args.properties, onnx_file.read_properties(content, args.file)
+        )
