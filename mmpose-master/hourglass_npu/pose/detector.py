@@ -206,19 +206,19 @@ class Detector:
 
     def _form_of_one(self, rows, columns):
         cells = [self._cells(strides) for strides in STRIDES]
+        of_coco = columns == 85, rows == 84
         if columns > 5 and rows in cells:
             return Detector._read_yolox, 'yolox'
-        if columns > 5 and rows in [3 * count for count in cells]:
+        if of_coco[0] or (columns > 5 and rows in [3 * n for n in cells]):
             return Detector._read_rows, 'yolo'
-        if columns in cells or rows == 84:
+        if of_coco[1] or columns in cells:
             return Detector._read_columns, 'yolo'
         if columns == 6:
             return Detector._read_numbered, 'yolo'
-        if columns == 85 or rows > columns > 5:
+        # Only files that were made for a try have so few.
+        if rows > columns > 5:
             return Detector._read_rows, 'yolo'
-        if rows > 4:
-            return Detector._read_columns, 'yolo'
-        return Detector._read_rows, 'yolo'
+        return Detector._read_columns, 'yolo'
 
     def _cells(self, strides):
         width, height = self._size
