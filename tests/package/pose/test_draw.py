@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hourglass_npu.pose import draw
+from hourglass_npu.pose import boxes, draw
 from hourglass_npu.pose import joints as mpii
 
 
@@ -154,3 +154,28 @@ def test_a_picture_too_small_for_a_legend_stays_as_it_is(size):
     picture = np.full((*size, 3), 200, np.uint8)
     draw.draw_legend(picture)
     assert (picture == 200).all()
+
+
+def test_boxes_carry_number_and_score(monkeypatch):
+    said = []
+    real = draw.cv2.putText
+
+    def note(canvas, text, place, *rest):
+        said.append((text, place))
+        return real(canvas, text, place, *rest)
+
+    monkeypatch.setattr(draw.cv2, 'putText', note)
+    people = [
+        boxes.from_box((40, 50, 60, 70), (64, 64), 0.876),
+        boxes.from_box((-30, -30, 900, 900), (64, 64)),
+        boxes.from_box((190, 199, 5, 5), (64, 64), 0.3),
+    ]
+    canvas = np.full((200, 200, 3), 90, np.uint8)
+    draw.draw_boxes(canvas, people)
+    assert [text for text, _ in said] == ['1: 0.88', '2: 1.00', '3: 0.30']
+    # Labels stay in the picture, whatever the box.
+    assert all(0 <= x < 160 and 8 <= y < 200 for _, (x, y) in said)
+    assert (canvas[80, 40] == draw.BOX_BGR).all()
+    assert (canvas[119, 70] == draw.BOX_BGR).all()
+    assert (canvas[80, 70] == 90).all()
+    draw.draw_boxes(np.zeros((3, 4, 3), np.uint8), people)
