@@ -543,6 +543,13 @@ def test_a_failed_sample_training_is_not_evaluated(bundle):
     assert not bundle.read_notes('test')
 
 
+@pytest.mark.parametrize('option', ['--dry-run', '--profile=2'])
+def test_a_short_training_of_the_sample_is_not_evaluated(bundle, option):
+    run = bundle.run('scripts/train_1p.sh', '--sample', option)
+    assert run.returncode == 0, run.err
+    assert bundle.read_notes('train') and not bundle.read_notes('test')
+
+
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_sample_run(bundle, number):
     process = bundle.start('scripts/train_1p.sh', '--sample', HANG='train')

@@ -87,7 +87,7 @@ class OmNetwork(ExportedNetwork):
                 'the second'
             )
         super().__init__(path, *properties_beside(path))
-        number = int(index or 0)
+        number = int(index or os.environ.get('NPUID') or 0)
         self._acl = _load_acl()
         self._start(number)
         self.place = f'CANN on npu:{number}'
