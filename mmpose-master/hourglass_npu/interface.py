@@ -67,7 +67,7 @@ class Pose:
             self._detector = Detector(os.fspath(detector), **detection)
         elif detection:
             raise UserError(f'{", ".join(detection)}: there is no detector')
-        self.joints = tuple(self._network.settings.joints)
+        self.joints = self._network.settings.joints.names
         self.place = self._network.place
 
     def __call__(self, pictures, boxes=None):
