@@ -39,6 +39,8 @@ def parse_args():
         parser.add_argument('--' + name)
     parser.add_argument('--cfg-options', nargs='+')
     parser.add_argument('--check-request', action='store_true')
+    parser.add_argument('--dry-run', action='store_true')
+    parser.add_argument('--profile')
     return parser.parse_args()
 
 if __name__ == '__main__':

@@ -5,6 +5,8 @@ checkpoint, or with --onnx from an exported file, which needs neither torch
 nor mmpose.
 """
 
+import argparse
+
 from hourglass_npu.bootstrap import ensure_packages
 from hourglass_npu.options import Parser, add_model_options, add_speed_options
 
@@ -13,11 +15,8 @@ def parse_args(argv=None):
     """Parse the command line, see :class:`hourglass_npu.options.Parser`."""
     parser = Parser(
         'Find the joints of people and draw them.',
-        'python3 demo.py --sample',
         'python3 demo.py --img a.jpg --bbox 120,40,200,460 --json',
-        'python3 demo.py --img holiday/ --bbox-file boxes.json --out poses/',
         'python3 demo.py --img party.jpg --detector yolox_s.onnx --boxes',
-        'python3 demo.py --img clip.mp4 --onnx hourglass.onnx --fps',
     )
     model = parser.add_argument_group('model')
     add_model_options(model)
@@ -42,22 +41,19 @@ def parse_args(argv=None):
         '--img',
         nargs='+',
         metavar='SOURCE',
-        help='pictures, folders of pictures, or one video, stream '
-        '(rtsp://...), /dev/video0 or number of a camera (default: '
-        'demo_mpii.jpg with its people)',
+        help='pictures, folders, or one video, stream or camera',
     )
     who = source.add_mutually_exclusive_group()
     who.add_argument(
         '--bbox',
         action='append',
         metavar='X,Y,W,H',
-        help='a person, in pixels; repeat it for more (default: the whole '
-        'picture is one person)',
+        help='a person, in pixels; repeat it for more',
     )
     who.add_argument(
         '--bbox-file',
         metavar='JSON',
-        help='people of each picture, in the form of MPII, COCO or mmpose',
+        help='people of each picture: MPII, COCO or mmpose',
     )
     who.add_argument(
         '--detector',
@@ -69,30 +65,27 @@ def parse_args(argv=None):
         type=float,
         default=None,
         metavar='S',
-        help='lowest score of a box of --bbox-file or --detector (default: '
-        '0.3)',
+        help='lowest score of a box (default: 0.3)',
     )
     source.add_argument(
         '--det-cat-id',
         type=int,
         default=0,
         metavar='N',
-        help="the detector's class, from 0 (default: 0, people in COCO)",
+        help="the detector's class (default: 0, people in COCO)",
     )
     source.add_argument(
         '--nms-thr',
         type=float,
         default=0.65,
         metavar='S',
-        help='largest overlap (IoU) of two boxes of --detector (default: '
-        '0.65)',
+        help='largest overlap of two of its boxes (default: 0.65)',
     )
     source.add_argument(
         '--det-kind',
         choices=['rtmdet', 'yolox', 'yolo'],
         metavar='KIND',
-        help='feed --detector as rtmdet, yolox or yolo (default: as its '
-        'output tells)',
+        help=argparse.SUPPRESS,  # docs/DEMO.md; its output tells
     )
     source.add_argument(
         '--frames',
@@ -132,8 +125,7 @@ def parse_args(argv=None):
         nargs='?',
         const='',
         metavar='FILE',
-        help='write all joints: name, pixel, score (default: beside the '
-        'drawn picture)',
+        help='write all joints (default: beside the picture)',
     )
     result.add_argument(
         '--fps',

@@ -55,8 +55,7 @@ def parse_args(argv=None):
     parser.add_argument(
         '--om',
         metavar='FILE',
-        help='evaluate a file of scripts/onnx2om.sh, on an NPU, in place of a '
-        'checkpoint',
+        help='evaluate a file of scripts/onnx2om.sh, on an NPU',
     )
     add_options(parser)
     add_speed_options(parser)

@@ -17,8 +17,7 @@ def parse_args(argv=None):
         argparse.Namespace: With ``rest``, the options of the other command.
     """
     parser = Parser(
-        'Run a compiled file (OM) on an NPU. More options: those of '
-        '`hourglass demo` and `hourglass eval`.',
+        'Run a compiled file (OM) on an NPU. Options: those of demo and eval.',
         'hourglass om demo deploy.om --img a.jpg --bbox 120,40,200,460',
         'hourglass om eval deploy.om CONFIG.py --json scores.json',
     )

@@ -116,22 +116,19 @@ def parse_args(argv=None):
         '--batch',
         type=batch_size,
         metavar='N',
-        help='samples of a step on each device; auto tries before the '
-        'training what fits into the memory of one',
+        help='samples of a step on each device; auto: what fits',
     )
     short = parser.add_mutually_exclusive_group()
     short.add_argument(
         '--dry-run',
         action='store_true',
-        help='try the config: three iterations, a checkpoint and an '
-        'evaluation of a few people; nothing is kept',
+        help='try the config in three iterations; keep nothing',
     )
     short.add_argument(
         '--profile',
         type=count,
         metavar='N',
-        help='train N iterations under a profiler, and print the ten most '
-        'expensive operators; the trace goes to WORK_DIR/profile',
+        help='profile N iterations: trace and costly operators',
     )
     # One trial of --batch auto.
     short.add_argument(
