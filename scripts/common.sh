@@ -278,7 +278,7 @@ wait_for() {
   return "$status"
 }
 
-# train NPROC ARGUMENT...: trains, and with --sample evaluates afterwards.
+# train NPROC ARGUMENT...: trains, and with --sample evaluates what is left.
 train() {
   local nproc=$1 argument taken='' evaluation=()
   shift
@@ -299,6 +299,7 @@ train() {
     case $argument in
       --device | --work-dir | --cfg-options | --options) taken=yes ;;
       --device=* | --work-dir=* | --cfg-options=* | --options=*) taken=last ;;
+      --dry-run | --profile | --profile=*) return ;; # leaves no checkpoint
       -*) taken='' ;;
     esac
     [ -z "$taken" ] || evaluation+=("$argument")

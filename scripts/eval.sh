@@ -9,6 +9,7 @@
 #   --checkpoint K  checkpoint to evaluate (default: latest.pth in the work
 #                   folder of the config)
 #   --onnx FILE     evaluate an ONNX file of pytorch2onnx.py with ONNX Runtime
+#   --om FILE       evaluate a file of onnx2om.sh on NPUs with CANN
 #   --config C      config of the model (default:
 #                   hourglass52_mpii_384x384.py)
 #

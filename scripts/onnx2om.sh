@@ -6,8 +6,11 @@
 #   FILE.onnx     file to compile (default: hourglass.onnx)
 #   --out NAME    file to write (default: FILE.om)
 #   --soc CHIP    such as Ascend310P3 (default: what npu-smi reports)
-#   --batch N     people per pass, if the file has a free batch (default: 1)
+#   --batch N     people per pass, if the file has a free batch (default: 1);
+#                 1,4,8 compiles for several, of which each pass takes one
 #   --shape S     input shape as N,3,H,W (default: read from the file)
+#
+# It also writes FILE.json, which `hourglass om` reads.
 #
 # Example: bash scripts/onnx2om.sh --soc Ascend310P3 -- --log=info
 set -euo pipefail
@@ -57,8 +60,11 @@ onnx=${onnx:-$ROOT/hourglass.onnx}
 out=${out:-${onnx%.onnx}.om}
 [ -f "$onnx" ] ||
   refuse "no file $onnx; \`python3 pytorch2onnx.py\` writes one"
-[ -z "$batch" ] || is_count "$batch" ||
-  refuse "--batch $batch: must be a whole number, at least 1"
+[ "${batch#,}" = "${batch%,}" ] || refuse "--batch $batch: ends in a comma"
+for one in ${batch//,/ }; do
+  is_count "$one" ||
+    refuse "--batch $one: must be a whole number, at least 1"
+done
 [ -z "$batch" ] || [ -z "$shape" ] ||
   refuse '--shape includes the batch; leave out --batch'
 [[ $out == *.om ]] || refuse "--out $out: the name must end in .om"
@@ -71,22 +77,36 @@ if [ -z "$soc" ]; then
   soc=$(chip_name) || refuse 'npu-smi does not name the chip; give --soc,' \
     'such as Ascend310P3, Ascend910A or Ascend910B3'
 fi
+# Write under temporary names, because a failed atc may leave part of a file.
+# Some versions add the host's system and processor to the name.
+part=$(dirname -- "$out")/.om.$$
+trap 'rm -f -- "$part"*' EXIT
+read_file() {
+  "${PYTHON:-python3}" "$ROOT/mmpose-master/tools/onnx_shape.py" "$onnx" \
+    "${batch:-0}" --properties "$part.json"
+}
 if [ -z "$shape" ]; then
-  shape=$("${PYTHON:-python3}" "$ROOT/mmpose-master/tools/onnx_shape.py" \
-    "$onnx" "${batch:-0}") || exit
+  shape=$(read_file) || exit
+else
+  read_file >/dev/null 2>&1 || true
 fi
 format=NCHW
 # With --preprocess the channels come last; atc accepts that only as format ND.
 [[ $shape != *,3 ]] || format=ND
+dynamic=()
+case $batch,$format in
+  *,*,NCHW) dynamic=("--dynamic_batch_size=$batch") ;;
+  *,*,ND) dynamic=("--dynamic_dims=${batch//,/;}") ;;
+esac
 
-# Write under a temporary name, because a failed atc may leave part of a file.
-# Some versions add the host's system and processor to the name.
-part=$(dirname -- "$out")/.om.$$
-trap 'rm -f -- "$part"*' EXIT
 atc --framework=5 --model="$onnx" --output="$part" --input_format="$format" \
-  --input_shape="img:$shape" --soc_version="$soc" "$@" ||
+  --input_shape="img:$shape" --soc_version="$soc" \
+  ${dynamic[@]+"${dynamic[@]}"} "$@" ||
   die "atc failed on $onnx (status $?)"
 written=$(find "$(dirname -- "$part")" -maxdepth 1 -name "${part##*/}*.om")
 [ -n "$written" ] || die 'atc succeeded but wrote no file'
 mv -f -- "$written" "$out"
+if [ -f "$part.json" ]; then
+  mv -f -- "$part.json" "${out%.om}.json"
+fi
 echo "$out: input img $shape, for $soc"

@@ -15,6 +15,7 @@ COMMANDS = {
     'train': ('train', 'train a model'),
     'eval': ('evaluate', 'evaluate a checkpoint or an ONNX file'),
     'demo': ('demo', 'find joints in pictures or a video and draw them'),
+    'om': ('om', 'demo or evaluation of a file compiled for an NPU'),
     'export': ('export', 'write a checkpoint as a verified ONNX file'),
     'check': ('check', 'check a data set before a long training'),
     'browse': ('browse', 'draw a sheet of training samples'),

@@ -20,15 +20,24 @@ from hourglass_npu.pose.backends import (
     TorchNetwork,
     choose_model,
 )
+from hourglass_npu.pose.detector import Detector
 from hourglass_npu.pose.images import (
     PICTURE_SUFFIXES,
     RESULT_PREFIX,
-    Video,
     find_pictures,
-    is_video,
     read_picture,
-    video_writer,
     write_picture,
+)
+from hourglass_npu.pose.om import OmNetwork
+from hourglass_npu.pose.results import describe_people
+from hourglass_npu.pose.sessions import session_devices
+from hourglass_npu.pose.video import (
+    CODES,
+    Progress,
+    Video,
+    is_video,
+    result_name,
+    video_writer,
 )
 
 ROUNDS = 10
@@ -57,7 +66,8 @@ def run(args):
     videos = [source for source in sources if is_video(source)]
     if videos and len(sources) > 1:
         raise UserError(
-            f'{videos[0]} is a video or camera: it must be the only --img'
+            f'{videos[0]} is a video, stream or camera: it must be the only '
+            '--img'
         )
     # Find faults of the sources before loading a model.
     if videos:
@@ -68,15 +78,13 @@ def run(args):
         if len(outputs) == 1:
             read_picture(next(iter(outputs)))
     json_path = _json_path(args.json, list(outputs.values()))
-    named = (args.config, args.checkpoint, args.onnx, args.bbox_file)
-    inputs = [*outputs, *filter(None, named)]
-    for output in outputs.values():
-        check_output(output, inputs=inputs)
-    if json_path is not None:
-        check_output(json_path, ['.json'], inputs)
+    folder = _new_folder(args.out, outputs)
+    _check_outputs(args, outputs, json_path, folder)
     network = _network(args)
-    finder = _Finder(args, network.settings.image_size)
+    finder = _Finder(args, network.settings.image_size, list(outputs))
     print(f'model: {network.place}')
+    if folder:
+        make_folder(folder)
     if videos:
         found = _run_video(args, network, finder, video, *outputs.popitem())
     else:
@@ -85,6 +93,19 @@ def run(args):
     if json_path is not None:
         _write_json(json_path, network.settings.joints.names, records)
     return 1 if failures or not any(r['people'] for r in records) else 0
+
+
+def _check_outputs(args, outputs, json_path, folder):
+    """Check where results shall go, but for a folder that is still to come."""
+    named = (args.config, args.checkpoint, args.onnx, args.om)
+    named += (args.bbox_file, args.detector)
+    inputs = [*outputs, *filter(None, named)]
+    places = [(path, ()) for path in outputs.values()]
+    if json_path is not None:
+        places.append((json_path, ['.json']))
+    for path, suffixes in places:
+        if not folder or os.path.dirname(path) != os.path.normpath(folder):
+            check_output(path, suffixes, inputs)
 
 
 def _run_pictures(args, network, finder, outputs):
@@ -103,14 +124,11 @@ def _run_pictures(args, network, finder, outputs):
             continue
         records.append(_record(path, picture, people))
         if not people:
-            print(
-                f'{path}: {finder.path} has no people for this picture; '
-                'skipped',
-                file=sys.stderr,
-            )
+            print(f'{path}: {finder.nobody}; skipped', file=sys.stderr)
             continue
         result = decode.estimate(network, picture, people, network.settings)
-        _add_keypoints(records[-1], result, network.settings.joints.names)
+        names = network.settings.joints.names
+        _add_keypoints(records[-1], people, result, names)
         write_picture(
             output, _drawn(args, network.settings, picture, people, result)
         )
@@ -125,21 +143,37 @@ def _run_pictures(args, network, finder, outputs):
 def _run_video(args, network, finder, video, source, output):
     records = []
     start = None
+    counts = [n for n in (video.count, args.frames) if n is not None]
+    progress = Progress(min(counts, default=None))
+    frames = itertools.islice(video, args.frames)
     with video_writer(output, video.rate) as write:
-        for number, frame in enumerate(itertools.islice(video, args.frames)):
-            if number == WARM_UP_FRAMES:
-                start = time.perf_counter()
-            people = finder(frame, source)
-            records.append(_record(source, frame, people, number))
-            if people:
-                result = decode.estimate(
-                    network, frame, people, network.settings
-                )
-                _add_keypoints(
-                    records[-1], result, network.settings.joints.names
-                )
-                frame = _drawn(args, network.settings, frame, people, result)
-            write(frame)
+        try:
+            for number, frame in enumerate(frames):
+                if number == WARM_UP_FRAMES:
+                    start = time.perf_counter()
+                people = finder(frame, source)
+                records.append(_record(source, frame, people, number))
+                if people:
+                    result = decode.estimate(
+                        network, frame, people, network.settings
+                    )
+                    _add_keypoints(
+                        records[-1],
+                        people,
+                        result,
+                        network.settings.joints.names,
+                    )
+                    frame = _drawn(
+                        args, network.settings, frame, people, result
+                    )
+                write(frame)
+                progress(number + 1)
+        except KeyboardInterrupt:
+            # The usual end of what has none.
+            if not video.live or not records:
+                raise
+        finally:
+            progress.close()
         if not records:
             raise UserError(f'{source}: this video has no frames')
     timed = len(records) - WARM_UP_FRAMES
@@ -156,47 +190,98 @@ def _run_video(args, network, finder, video, source, output):
 
 
 class _Finder:
-    """Return the people of a picture, as the options say."""
+    """Return the people of a picture, as the options say.
 
-    def __init__(self, args, image_size):
+    Attributes:
+        nobody (str): What to say where there are none.
+    """
+
+    def __init__(self, args, image_size, paths):
         self._image_size = image_size
         self._boxes = [boxes.parse_box(text) for text in args.bbox or ()]
-        self._file = None
-        self.path = args.bbox_file
-        if args.img is None and not (self.path or self._boxes):
+        self._file = self._detector = None
+        self._hinted = False
+        path = args.bbox_file
+        if args.img is None and not (path or self._boxes or args.detector):
             # The demo picture and its people.
-            self.path = str(DEMO_PEOPLE) if DEMO_PEOPLE.exists() else None
-        if self.path:
-            threshold = -1e9 if args.bbox_thr is None else args.bbox_thr
-            self._file = boxes.BoxFile(self.path, image_size, threshold)
+            path = str(DEMO_PEOPLE) if DEMO_PEOPLE.exists() else None
+        threshold = args.bbox_thr
+        if threshold is None:
+            threshold = boxes.DEFAULT_THRESHOLD
+        if path:
+            self._file = boxes.BoxFile(path, image_size, threshold, paths)
+            self.nobody = f'{path} has no people for this picture'
+            if self._file.left_out:
+                self.nobody += f' (left out: {self._file.left_out})'
+                print(
+                    f'note: {path}: left out: {self._file.left_out}',
+                    file=sys.stderr,
+                )
+        elif args.detector:
+            self._detector = _detector(args, threshold)
+            self.nobody = (
+                f'{args.detector} finds nobody with a score of at least '
+                f'{threshold:g}'
+            )
 
     def __call__(self, picture, path):
         if self._file:
-            people = self._file.of(path)
-        elif self._boxes:
+            found = self._file.of(path)
+            return boxes.inside(found, picture.shape, path)
+        if self._detector:
+            return boxes.detected(self._detector(picture), self._image_size)
+        if self._boxes:
             people = [
                 boxes.from_box(box, self._image_size) for box in self._boxes
             ]
-        else:
-            people = [boxes.whole_picture(picture.shape, self._image_size)]
-        boxes.check_inside(people, picture.shape, path)
-        return people
+            boxes.check_inside(people, picture.shape, path)
+            return people
+        if not self._hinted:
+            self._hinted = True
+            print(
+                'note: no boxes are given, so the whole picture is taken as '
+                'one person; for several people: --detector, --bbox or '
+                '--bbox-file',
+                file=sys.stderr,
+            )
+        return [boxes.whole_picture(picture.shape, self._image_size)]
+
+
+def _detector(args, threshold):
+    """Load the detector, on the device of the network if that is possible."""
+    kind = (args.device or 'auto').partition(':')[0]
+    detector = Detector(
+        args.detector,
+        args.device if kind in session_devices() else None,
+        args.det_cat_id,
+        threshold,
+        args.nms_thr,
+        args.det_kind,
+    )
+    print(f'detector: {detector.kind}, {detector.place}')
+    return detector
 
 
 def _check(args):
     """Check options that exclude each other or have limits."""
-    if args.onnx and (
+    if args.onnx and args.om:
+        raise UserError('--onnx and --om both name a model: give one')
+    if (args.onnx or args.om) and (
         args.config or args.checkpoint or args.sample or args.trust_checkpoint
     ):
         raise UserError(
-            '--onnx includes the model: leave out --config, --checkpoint, '
-            '--trust-checkpoint and --sample'
+            f'{"--onnx" if args.onnx else "--om"} includes the model: leave '
+            'out --config, --checkpoint, --trust-checkpoint and --sample'
         )
     check_speed_options(args)
     if not 0 <= args.kpt_thr <= 1:
         raise UserError(f'--kpt-thr {args.kpt_thr}: must be from 0 to 1')
-    if args.bbox_thr is not None and not args.bbox_file:
-        raise UserError('--bbox-thr needs --bbox-file')
+    if args.bbox_thr is not None and not (args.bbox_file or args.detector):
+        raise UserError('--bbox-thr needs --bbox-file or --detector')
+    if not 0 <= args.nms_thr <= 1:
+        raise UserError(f'--nms-thr {args.nms_thr}: must be from 0 to 1')
+    if args.det_cat_id < 0:
+        raise UserError(f'--det-cat-id {args.det_cat_id}: must be at least 0')
     if args.frames is not None and args.frames < 1:
         raise UserError(f'--frames {args.frames}: must be at least 1')
     for text in args.bbox or ():
@@ -215,6 +300,8 @@ def _default_picture():
 def _network(args):
     if args.onnx:
         network = OnnxNetwork(args.onnx, args.device)
+    elif args.om:
+        network = OmNetwork(args.om, args.device)
     else:
         config, checkpoint = choose_model(
             args.config, args.checkpoint, args.sample
@@ -223,8 +310,8 @@ def _network(args):
         apply_speed(args, network.model)
     if args.heatmaps and network.decodes:
         raise UserError(
-            f'--heatmaps: {args.onnx} was exported with --decode, so it '
-            'returns joints instead of heatmaps'
+            f'--heatmaps: {args.onnx or args.om} was exported with '
+            '--decode, so it returns joints instead of heatmaps'
         )
     return network
 
@@ -243,6 +330,8 @@ def _drawn(args, settings, picture, people, result):
     drawn = draw.draw_people(
         picture, list(result.keypoints), joints, args.kpt_thr
     )
+    if args.boxes:
+        draw.draw_boxes(drawn, people)
     if args.legend:
         draw.draw_legend(drawn, joints)
     return drawn
@@ -262,6 +351,7 @@ def _outputs(paths, out):
             )
         outputs = {paths[0]: out}
     else:
+        _check_folder(out, PICTURE_SUFFIXES)
         outputs = {}
         for path in paths:
             folder, name = os.path.split(path)
@@ -281,24 +371,37 @@ def _outputs(paths, out):
                 f'{taken[real]} and {path} would both be written to {output}'
             )
         taken[real] = path
-    if out and out not in outputs.values():
-        make_folder(out)
     return outputs
+
+
+def _check_folder(out, suffixes):
+    """Refuse a folder that is a file, or is named like one of another kind."""
+    if not out or os.path.isdir(out):
+        return
+    if os.path.exists(out):
+        raise UserError(f'--out {out}: this is neither a folder nor a result')
+    suffix = os.path.splitext(out)[1]
+    if suffix and not out.endswith(os.sep):
+        raise UserError(
+            f'--out {out}: results are not written as {suffix}; the name must '
+            f'end in one of {" ".join(suffixes)}, or in / for a folder'
+        )
+
+
+def _new_folder(out, outputs):
+    """Return the folder that is to be made for the results, if one is."""
+    made = out and out not in outputs.values() and not os.path.isdir(out)
+    return out if made else None
 
 
 def _video_output(source, out):
     """Return the path of a video's result."""
-    if out and os.path.splitext(out)[1]:
+    if out and out.lower().endswith(tuple(CODES)) and not os.path.isdir(out):
         output = out
     else:
-        folder, name = os.path.split(source)
-        if out:
-            make_folder(out)
-            folder = out
-        stem = os.path.splitext(name)[0]
-        if source.isdigit():
-            stem = f'camera{source}'
-        output = os.path.join(folder, f'{RESULT_PREFIX}{stem}.mp4')
+        _check_folder(out, CODES)
+        folder, stem = result_name(source)
+        output = os.path.join(out or folder, f'{RESULT_PREFIX}{stem}.mp4')
     if os.path.realpath(output) == os.path.realpath(source):
         raise UserError(f'--out {out} is the video itself')
     return output
@@ -320,24 +423,12 @@ def _record(path, picture, people, frame=None):
     if frame is not None:
         record['frame'] = frame
     record['width'], record['height'] = picture.shape[1], picture.shape[0]
-    record['people'] = [
-        {'bbox': [round(v, 2) for v in p.box], 'score': round(p.score, 4)}
-        for p in people
-    ]
+    record['people'] = describe_people(people)
     return record
 
 
-def _add_keypoints(record, result, names):
-    for entry, joints in zip(record['people'], result.keypoints):
-        entry['keypoints'] = [
-            {
-                'name': name,
-                'x': round(float(x), 2),
-                'y': round(float(y), 2),
-                'score': round(float(score), 4),
-            }
-            for name, (x, y, score) in zip(names, joints)
-        ]
+def _add_keypoints(record, people, result, names):
+    record['people'] = describe_people(people, result.keypoints, names)
 
 
 def _write_json(path, joints, records):

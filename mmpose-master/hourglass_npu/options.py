@@ -190,18 +190,18 @@ def add_speed_options(parser):
 
 
 def check_speed_options(args):
-    """Refuse the options of :func:`add_speed_options` beside ``--onnx``.
+    """Refuse the options of :func:`add_speed_options` beside a file.
 
     Args:
-        args (argparse.Namespace): With these options and ``onnx``.
+        args (argparse.Namespace): With these options, ``onnx`` and ``om``.
 
     Raises:
         ValueError: There are both.
     """
-    if args.onnx and (args.amp or args.fuse_conv_bn):
+    if (args.onnx or args.om) and (args.amp or args.fuse_conv_bn):
         raise UserError(
-            '--onnx computes as the file says: leave out --amp and '
-            '--fuse-conv-bn'
+            f'{"--onnx" if args.onnx else "--om"} computes as the file says: '
+            'leave out --amp and --fuse-conv-bn'
         )
 
 

@@ -13,6 +13,8 @@ import torch
 from mpii_data import CONFIGS
 from work_folder import read_losses, same_weights
 
+from hourglass_npu.training import trial
+
 TRAIN = ('bash', 'scripts/launch.sh', 'train')
 FP32 = 'amp=none'
 # Not that chip's own way, for which the stand-in lacks the operators.
@@ -122,6 +124,22 @@ def test_the_demo_finds_the_same_joints(trained, npu, run, tmp_path):
             assert run(command + ['--device', 'cpu']).returncode == 0
         found.append(json.loads(result.read_text())['pictures'])
     assert found[0] == found[1]
+
+
+def test_a_batch_that_is_too_large_ends_with_its_own_status(
+    npu, tiny, tmp_path
+):
+    """What ``--batch auto`` goes by: a trial each, in a process of its own."""
+    config, data = tiny
+    command = [sys.executable, 'mmpose-master/tools/train.py', config]
+    command += ['--device', 'npu', '--work-dir', tmp_path / 'work']
+    command += ['--try-batch', '--cfg-options', FP32, PLAIN, '--batch']
+    for batch, status in (('2', 0), ('4096', trial.TOO_LARGE)):
+        done = npu(
+            *command, batch, status=status, CANN_STUB_MEMORY='128', **data
+        )
+        assert len(done.reports) == 1
+    assert not list((tmp_path / 'work').glob('*.pth'))
 
 
 def test_the_export_works_where_npus_are(trained, npu, tmp_path):

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import cv2
+import detector_files
 import numpy as np
 import pose_model
 import pytest
@@ -15,7 +16,7 @@ from pose_model import ROOT, picture
 
 from hourglass_npu import demo
 from hourglass_npu.errors import is_user_error
-from hourglass_npu.pose import images
+from hourglass_npu.pose import video
 
 torch = pytest.importorskip('torch')
 
@@ -176,7 +177,7 @@ def test_a_folder_is_done_as_far_as_it_can_be(model, tmp_path, capsys):
 def test_a_video_keeps_its_frames_and_rate(model, tmp_path, capsys):
     path, out = str(tmp_path / 'v.avi'), str(tmp_path / 'o.avi')
     frames = [np.roll(picture(), 9 * i, axis=1) for i in range(7)]
-    with images.video_writer(path, 10) as write:
+    with video.video_writer(path, 10) as write:
         for frame in frames:
             write(frame)
     options = ['--img', path, '--out', out, '--json', '--fps', *boxes()]
@@ -184,10 +185,10 @@ def test_a_video_keeps_its_frames_and_rate(model, tmp_path, capsys):
     assert 'FPS: ' in capsys.readouterr().out
     records = json.loads((tmp_path / 'o.json').read_text())['pictures']
     assert [r['frame'] for r in records] == list(range(7))
-    video = images.Video(out)
-    assert video.rate == pytest.approx(10) and len(list(video)) == 7
+    made = video.Video(out)
+    assert made.rate == pytest.approx(10) and len(list(made)) == 7
     assert run(*model, *options, '--frames', '2') == 0
-    assert len(list(images.Video(out))) == 2
+    assert len(list(video.Video(out))) == 2
 
 
 def test_folding_and_low_precision_find_the_same_joints(
@@ -243,6 +244,100 @@ def test_a_file_without_people_is_said_and_no_picture_is_written(
     assert not list(tmp_path.glob('infer_*'))
 
 
+def test_people_that_a_detector_finds_are_numbered(
+    model, image, tmp_path, capsys
+):
+    """Of one picture, and of the frames of a video."""
+    dets = np.float32([[[4, 4, 30, 44, 0.6], [30, 8, 50, 26, 0.9]]])
+    found = dict(dets=dets, labels=np.int64([[0, 0]]))
+    path = detector_files.save(tmp_path / 'd.onnx', found)
+    options = ['--detector', path, '--boxes', '--json']
+    assert run(*model, '--img', image, *options) == 0
+    told = capsys.readouterr()
+    assert 'a.png: 2 people' in told.out and 'rtmdet' in told.out
+    assert 'note: ' not in told.err
+    (record,) = json.loads((tmp_path / 'infer_a.json').read_text())['pictures']
+    assert [
+        (one['number'], one['score'], len(one['keypoints']))
+        for one in record['people']
+    ] == [(1, 0.9, 16), (2, 0.6, 16)]
+    assert run(*model, '--img', image, *options, '--bbox-thr', '0.95') == 1
+    error = capsys.readouterr().err
+    assert 'finds nobody with a score of at least 0.95' in error
+    clip = str(tmp_path / 'v.avi')
+    with video.video_writer(clip, 10) as write:
+        for _ in range(2):
+            write(picture())
+    assert run(*model, '--img', clip, *options) == 0
+    records = json.loads((tmp_path / 'infer_v.json').read_text())['pictures']
+    assert [len(r['people']) for r in records] == [2, 2]
+
+
+def test_one_person_without_boxes_is_said_once(model, image, capsys):
+    assert run(*model, '--img', image) == 0
+    error = capsys.readouterr().err
+    assert error.count('the whole picture is taken as one person') == 1
+    assert run(*model, '--img', image, *boxes()) == 0
+    assert not capsys.readouterr().err
+
+
+def test_what_a_box_file_leaves_out_is_said(model, image, tmp_path, capsys):
+    box = dict(file_name='a.png', bbox=[30, 20, 120, 200])
+    far = dict(box, bbox=[900, 2, 30, 40])
+    people = tmp_path / 'people.json'
+    people.write_text(json.dumps([dict(box, score=0.1), far, box]))
+    assert run(*model, '--img', image, '--bbox-file', people) == 0
+    told = capsys.readouterr()
+    assert 'left out: 1 with a score below 0.3' in told.err
+    assert '900,2,30,40 lies outside' in told.err and '1 person ->' in told.out
+
+
+@pytest.mark.parametrize('out', ['x.gif', 'x.mp4', 'new.folder'])
+def test_a_picture_of_another_kind_is_refused_first(
+    model, image, tmp_path, capsys, out
+):
+    error = refused(capsys, *model, '--img', image, '--out', tmp_path / out)
+    assert 'or in / for a folder' in error
+    assert os.listdir(str(tmp_path)) == ['a.png']
+
+
+def test_no_folder_is_made_for_what_cannot_be(model, image, tmp_path, capsys):
+    out = tmp_path / 'out'
+    options = ['--img', image, '--out', out, '--json']
+    refused(capsys, '--onnx', 'none.onnx', *options)
+    assert not out.exists()
+    assert run(*model, *options) == 0
+    assert sorted(os.listdir(str(out))) == ['infer_a.json', 'infer_a.png']
+
+
+def test_a_video_of_another_kind_is_refused_first(model, tmp_path, capsys):
+    clip = str(tmp_path / 'v.avi')
+    with video.video_writer(clip, 10) as write:
+        write(picture())
+    for out in ('o.gif', 'o.png', 'o.webm'):
+        error = refused(capsys, *model, '--img', clip, '--out', tmp_path / out)
+        assert f'not written as {out[1:]}' in error and '.mp4' in error
+    assert os.listdir(str(tmp_path)) == ['v.avi']
+
+
+def test_a_camera_is_ended_with_ctrl_c(model, tmp_path, monkeypatch, capsys):
+    class Camera:
+        rate, count, live = 10.0, None, True
+
+        def __init__(self, source):
+            pass
+
+        def __iter__(self):
+            yield from [picture()] * 2
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(demo, 'Video', Camera)
+    out = tmp_path / 'o.avi'
+    assert run(*model, '--img', '0', '--out', out) == 0
+    assert '2 frames' in capsys.readouterr().out
+    assert len(list(video.Video(str(out)))) == 2
+
+
 @pytest.mark.parametrize('shape', [(1, 1), (1, 500), (12000, 90)])
 def test_pictures_of_odd_sizes(model, tmp_path, shape):
     path = tmp_path / 'a.png'
@@ -286,6 +381,9 @@ def test_a_large_picture_gives_the_joints_of_the_small_one(model, tmp_path):
         (['--kpt-thr', '2'], '--kpt-thr 2.0: must be from 0 to 1'),
         (['--frames', '0'], '--frames 0'),
         (['--bbox-thr', '1'], '--bbox-thr needs'),
+        (['--detector', 'none.onnx'], 'no such detector'),
+        (['--nms-thr', '2'], '--nms-thr 2.0'),
+        (['--om', 'a.om'], '--om includes the model'),
         (['--sample'], 'give one'),
         (['--device', 'npu:99'], 'npu'),
         (['--device', 'toaster'], 'toaster'),
@@ -312,10 +410,10 @@ def test_results_that_cannot_be_written(model, image, tmp_path, capsys):
     two = ['--img', image, str(other), '--out']
     assert 'one file for 2 pictures' in message(*two, 'x.png')
     assert 'would both be written to' in message(*two, str(tmp_path / 'o'))
-    video = tmp_path / 'v.mp4'
-    video.write_bytes(b'')
-    assert 'only --img' in message('--img', image, str(video))
-    assert 'cannot be opened' in message('--img', str(video))
+    clip = tmp_path / 'v.mp4'
+    clip.write_bytes(b'')
+    assert 'only --img' in message('--img', image, str(clip))
+    assert 'cannot be opened' in message('--img', str(clip))
 
 
 def test_a_bug_in_the_drawing_is_raised(model, image, monkeypatch):

@@ -39,6 +39,8 @@ def parse_args():
         parser.add_argument('--' + name)
     parser.add_argument('--cfg-options', nargs='+')
     parser.add_argument('--check-request', action='store_true')
+    parser.add_argument('--dry-run', action='store_true')
+    parser.add_argument('--profile')
     return parser.parse_args()
 
 if __name__ == '__main__':
@@ -541,6 +543,13 @@ def test_a_failed_sample_training_is_not_evaluated(bundle):
     run = bundle.run('scripts/train_1p.sh', '--sample', FAIL='0')
     assert run.returncode == 7
     assert not bundle.read_notes('test')
+
+
+@pytest.mark.parametrize('option', ['--dry-run', '--profile=2'])
+def test_a_short_training_of_the_sample_is_not_evaluated(bundle, option):
+    run = bundle.run('scripts/train_1p.sh', '--sample', option)
+    assert run.returncode == 0, run.err
+    assert bundle.read_notes('train') and not bundle.read_notes('test')
 
 
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])

@@ -1,5 +1,6 @@
 """onnx2om.sh with a stand-in for ATC that notes its arguments."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -137,6 +138,46 @@ def test_the_shape(host, shape, kind, options, told, layout):
     assert os.path.exists(out)
 
 
+@pytest.mark.parametrize(
+    'shape, kind, told, option',
+    [
+        (
+            ['batch', 3, 64, 64],
+            1,
+            'img:-1,3,64,64',
+            ('--dynamic_batch_size', '1,4,8'),
+        ),
+        (
+            ['batch', 64, 32, 3],
+            2,
+            'img:-1,64,32,3',
+            ('--dynamic_dims', '1;4;8'),
+        ),
+    ],
+)
+def test_several_batches(host, shape, kind, told, option):
+    save(host.file, shape, kind)
+    done = host.run('a.onnx', '--soc', 'X', '--batch', '1,4,8')
+    assert done.returncode == 0, done.stderr
+    arguments = host.arguments()
+    assert arguments['--input_shape'] == told
+    assert arguments[option[0]] == option[1]
+
+
+def test_the_properties_are_put_beside(host):
+    model = onnx.load(str(host.file))
+    onnx.helper.set_model_props(model, dict(joints='[1]', note='ü'))
+    onnx.save(model, str(host.file))
+    for options in ([], ['--shape', '2,3,384,384']):
+        done = host.run('a.onnx', '--soc', 'X', '--out', 'b.om', *options)
+        assert done.returncode == 0, done.stderr
+        left = sorted(p.name for p in host.folder.iterdir())
+        assert left == ['a.onnx', 'b.json', 'b.om', 'bin', 'notes']
+        beside = host.folder / 'b.json'
+        assert json.loads(beside.read_text()) == dict(joints='[1]', note='ü')
+        beside.unlink()
+
+
 @pytest.mark.parametrize('name', ['310P3', '910B3', 'Ascend310P3'])
 def test_the_chip_is_asked_of_npu_smi(host, name):
     host.install('npu-smi', NPU_SMI.format(name=name))
@@ -168,6 +209,12 @@ def test_without_atc_it_says_what_to_install(host):
     [
         (['none.onnx'], 'pytorch2onnx.py'),
         (['a.onnx', 'b.onnx'], 'one file at a time'),
+        (
+            ['a.onnx', '--soc', 'X', '--batch', '1,x'],
+            '--batch x: must be a whole number',
+        ),
+        (['a.onnx', '--soc', 'X', '--batch', '1,2,1'], 'names a batch twice'),
+        (['a.onnx', '--soc', 'X', '--batch', ',2'], 'ends in a comma'),
         (['a.onnx', '--chip', 'X'], 'unknown option --chip'),
         (['a.onnx', '--soc'], '--soc needs a value'),
         (['a.onnx', '--batch', 'many'], 'whole number'),

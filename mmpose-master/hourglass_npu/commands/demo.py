@@ -5,6 +5,8 @@ checkpoint, or with --onnx from an exported file, which needs neither torch
 nor mmpose.
 """
 
+import argparse
+
 from hourglass_npu.bootstrap import ensure_packages
 from hourglass_npu.options import Parser, add_model_options, add_speed_options
 
@@ -13,10 +15,8 @@ def parse_args(argv=None):
     """Parse the command line, see :class:`hourglass_npu.options.Parser`."""
     parser = Parser(
         'Find the joints of people and draw them.',
-        'python3 demo.py --sample',
         'python3 demo.py --img a.jpg --bbox 120,40,200,460 --json',
-        'python3 demo.py --img holiday/ --bbox-file boxes.json --out poses/',
-        'python3 demo.py --img clip.mp4 --onnx hourglass.onnx --fps',
+        'python3 demo.py --img party.jpg --detector yolox_s.onnx --boxes',
     )
     model = parser.add_argument_group('model')
     add_model_options(model)
@@ -24,6 +24,11 @@ def parse_args(argv=None):
         '--onnx',
         metavar='FILE',
         help='an exported file instead of config and checkpoint',
+    )
+    model.add_argument(
+        '--om',
+        metavar='FILE',
+        help='a file of scripts/onnx2om.sh instead, on an NPU',
     )
     model.add_argument(
         '--device',
@@ -36,28 +41,51 @@ def parse_args(argv=None):
         '--img',
         nargs='+',
         metavar='SOURCE',
-        help='pictures, folders of pictures, or one video or number of a '
-        'camera (default: demo_mpii.jpg with its people)',
+        help='pictures, folders, or one video, stream or camera',
     )
     who = source.add_mutually_exclusive_group()
     who.add_argument(
         '--bbox',
         action='append',
         metavar='X,Y,W,H',
-        help='a person, in pixels; repeat it for more (default: the whole '
-        'picture is one person)',
+        help='a person, in pixels; repeat it for more',
     )
     who.add_argument(
         '--bbox-file',
         metavar='JSON',
-        help='people of each picture, in the form of MPII or COCO',
+        help='people of each picture: MPII, COCO or mmpose',
+    )
+    who.add_argument(
+        '--detector',
+        metavar='FILE',
+        help='find people with an ONNX file: YOLOX, RTMDet or YOLO',
     )
     source.add_argument(
         '--bbox-thr',
         type=float,
         default=None,
         metavar='S',
-        help='lowest score of a box of --bbox-file',
+        help='lowest score of a box (default: 0.3)',
+    )
+    source.add_argument(
+        '--det-cat-id',
+        type=int,
+        default=0,
+        metavar='N',
+        help="the detector's class (default: 0, people in COCO)",
+    )
+    source.add_argument(
+        '--nms-thr',
+        type=float,
+        default=0.65,
+        metavar='S',
+        help='largest overlap of two of its boxes (default: 0.65)',
+    )
+    source.add_argument(
+        '--det-kind',
+        choices=['rtmdet', 'yolox', 'yolo'],
+        metavar='KIND',
+        help=argparse.SUPPRESS,  # docs/DEMO.md; its output tells
     )
     source.add_argument(
         '--frames',
@@ -82,6 +110,11 @@ def parse_args(argv=None):
         '--heatmaps', action='store_true', help='draw the heatmaps as well'
     )
     result.add_argument(
+        '--boxes',
+        action='store_true',
+        help='draw the boxes, with number and score as in --json',
+    )
+    result.add_argument(
         '--no-legend',
         dest='legend',
         action='store_false',
@@ -92,8 +125,7 @@ def parse_args(argv=None):
         nargs='?',
         const='',
         metavar='FILE',
-        help='write all joints: name, pixel, score (default: beside the '
-        'drawn picture)',
+        help='write all joints (default: beside the picture)',
     )
     result.add_argument(
         '--fps',
@@ -110,10 +142,12 @@ def main():
         int: Status 0, or 1 without people or if a picture was skipped.
     """
     args = parse_args()
-    if args.onnx:
-        ensure_packages('numpy', 'cv2', 'PIL', 'onnxruntime')
-    else:
-        ensure_packages('numpy', 'cv2', 'PIL', 'torch', 'mmcv', 'mmpose')
+    needed = ['numpy', 'cv2', 'PIL']
+    if args.onnx or args.detector:
+        needed.append('onnxruntime')
+    if not args.onnx and not args.om:
+        needed += ['torch', 'mmcv', 'mmpose']
+    ensure_packages(*needed)
     from hourglass_npu.demo import run
 
     return run(args)

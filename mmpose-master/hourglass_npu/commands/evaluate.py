@@ -38,6 +38,7 @@ def parse_args(argv=None):
         'hourglass eval CONFIG.py',
         'hourglass eval CONFIG.py best.pth --json scores.json',
         'hourglass eval CONFIG.py --onnx hourglass.onnx',
+        'hourglass eval CONFIG.py --om hourglass.om',
     )
     parser.add_argument('config', help='config file')
     parser.add_argument(
@@ -50,6 +51,11 @@ def parse_args(argv=None):
         metavar='FILE',
         help='evaluate a file of pytorch2onnx.py, by ONNX Runtime, in place '
         'of a checkpoint',
+    )
+    parser.add_argument(
+        '--om',
+        metavar='FILE',
+        help='evaluate a file of scripts/onnx2om.sh, on an NPU',
     )
     add_options(parser)
     add_speed_options(parser)
@@ -101,7 +107,7 @@ def check_request(args):
 
     Args:
         args (argparse.Namespace): From :func:`parse_args`; ``checkpoint`` is
-            filled in, unless there is ``onnx``.
+            filled in, unless there is ``onnx`` or ``om``.
 
     Returns:
         mmcv.Config: The config, with its work folder.
@@ -115,22 +121,24 @@ def check_request(args):
     check_data(cfg, ['test'])
     choose_work_dir(args, cfg)
     check_speed_options(args)
-    if args.onnx and args.checkpoint:
+    exported = args.onnx or args.om
+    if args.onnx and args.om:
+        raise UserError('--onnx and --om both name a model: give one')
+    if exported and args.checkpoint:
         raise UserError(
-            '--onnx includes the weights: leave out the checkpoint'
+            f'{"--onnx" if args.onnx else "--om"} includes the weights: leave '
+            'out the checkpoint'
         )
     path = args.checkpoint
-    if path is None and not args.onnx:
+    if path is None and not exported:
         from hourglass_npu.training.checkpoints import Checkpoints
 
         saved = Checkpoints.of_config(cfg)
         path = saved.latest() or saved.latest_link
-    if args.onnx:
-        if not os.path.isfile(args.onnx):
-            raise UserError(
-                f'there is no file {args.onnx}: python3 pytorch2onnx.py '
-                'makes one'
-            )
+    if exported:
+        if not os.path.isfile(exported):
+            maker = 'scripts/onnx2om.sh' if args.om else 'pytorch2onnx.py'
+            raise UserError(f'there is no file {exported}: {maker} makes one')
         path = None
     elif '://' not in path and not os.path.isfile(path):
         raise UserError(
@@ -139,7 +147,7 @@ def check_request(args):
             'another'
         )
     args.checkpoint = path
-    named = (args.checkpoint, args.onnx, cfg.data.test.get('ann_file'))
+    named = (args.checkpoint, exported, cfg.data.test.get('ann_file'))
     inputs = [args.config, *filter(None, named)]
     if args.out:
         check_output(args.out, inputs=inputs)
@@ -252,6 +260,20 @@ def write_scores(path, scores, **facts):
     write_json(path, dict(facts, scores=clean))
 
 
+def _exported(args, device, chip):
+    """Load the file to evaluate; each process of several has its own NPU."""
+    if args.onnx:
+        from hourglass_npu.pose.backends import OnnxNetwork
+
+        return OnnxNetwork(args.onnx, str(device))
+    from hourglass_npu.pose.om import OmNetwork
+
+    rank = os.environ.get('LOCAL_RANK')
+    if rank is not None and chip in (None, 'auto', 'npu'):
+        chip = f'npu:{rank}'
+    return OmNetwork(args.om, chip)
+
+
 def main():
     """Evaluate as the command line says."""
     args = parse_args()
@@ -266,6 +288,10 @@ def main():
     from mmpose.datasets import build_dataset
     from mmpose.models import build_posenet
 
+    chip = args.device
+    if args.om:
+        # torch has only the pictures to do; CANN's own interface has the NPU.
+        args.device = 'cpu'
     device, distributed = start(args, cfg)
     make_folder(cfg.work_dir)
     dataset = build_dataset(cfg.data.test, dict(test_mode=True))
@@ -279,10 +305,11 @@ def main():
     check_truth(dataset, settings['metric'], bool(args.show_dir))
 
     cfg.model.pretrained = None
-    if args.onnx:
-        from hourglass_npu.export.evaluate import OnnxPose
+    if args.onnx or args.om:
+        from hourglass_npu.export.evaluate import ExportedPose
 
-        model = OnnxPose(args.onnx, cfg, str(device))
+        network = _exported(args, device, chip)
+        model = ExportedPose(network, args.onnx or args.om, cfg)
     else:
         model = build_posenet(cfg.model)
         if cfg.get('fp16') is not None:
@@ -297,7 +324,7 @@ def main():
         with replaced(args.out) as partial:
             mmcv.dump(outputs, partial, file_format=suffix or 'json')
     scores = dataset.evaluate(outputs, cfg.work_dir, **settings)
-    source = args.onnx or args.checkpoint
+    source = args.onnx or args.om or args.checkpoint
     print(f'{source} on {len(dataset)} samples:')
     print(format_table(scores))
     if args.json:

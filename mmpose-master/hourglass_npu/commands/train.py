@@ -5,6 +5,7 @@ paths of a config start from mmpose-master/, whatever the working directory;
 MPII_ROOT replaces data/mpii.
 """
 
+import argparse
 import copy
 import logging
 import os
@@ -24,7 +25,7 @@ from hourglass_npu.config.parts import check_parts
 from hourglass_npu.config.unread import unread_keys
 from hourglass_npu.errors import Stopped, UserError, log_tracebacks
 from hourglass_npu.files import make_folder
-from hourglass_npu.options import Parser, add_options
+from hourglass_npu.options import Parser, add_options, count
 from hourglass_npu.process import check_enough_devices, start
 from hourglass_npu.training import lock
 
@@ -63,6 +64,7 @@ def parse_args(argv=None):
         'Train a pose model.',
         'hourglass train CONFIG.py --resume-from auto',
         'hourglass train CONFIG.py --device cpu --cfg-options total_epochs=2',
+        'hourglass train CONFIG.py --dry-run',
     )
     parser.add_argument('config', help='config file')
     add_options(parser)
@@ -110,7 +112,51 @@ def parse_args(argv=None):
         action='store_true',
         help='scale the learning rate by number of devices / 8',
     )
-    return parser.parse_args(argv)
+    parser.add_argument(
+        '--batch',
+        type=batch_size,
+        metavar='N',
+        help='samples of a step on each device; auto: what fits',
+    )
+    short = parser.add_mutually_exclusive_group()
+    short.add_argument(
+        '--dry-run',
+        action='store_true',
+        help='try the config in three iterations; keep nothing',
+    )
+    short.add_argument(
+        '--profile',
+        type=count,
+        metavar='N',
+        help='profile N iterations: trace and costly operators',
+    )
+    # One trial of --batch auto.
+    short.add_argument(
+        '--try-batch', action='store_true', help=argparse.SUPPRESS
+    )
+    args = parser.parse_args(argv)
+    args.words = list(sys.argv[1:] if argv is None else argv)
+    args.short = args.dry_run or bool(args.profile) or args.try_batch
+    if args.short and args.resume_from:
+        raise UserError(
+            '--dry-run and --profile start afresh: leave out --resume-from'
+        )
+    return args
+
+
+def batch_size(text):
+    """Read the value of ``--batch``.
+
+    Args:
+        text (str): What was typed.
+
+    Returns:
+        int | str: A number from 1 on, or 'auto'.
+
+    Raises:
+        ValueError: It is neither; argparse says so.
+    """
+    return text if text == 'auto' else count(text)
 
 
 def check_device_count(args):
@@ -263,6 +309,13 @@ def check_request(args):
         )
     check_data(cfg, ['train'] if args.no_validate else ['train', 'val'])
     choose_work_dir(args, cfg)
+    names = ('WORLD_SIZE', 'HOURGLASS_NPROC')
+    processes = max(int(os.environ.get(name) or 1) for name in names)
+    if args.batch == 'auto' and processes > 1:
+        raise UserError(
+            '--batch auto tries on one device: run it there with --dry-run '
+            '(scripts/train_1p.sh), and give the number that it prints here'
+        )
     for path in (args.resume_from, cfg.resume_from, cfg.load_from):
         if path not in (None, 'auto') and '://' not in path:
             if not os.path.isfile(path):
@@ -292,7 +345,11 @@ def plot_run(work_dir, logger):
 
 
 def main():
-    """Train as the command line says."""
+    """Train as the command line says.
+
+    Returns:
+        int | None: Exit status.
+    """
     # There is nothing to save yet; by default the signal would end us.
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     args = parse_args()
@@ -300,7 +357,33 @@ def main():
     cfg = check_request(args)
     if args.check_request:
         check_enough_devices(args)
-        return
+        return 0
+    if args.short or args.batch is not None:
+        return _try_out(args, cfg)
+    return _train(args, cfg)
+
+
+def _try_out(args, cfg):
+    """Train with the options that only some trainings need."""
+    from hourglass_npu.training import trial
+
+    # Before the device is taken, which the trials need.
+    trial.choose_batch(args, cfg)
+    if args.profile:
+        cfg.work_dir = os.path.join(cfg.work_dir, 'profile')
+    dry = trial.DryRun(cfg) if args.dry_run else None
+    try:
+        _train(args, cfg)
+    except Exception as error:
+        if args.try_batch and trial.lacks_memory(error):
+            return trial.TOO_LARGE
+        raise
+    if dry and int(os.environ.get('RANK') or 0) == 0:
+        print(dry.finish())
+    return 0
+
+
+def _train(args, cfg):
     with output.lasting():
         try:
             train(args, cfg)
@@ -371,6 +454,19 @@ def train(args, cfg):
         logger.info(describe_npu())
     for line in unread_keys(cfg):
         logger.warning(line)
+    validate = not (args.no_validate or args.profile or args.try_batch)
+    hooks = []
+    if args.profile:
+        from hourglass_npu.training import profiler
+
+        hooks = [profiler.ProfileHook(args.profile, cfg.work_dir, logger)]
+    if args.short:
+        from hourglass_npu.training import trial
+
+        iterations = trial.DRY_ITERATIONS
+        if args.profile:
+            iterations = profiler.WARM_UP + args.profile
+        trial.shorten(cfg, iterations, world_size, args.dry_run)
     cfg.resume_from = find_resume(args, cfg, logger)
 
     if args.seed is not None or args.deterministic:
@@ -401,14 +497,16 @@ def train(args, cfg):
             datasets,
             cfg,
             distributed=distributed,
-            validate=not args.no_validate,
+            validate=validate,
             timestamp=timestamp,
             meta=dict(env_info=environment, seed=cfg.seed),
-            hooks=(loss_guard, signal_guard, rank_guard),
+            hooks=(loss_guard, signal_guard, rank_guard, *hooks),
         )
     except Stopped:
         signal_guard.save_epoch()
         raise
+    if args.short:
+        return
     if rank == 0:
         plot_run(cfg.work_dir, logger)
     logger.info(f'Done: {cfg.work_dir}')

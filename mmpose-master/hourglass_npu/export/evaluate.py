@@ -1,4 +1,4 @@
-"""Evaluate a file of pytorch2onnx.py in place of mmpose's model.
+"""Evaluate an exported file in place of mmpose's model.
 
 Data pipeline, processes and scores are the same for both.
 """
@@ -10,31 +10,28 @@ from torch import nn
 
 from hourglass_npu.errors import UserError
 from hourglass_npu.pose import decode
-from hourglass_npu.pose.backends import OnnxNetwork, settings_from_config
+from hourglass_npu.pose.backends import settings_from_config
 from hourglass_npu.pose.geometry import PIXELS_PER_SCALE
 
 
-class OnnxPose(nn.Module):
-    """Return the predictions of ``TopDown``, computed by ONNX Runtime.
+class ExportedPose(nn.Module):
+    """Return the predictions of ``TopDown``, computed by an exported file.
 
     The file contains the settings: flip test, and how to read heatmaps.
 
     Args:
-        path (str): The file.
+        network (ExportedNetwork): The file: ONNX or OM.
+        path (str): Its name, for messages.
         cfg (mmcv.Config): Config of the samples.
-        device (str): As for :class:`OnnxNetwork`.
-
-    Attributes:
-        network (OnnxNetwork): The network.
 
     Raises:
         UserError: The file cannot be used, or takes other crops than those of
             the config.
     """
 
-    def __init__(self, path, cfg, device):
+    def __init__(self, network, path, cfg):
         super().__init__()
-        self.network = OnnxNetwork(path, device)
+        self.network = network
         theirs = settings_from_config(cfg)
         for name in ('image_size', 'mean', 'std'):
             its = getattr(self.network.settings, name)
@@ -53,7 +50,7 @@ class OnnxPose(nn.Module):
             img (Tensor[N, 3, h, w]): Normalised crops.
             img_metas (list[dict]): With ``center``, ``scale`` and
                 ``image_file`` of each.
-            return_loss (bool): False; an ONNX file cannot be trained.
+            return_loss (bool): False; such a file cannot be trained.
 
         Returns:
             tuple: As from ``TopDown``: joints, np.ndarray[N, 16, 3]: x, y in

@@ -18,6 +18,7 @@ from hourglass_npu.paths import CONFIGS, WORK_DIRS
 from hourglass_npu.pose import onnx_file
 from hourglass_npu.pose.decode import Settings, merge_flipped, normalise
 from hourglass_npu.pose.joints import MPII, Joints
+from hourglass_npu.pose.sessions import shortened, start_session
 from hourglass_npu.weights import load_weights
 
 DEFAULT_CONFIG = str(CONFIGS / 'hourglass52_mpii_384x384.py')
@@ -183,16 +184,17 @@ class TorchNetwork:
         return _finite(heatmaps, 'the checkpoint')
 
 
-class OnnxNetwork:
-    """A file of pytorch2onnx.py, run by ONNX Runtime.
+class ExportedNetwork:
+    """A file that was made from a checkpoint, run by another library.
 
-    The file contains the settings; no config is needed.
+    The file, or one beside it, contains the settings; no config is needed.
+    A subclass sets ``fixed``, ``place`` and ``_names``, and has
+    ``_execute``.
 
     Args:
         path (str): The file.
-        device (str | None): 'npu', 'cuda', 'cpu', one with an index
-            ('npu:1'), or None or 'auto' for the first of these that this
-            ONNX Runtime has.
+        properties (dict[str, str]): See :func:`settings_from_properties`.
+        source (str): Where these were found, for messages.
 
     Attributes:
         settings (Settings): Of the file.
@@ -201,57 +203,19 @@ class OnnxNetwork:
         place (str): What it runs on, for messages.
 
     Raises:
-        UserError: The file is missing or not one of pytorch2onnx.py, or the
-            device does not exist.
+        UserError: A property is missing or impossible.
     """
 
-    PROVIDERS = {
-        'npu': 'CANNExecutionProvider',
-        'cuda': 'CUDAExecutionProvider',
-        'cpu': 'CPUExecutionProvider',
-    }
+    fixed = None
+    library = ''
 
-    def __init__(self, path, device=None):
-        import onnxruntime
-
-        if not os.path.exists(path):
-            raise UserError(
-                f'{path}: there is no such file; '
-                '`python3 pytorch2onnx.py` makes it'
-            )
-        content = read_bytes(path)
-        onnx_file.check(content, path)
-        provider, options = self._provider(onnxruntime, device)
-        try:
-            # Name one provider, not the CPU as well: a device that the user
-            # named is used or refused.
-            self._session = onnxruntime.InferenceSession(
-                content,
-                self._session_options(onnxruntime),
-                providers=[(provider, options)],
-            )
-        except Exception as error:  # ONNX Runtime raises anything
-            raise UserError(
-                f'{path}: ONNX Runtime cannot load it: '
-                f'{_shortened(str(error))}'
-            ) from error
-        if provider not in self._session.get_providers():
-            raise UserError(
-                f'--device {device}: {provider} of ONNX Runtime did not start'
-            )
-        properties = self._session.get_modelmeta().custom_metadata_map
-        self.settings = settings_from_properties(properties, path)
+    def __init__(self, path, properties, source):
+        self.settings = settings_from_properties(properties, source)
         self._path = path
-        graph = _graph_from_properties(properties, path)
+        graph = _graph_from_properties(properties, source)
         self._preprocess = graph['preprocess']
         self._flip_inside = graph['flip_test']
         self.decodes = graph['decode']
-        first = self._session.get_inputs()[0]
-        self._input = first.name
-        # A number where the file has a fixed batch, otherwise a name.
-        batch = first.shape[0]
-        self.fixed = batch if isinstance(batch, int) else None
-        self.place = f'ONNX Runtime ({provider[: -len("ExecutionProvider")]})'
 
     def __call__(self, crops):
         """Run the network.
@@ -267,20 +231,50 @@ class OnnxNetwork:
         settings = self.settings
         if self._flip_inside:
             settings = settings._replace(flip_test=False)
-        return _in_batches(self._run, crops, self.fixed or BATCH, settings)
+        return _in_batches(self._run, crops, self.most, settings)
+
+    @property
+    def most(self):
+        """int: People of one pass at most."""
+        return self.fixed or BATCH
+
+    def batch_for(self, count):
+        """Return the batch that so many people are put into.
+
+        Args:
+            count (int): People, at most :attr:`most`.
+
+        Returns:
+            int: As many, or more if the file has no such batch.
+        """
+        return self.fixed or count
+
+    def prepare(self, crops):
+        """Make the input of the file.
+
+        Args:
+            crops (np.ndarray[N, h, w, 3]): 8-bit RGB; N as the file has it.
+
+        Returns:
+            np.ndarray: The input.
+        """
+        if self._preprocess:
+            return np.ascontiguousarray(crops)
+        return normalise(crops, self.settings.mean, self.settings.std)
 
     def _run(self, crops):
         count = len(crops)
-        if self.fixed and count < self.fixed:
-            rest = np.repeat(crops[-1:], self.fixed - count, axis=0)
+        more = self.batch_for(count) - count
+        if more:
+            rest = np.repeat(crops[-1:], more, axis=0)
             crops = np.concatenate([crops, rest])
-        feed = self.feed(crops)
+        batch = self.prepare(crops)
         try:
-            result = self._session.run(None, feed)[0][:count]
-        except Exception as error:  # ONNX Runtime raises anything
+            result = self._execute(batch)[:count]
+        except Exception as error:  # these libraries raise anything
             raise UserError(
-                f'{self._path}: ONNX Runtime cannot run it on '
-                f'{feed[self._input].shape}: {_shortened(str(error))}'
+                f'{self._path}: {self.library} cannot run it on '
+                f'{batch.shape}: {shortened(str(error))}'
             ) from error
         joints = len(self.settings.joints)
         wanted = (count, joints, 3) if self.decodes else (count, joints)
@@ -295,6 +289,41 @@ class OnnxNetwork:
             )
         return _finite(result, self._path)
 
+
+class OnnxNetwork(ExportedNetwork):
+    """A file of pytorch2onnx.py, run by ONNX Runtime.
+
+    Args:
+        path (str): The file.
+        device (str | None): See :func:`start_session`.
+
+    Raises:
+        UserError: The file is missing or not one of pytorch2onnx.py, or the
+            device does not exist.
+    """
+
+    library = 'ONNX Runtime'
+
+    def __init__(self, path, device=None):
+        if not os.path.exists(path):
+            raise UserError(
+                f'{path}: there is no such file; '
+                '`python3 pytorch2onnx.py` makes it'
+            )
+        content = read_bytes(path)
+        onnx_file.check(content, path)
+        self._session, self.place = start_session(content, path, device)
+        properties = self._session.get_modelmeta().custom_metadata_map
+        super().__init__(path, properties, path)
+        first = self._session.get_inputs()[0]
+        self._input = first.name
+        # A number where the file has a fixed batch, otherwise a name.
+        batch = first.shape[0]
+        self.fixed = batch if isinstance(batch, int) else None
+
+    def _execute(self, batch):
+        return self._session.run(None, {self._input: batch})[0]
+
     def feed(self, crops):
         """Make the input of the file.
 
@@ -304,41 +333,7 @@ class OnnxNetwork:
         Returns:
             dict[str, np.ndarray]: The array, by the name of the input.
         """
-        batch = np.ascontiguousarray(crops)
-        if not self._preprocess:
-            batch = normalise(crops, self.settings.mean, self.settings.std)
-        return {self._input: batch}
-
-    @staticmethod
-    def _session_options(onnxruntime):
-        """Use as many threads as torch would: processes share the cores."""
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4  # what fails is raised, too
-        threads = os.environ.get('OMP_NUM_THREADS', '')
-        if threads.isdigit():
-            options.intra_op_num_threads = int(threads)
-        return options
-
-    @classmethod
-    def _provider(cls, onnxruntime, device):
-        """Return name and options of the execution provider for a device."""
-        there = onnxruntime.get_available_providers()
-        usable = [k for k, p in cls.PROVIDERS.items() if p in there]
-        if device in (None, 'auto'):
-            return cls.PROVIDERS[usable[0]], {}
-        kind, _, index = device.partition(':')
-        if kind not in cls.PROVIDERS or (index and not index.isdigit()):
-            raise UserError(
-                f'--device {device}: must be npu, cuda or cpu, or npu:1 for '
-                'the second'
-            )
-        if kind not in usable:
-            raise UserError(
-                f'--device {device}: this ONNX Runtime has '
-                f'{", ".join(usable)}; install the build for {kind}'
-            )
-        options = {'device_id': int(index)} if index and kind != 'cpu' else {}
-        return cls.PROVIDERS[kind], options
+        return {self._input: self.prepare(crops)}
 
 
 def settings_to_properties(settings):
@@ -382,7 +377,7 @@ def settings_from_properties(properties, path):
         if not holds(getattr(settings, name)):
             raise UserError(
                 f'{path}: the property {name} has an impossible value: '
-                f'{_shortened(properties[name], 60)}'
+                f'{shortened(properties[name], 60)}'
             )
     return settings
 
@@ -405,7 +400,7 @@ def _joints_from_properties(properties, path):
     except (UserError, TypeError, ValueError) as error:
         raise UserError(
             f'{path}: the properties joints, flip_pairs and dataset_info have '
-            f'impossible values: {_shortened(str(error))}'
+            f'impossible values: {shortened(str(error))}'
         ) from error
     return joints
 
@@ -448,7 +443,7 @@ def _graph_from_properties(properties, path):
     ):
         raise UserError(
             f'{path}: the property graph has an impossible value: '
-            f'{_shortened(properties["graph"], 60)}'
+            f'{shortened(properties["graph"], 60)}'
         )
     return graph
 
@@ -519,8 +514,3 @@ def _tuples(value):
     if isinstance(value, list):
         return tuple(_tuples(item) for item in value)
     return value
-
-
-def _shortened(text, limit=300):
-    text = ' '.join(text.split())
-    return text if len(text) <= limit else text[:limit] + ' ...'

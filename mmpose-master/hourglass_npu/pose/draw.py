@@ -11,6 +11,7 @@ import numpy as np
 
 EDGE_BGR = (24, 18, 14)
 EDGE_OPACITY = 0.75
+BOX_BGR = (180, 240, 180)
 FULL_SCORE = 0.8
 """Lowest score drawn without transparency. Heatmap peaks of a trained model
 are seldom higher."""
@@ -111,6 +112,40 @@ def draw_legend(picture, joints):
             (255, 255, 255),
             stroke,
             cv2.LINE_AA,
+        )
+
+
+def draw_boxes(picture, people):
+    """Draw the box of each person, with its number and score.
+
+    Args:
+        picture (np.ndarray[H, W, 3]): 8-bit BGR picture; changed in place.
+        people (Sequence[Person]): See boxes.py. The numbers count from 1, as
+            in the JSON file.
+    """
+    height, width = picture.shape[:2]
+    size = max(min(height, width) / 480, 0.75)
+    text, stroke = 0.45 * size, max(round(size), 1)
+    font = cv2.FONT_HERSHEY_SIMPLEX
+    for person in people:
+        x, y, w, h = (int(round(v)) for v in person.box)
+        corners = (x, y), (x + w - 1, y + h - 1)
+        # Dark under bright: it is seen on every ground.
+        for extra, colour in ((2, EDGE_BGR), (0, BOX_BGR)):
+            cv2.rectangle(picture, *corners, colour, stroke + extra)
+    # Labels last: no box may cross one.
+    for number, person in enumerate(people, 1):
+        label = f'{number}: {person.score:.2f}'
+        (wide, high), below = cv2.getTextSize(label, font, text, stroke)
+        x, y = (int(round(v)) for v in person.box[:2])
+        x = min(max(x, 0), max(width - wide - 4, 0))
+        top = y - high - below - 4
+        top = min(max(top, 0), max(height - high - below - 4, 0))
+        end = (x + wide + 4, top + high + below + 4)
+        cv2.rectangle(picture, (x, top), end, BOX_BGR, cv2.FILLED)
+        place = (x + 2, top + high + 2)
+        cv2.putText(
+            picture, label, place, font, text, EDGE_BGR, stroke, cv2.LINE_AA
         )
 
 

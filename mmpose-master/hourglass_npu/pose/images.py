@@ -1,8 +1,8 @@
-"""Read and write pictures and videos, and explain what is wrong with them."""
+"""Read and write pictures, and explain what is wrong with them."""
 
-import contextlib
 import io
 import os
+import sys
 import warnings
 
 import cv2
@@ -16,7 +16,6 @@ from hourglass_npu.files import (
     read_bytes,
     replaced,
 )
-from hourglass_npu.process import silence
 
 PICTURE_SUFFIXES = (
     '.jpg',
@@ -27,7 +26,13 @@ PICTURE_SUFFIXES = (
     '.tif',
     '.tiff',
 )
-VIDEO_SUFFIXES = ('.mp4', '.avi', '.mov', '.mkv', '.webm')
+UNREAD = {
+    'HEIC': (b'heic', b'heix', b'heim', b'heis', b'hevc', b'mif1', b'msf1'),
+    'AVIF': (b'avif', b'avis'),
+}
+"""Formats of telephones that OpenCV seldom reads, and their brands."""
+
+UNREAD_SUFFIXES = ('.heic', '.heif', '.avif')
 
 RESULT_PREFIX = 'infer_'
 """Results are written beside their pictures under this prefix, and are left
@@ -48,6 +53,9 @@ and runs Ghostscript, another program, for some of them."""
 
 JPEG = b'\xff\xd8'
 """First bytes of a JPEG."""
+
+TIFF = (b'II', b'MM')
+"""First bytes of a TIFF."""
 
 
 def read_picture(path):
@@ -81,10 +89,22 @@ def read_picture(path):
     if picture is None:
         raise UserError(
             f'{path}: no picture that OpenCV can read, or a broken one '
-            f'({len(content)} bytes)'
+            f'({len(content)} bytes){_what_to_do(content)}'
         )
     check_size(picture.shape[1], picture.shape[0], path)
     return picture
+
+
+def _what_to_do(content):
+    """Say how to get a picture that can be read, for formats of telephones."""
+    for name, brands in UNREAD.items():
+        if content[4:8] == b'ftyp' and content[8:12] in brands:
+            return (
+                f'. It is a picture in the format {name}: convert it to JPEG, '
+                'for example with `heif-convert` of libheif, ImageMagick or '
+                'the program that shows it'
+            )
+    return ''
 
 
 def check_size(width, height, path):
@@ -218,9 +238,14 @@ def find_pictures(sources):
         if not os.path.isdir(source):
             paths.append(source)
             continue
+        everything = sorted(os.listdir(source))
+        for name in everything:
+            if name.lower().endswith(UNREAD_SUFFIXES):
+                path = os.path.join(source, name)
+                print(f'{path}: convert it to JPEG; skipped', file=sys.stderr)
         names = [
             name
-            for name in sorted(os.listdir(source))
+            for name in everything
             if name.lower().endswith(PICTURE_SUFFIXES)
             and not name.startswith(('.', RESULT_PREFIX))
         ]
@@ -233,119 +258,44 @@ def find_pictures(sources):
     return paths
 
 
-def is_video(source):
-    """Return whether a source is a video file or the number of a camera.
-
-    Args:
-        source (str): Value of ``--img``.
-
-    Returns:
-        bool: True for a known suffix, or for digits that name no file.
-    """
-    if source.lower().endswith(VIDEO_SUFFIXES):
-        return True
-    return source.isdigit() and not os.path.exists(source)
-
-
-class Video:
-    """Frames of a video file or camera, in order.
-
-    Args:
-        source (str): File, or number of a camera.
-
-    Attributes:
-        rate (float): Frames per second that the source states, 25 if it
-            states none.
-
-    Raises:
-        UserError: It cannot be opened.
-    """
-
-    def __init__(self, source):
-        camera = source.isdigit() and not os.path.exists(source)
-        if not camera and not os.path.isfile(source):
-            raise UserError(f'{source}: there is no such file')
-        with silence(2):  # OpenCV and FFmpeg print messages of their own
-            self._capture = cv2.VideoCapture(int(source) if camera else source)
-        if not self._capture.isOpened():
-            kind = 'camera' if camera else 'video'
-            raise UserError(f'{source}: this {kind} cannot be opened')
-        rate = self._capture.get(cv2.CAP_PROP_FPS)
-        self.rate = rate if 0 < rate <= 1000 else 25.0
-
-    def __iter__(self):
-        try:
-            while True:
-                there, frame = self._capture.read()
-                if not there:
-                    return
-                yield frame
-        finally:
-            self._capture.release()
-
-
-@contextlib.contextmanager
-def video_writer(path, rate):
-    """Context that writes frames into a video, as a whole or not at all.
-
-    Args:
-        path (str): ``.mp4`` or ``.avi``.
-        rate (float): Frames per second.
-
-    Yields:
-        Callable: Takes one BGR frame; all must have the first one's size.
-
-    Raises:
-        UserError: Another suffix, or OpenCV lacks the encoder.
-    """
-    codes = {'.mp4': 'mp4v', '.avi': 'MJPG'}
-    suffix = os.path.splitext(path)[1].lower()
-    if suffix not in codes:
-        raise UserError(
-            f'{path}: the name of a video must end in .mp4 or .avi'
-        )
-    with replaced(path) as temporary:
-        writer = None
-
-        def write(frame):
-            nonlocal writer
-            if writer is None:
-                height, width = frame.shape[:2]
-                writer = cv2.VideoWriter(
-                    temporary,
-                    cv2.VideoWriter_fourcc(*codes[suffix]),
-                    rate,
-                    (width, height),
-                )
-                if not writer.isOpened():
-                    raise UserError(
-                        f'{path}: this OpenCV has no {codes[suffix]} encoder'
-                    )
-            writer.write(frame)
-
-        try:
-            yield write
-        finally:
-            if writer is not None:
-                writer.release()
-
-
 def _decode(content, path):
     """Decode a picture; return None for a format that OpenCV does not know."""
     data = np.frombuffer(content, np.uint8)
     try:
-        if not content.startswith(JPEG):
-            # Only for formats that can be transparent: the flag that keeps
-            # alpha ignores the orientation.
-            raw = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
-            if raw is not None and raw.ndim == 3 and raw.shape[2] == 4:
-                return _on_white(raw)
-        return cv2.imdecode(data, cv2.IMREAD_COLOR)
+        if content.startswith(JPEG):
+            return cv2.imdecode(data, cv2.IMREAD_COLOR)
+        # Only for formats that can be transparent: the flag that keeps
+        # alpha ignores the orientation.
+        picture = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+        if picture is None:
+            return None
+        if picture.ndim == 3 and picture.shape[2] == 4:
+            picture = _on_white(picture)
+        else:
+            as_stored = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+            picture = cv2.imdecode(data, as_stored)
+        # OpenCV turns a TIFF in any case, and a WebP in none.
+        return picture if content[:2] in TIFF else _upright(picture, content)
     except (cv2.error, MemoryError) as error:
         reason = (str(error).strip() or 'no memory').splitlines()[-1]
         raise UserError(
             f'{path}: the picture cannot be decoded ({reason})'
         ) from error
+
+
+def _upright(picture, content):
+    """Turn a picture as the camera noted it in the file."""
+    try:
+        turn, _ = orientation(content)
+    except UserError:  # a format that OpenCV knows and Pillow does not
+        return picture
+    if turn in (5, 6, 7, 8):
+        picture = picture.transpose(1, 0, 2)
+    if turn in (2, 3, 6, 7):
+        picture = picture[:, ::-1]
+    if turn in (3, 4, 7, 8):
+        picture = picture[::-1]
+    return np.ascontiguousarray(picture)
 
 
 def _on_white(bgra):

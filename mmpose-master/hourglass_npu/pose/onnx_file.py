@@ -24,6 +24,12 @@ OPERATORS = frozenset(
     Sqrt Squeeze Sub Tanh Tile TopK Transpose Unsqueeze Upsample
     Where""".split()
 )
+DETECTOR = OPERATORS | frozenset(
+    """Abs Ceil CumSum Einsum LogSoftmax Mish NonMaxSuppression
+    NonZero ReduceL2 ReduceProd Size Trilu""".split()
+)
+"""What detectors are exported with beside these, boxes chosen inside."""
+
 # Of ONNX Runtime, for int8.
 _INTEGER = 'com.microsoft', 'QLinear'
 # Their constant arguments are sizes, or factors of sizes.
@@ -34,17 +40,27 @@ _MOST_ELEMENTS = 2**28
 _MOST_NODES = 10**5
 
 
-def check(content, path):
+def check(
+    content,
+    path,
+    operators=OPERATORS,
+    kind='which no file of pytorch2onnx.py has',
+):
     """Refuse a file that could do more than compute heatmaps.
 
     Args:
         content (bytes): The file.
         path (str): Its name, for messages.
+        operators (frozenset[str]): What it may compute with.
+        kind (str): Why anything else is refused, for messages.
+
+    Returns:
+        set[str]: The operators that it has.
 
     Raises:
-        UserError: It names other files or an operator that no export of ours
-            has, declares a tensor of more than 2**28 elements, or is no ONNX
-            file.
+        UserError: It names other files or an operator that is not among
+            those, declares a tensor of more than 2**28 elements, or is no
+            ONNX file.
     """
     try:
         graphs = [v for n, v in _fields(content) if n == 7]
@@ -53,13 +69,36 @@ def check(content, path):
             raise ValueError('it has no graph')
         if others:
             raise _RefusedError('functions, or steps of a training')
-        _check_graph(graphs[0])
+        return _check_graph(graphs[0], operators)
     except _RefusedError as error:
         raise UserError(
-            f'{path} was not loaded: it has {error}, which no file of '
-            'pytorch2onnx.py has'
+            f'{path} was not loaded: it has {error}, {kind}'
         ) from error
     except (ValueError, IndexError, TypeError, AttributeError) as error:
+        raise UserError(f'{path} is no whole ONNX file ({error})') from error
+
+
+def read_properties(content, path):
+    """Read the properties of a file.
+
+    Args:
+        content (bytes): The file.
+        path (str): Its name, for messages.
+
+    Returns:
+        dict[str, str]: Names and values.
+
+    Raises:
+        UserError: It is no ONNX file.
+    """
+    try:
+        pairs = [
+            dict(_fields(value))
+            for number, value in _fields(content)
+            if number == 14
+        ]
+        return {_text(pair[1]): _text(pair[2]) for pair in pairs}
+    except (ValueError, IndexError, TypeError, KeyError) as error:
         raise UserError(f'{path} is no whole ONNX file ({error})') from error
 
 
@@ -67,11 +106,13 @@ class _RefusedError(Exception):
     """What the file has, in words."""
 
 
-def _check_graph(graph):
-    sized, constants = set(), {}
+def _check_graph(graph, operators):
+    """Check a graph; return the operators that it has."""
+    sized, constants, kinds = set(), {}, set()
     for count, (number, value) in enumerate(_fields(graph)):
         if number == 1:
-            kind, names, outputs, tensors = _check_node(value)
+            kind, names, outputs, tensors = _check_node(value, operators)
+            kinds.add(kind)
             if kind in _SIZED:
                 sized.update(names)
             constants.update((o, sum(tensors, [])) for o in outputs if tensors)
@@ -86,9 +127,10 @@ def _check_graph(graph):
         size = _product(max(1, abs(n)) for n in constants[name])
         if size > _MOST_ELEMENTS:
             raise _RefusedError(f'a constant that makes {size:.3g} elements')
+    return kinds
 
 
-def _check_node(node):
+def _check_node(node, operators):
     """Return a node's operator, inputs, outputs and constants."""
     kind, domain, names, outputs, tensors = '', '', [], [], []
     for number, value in _fields(node):
@@ -104,7 +146,7 @@ def _check_node(node):
             tensors += _check_attribute(value)
     if kind != 'Constant':
         tensors = []
-    known = kind in OPERATORS and domain in ('', 'ai.onnx')
+    known = kind in operators and domain in ('', 'ai.onnx')
     integer = domain == _INTEGER[0] and kind.startswith(_INTEGER[1])
     if not known and not integer:
         name = f'{domain}.{kind}' if domain else kind

@@ -20,6 +20,8 @@ PEOPLE_PER_ROW = 5
 TILE = 256
 CAPTION = 28
 MARGIN = 8
+NAME_LENGTH = 24
+"""Characters of a file name that fit below a tile, with an index."""
 
 
 def write(dataset, outputs, folder):
@@ -90,13 +92,15 @@ def contact_sheet(people, poses, truth, errors, joints):
     groups = rank_people(errors)
     columns = max(1, max(len(group) for group in groups.values()))
     step = TILE + MARGIN
-    row = CAPTION + TILE + CAPTION
+    row = CAPTION + TILE + 2 * CAPTION
     canvas = np.full(
-        (CAPTION + len(groups) * row, columns * step + MARGIN, 3),
+        (CAPTION + len(groups) * row, max(columns * step + MARGIN, 460), 3),
         255,
         np.uint8,
     )
-    caption(canvas, 'colour: predicted, white: truth', MARGIN, 0)
+    unit = truth['measure'].unit
+    words = f'colour: predicted, white: truth; errors in {unit}'
+    caption(canvas, words, MARGIN, 0)
     for i, (name, group) in enumerate(groups.items()):
         top = CAPTION + i * row
         caption(canvas, name, MARGIN, top, bold=True)
@@ -108,14 +112,24 @@ def contact_sheet(people, poses, truth, errors, joints):
             )
             seen = errors[person][~np.isnan(errors[person])]
             near = truth['measure'].threshold
-            caption(
-                canvas,
+            lines = (
+                _label(people[person]['image_file'], person),
                 f'{100 * np.mean(seen <= near):.0f} % within {near:g}, '
                 f'median {np.median(seen):.2f}',
-                left,
-                top + CAPTION + TILE,
             )
+            for number, line in enumerate(lines):
+                below = top + TILE + CAPTION * (number + 1)
+                caption(canvas, line, left, below)
     return canvas
+
+
+def _label(path, index):
+    """Return the name of a person's picture, short, and its index."""
+    name = os.path.basename(path)
+    if len(name) > NAME_LENGTH:
+        name = '...' + name[3 - NAME_LENGTH :]
+    name = name.encode('ascii', 'replace').decode()
+    return f'{name} #{index}'
 
 
 def _tile(person, pose, truth, index, joints):
@@ -126,19 +140,20 @@ def _tile(person, pose, truth, index, joints):
     tile = crop_person(picture, center, scale, size)
     matrix = affine(center, scale, size)
 
-    # The truth is below and wider: both can be seen where they agree.
+    # All joints are compared with the truth: draw all, with one opacity.
+    predicted = np.ones_like(pose)
+    predicted[:, :2] = transform_points(pose[:, :2], matrix)
+    tile = draw_people(tile, [predicted], joints, sizes=[TILE])
+
+    # The truth is above and thin: both can be seen where they agree.
     true = transform_points(truth['joints'][index] - 1, matrix)
     visible = truth['visible'][index]
-    for width, colour in ((7, (0, 0, 0)), (5, (255, 255, 255))):
+    for width, colour in ((2, (0, 0, 0)), (1, (255, 255, 255))):
         for a, b in joints.limbs:
             if visible[a] and visible[b]:
                 ends = [tuple(map(int, true[k].round())) for k in (a, b)]
                 cv2.line(tile, ends[0], ends[1], colour, width, cv2.LINE_AA)
-
-    # All joints are compared with the truth: draw all, with one opacity.
-    predicted = np.ones_like(pose)
-    predicted[:, :2] = transform_points(pose[:, :2], matrix)
-    return draw_people(tile, [predicted], joints, sizes=[TILE / 2])
+    return tile
 
 
 def caption(canvas, text, left, top, bold=False):

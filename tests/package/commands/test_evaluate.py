@@ -1,8 +1,11 @@
 import json
 import math
 import pickle
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import acl_stand_in
 import numpy as np
 import pytest
 import torch
@@ -11,6 +14,7 @@ from mpii_data import MAT_NAMES, write_mat
 from scipy.io import loadmat
 
 from hourglass_npu.errors import UserError, is_user_error
+from hourglass_npu.pose import om
 
 
 @pytest.fixture
@@ -85,6 +89,55 @@ def test_onnx_gives_the_scores_of_torch(
         )
         np.testing.assert_allclose(ours[..., :2], theirs[..., :2], atol=1e-3)
         np.testing.assert_allclose(box, its_box, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    'options, batches, form',
+    [
+        ([], (2,), 'static'),
+        (['--flip-test', '--preprocess', '--decode'], (1, 2), 'dims'),
+    ],
+)
+def test_an_om_gives_the_table_of_its_onnx_file(
+    test,
+    tiny,
+    main,
+    export,
+    tmp_path,
+    monkeypatch,
+    capsys,
+    options,
+    batches,
+    form,
+):
+    _, path = export(*options)
+    capsys.readouterr()
+    test(f'--onnx={path}')
+    shown = table(capsys.readouterr().out)
+    acl = acl_stand_in.make()
+    monkeypatch.setitem(sys.modules, 'acl', acl)
+    monkeypatch.setattr(om.atexit, 'register', lambda *args: None)
+    compiled = acl_stand_in.write_om(
+        path.with_suffix('.om'), path, batches, form
+    )
+
+    def run(*words):
+        main(
+            'eval', tiny, f'--om={compiled}', f'--work-dir={tmp_path}', *words
+        )
+
+    run()
+    output = capsys.readouterr().out
+    assert table(output) == shown and f'{compiled} on 5 samples' in output
+    assert 'execute' in acl.calls and 'set_device 0' in acl.calls
+    monkeypatch.setenv('LOCAL_RANK', '3')
+    network = command('eval')._exported(
+        SimpleNamespace(onnx=None, om=compiled), None, 'npu'
+    )
+    assert network.place == 'CANN on npu:3'
+    for words in (f'--onnx={path}', '--amp', '--device=cpu'):
+        with pytest.raises(UserError):
+            run(words)
 
 
 def test_onnx_files_that_do_not_fit_are_refused(test, checkpoint, export):

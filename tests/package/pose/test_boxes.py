@@ -94,7 +94,7 @@ def test_unsure_boxes_are_left_out(tmp_path):
         [1],
         [dict(name='a')],
         [dict(bbox=[1, 2], image_id=1)],
-        [dict(bbox=[1, 2, 0, 4], image_id=1)],
+        [dict(bbox=[1, 2, 'x', 4], image_id=1)],
         [dict(bbox=[1, 2, 3, 4], image_id=1, score='high')],
         [dict(bbox=[1, 2, 3, 4])],
         [dict(image='a.jpg', center=[1, 2], scale='x')],
@@ -105,6 +105,119 @@ def test_an_entry_of_another_form_is_refused(tmp_path, content):
     message = 'people.json: entry 0 is neither an MPII person'
     with pytest.raises(UserError, match=message):
         box_file(tmp_path, content)
+
+
+def coco(*entries, **categories):
+    return dict(
+        images=[dict(id=1, file_name='a.jpg')],
+        annotations=[
+            dict(dict(image_id=1, bbox=[1, 2, 30, 40]), **entry)
+            for entry in entries
+        ],
+        categories=[dict(id=n, name=k) for k, n in categories.items()],
+    )
+
+
+@pytest.mark.parametrize(
+    'content, count',
+    [
+        (coco(dict(category_id=1), dict(category_id=8)), 1),
+        (coco(dict(category_id=1), dict(category_id=8), person=8, truck=1), 1),
+        (coco(dict(category_id=8), Person=1, truck=8), 0),
+        (coco(dict(category_id=3), dict(category_id=3), mouse=3), 2),
+        (coco(dict(), dict(category_name='car'), person=1), 1),
+        ([dict(file_name='a.jpg', category_id=3, bbox=[1, 2, 3, 4])], 0),
+    ],
+)
+def test_people_only(tmp_path, content, count):
+    boxes = box_file(tmp_path, content)
+    assert len(boxes.of('a.jpg')) == count
+    assert bool(boxes.left_out) == ('person' in boxes.left_out)
+
+
+def test_categories_without_a_person_are_named(tmp_path):
+    with pytest.raises(UserError, match='named person .car, truck'):
+        box_file(tmp_path, coco(dict(category_id=3), car=3, truck=8))
+
+
+def test_weak_detections_are_left_out_unless_asked_for(tmp_path):
+    content = coco(dict(score=0.29), dict(score=0.3), dict())
+    boxes = box_file(tmp_path, content)
+    assert [p.score for p in boxes.of('a.jpg')] == [0.3, 1.0]
+    assert boxes.left_out == '1 with a score below 0.3'
+    assert len(box_file(tmp_path, content, threshold=0).of('a.jpg')) == 3
+
+
+@pytest.mark.parametrize(
+    'entry',
+    [
+        dict(bbox=[float('nan'), 2, 3, 4]),
+        dict(bbox=[1, 2, 0, 4]),
+        dict(bbox=[1, 2, 3, -4]),
+        dict(bbox=[1, 2, 3, 1e12]),
+        dict(score=float('inf')),
+    ],
+)
+def test_an_impossible_box_is_named_and_left_out(tmp_path, capsys, entry):
+    boxes = box_file(tmp_path, coco(entry, dict()))
+    assert len(boxes.of('a.jpg')) == 1
+    error = capsys.readouterr().err
+    assert 'people.json: entry 0 (a.jpg): ' in error and 'skipped' in error
+
+
+def test_impossible_people_of_mpii_too(tmp_path, capsys):
+    entry = dict(image='a.jpg', center=[3.0, 2.0], scale=2.0)
+    content = [dict(entry, scale=0), dict(entry, bbox=[1, 2, 0, 4])]
+    (person,) = box_file(tmp_path, content).of('a.jpg')
+    assert person.box == (-198, -199, 400, 400)
+    error = capsys.readouterr().err
+    assert 'entry 0 (a.jpg)' in error and 'entry 1 (a.jpg)' in error
+
+
+def test_boxes_of_mmpose_belong_to_every_picture(tmp_path, capsys):
+    content = [
+        dict(bbox=[10, 20, 40, 60, 0.9]),
+        dict(bbox=[10, 20, 40, 60, 0.1]),
+        dict(bbox=[10, 20, 5, 60, 0.9]),
+    ]
+    boxes = box_file(tmp_path, content)
+    for name in ('a.jpg', 'b.jpg'):
+        (person,) = boxes.of(name)
+        assert person.box == (10, 20, 30, 40) and person.score == 0.9
+    assert 'entry 2: bbox' in capsys.readouterr().err
+
+
+def test_a_score_in_the_box_counts(tmp_path):
+    entry = dict(file_name='a.jpg', bbox=[1, 2, 3, 4, 0.5])
+    (person,) = box_file(tmp_path, [entry]).of('a.jpg')
+    assert person.box == (1, 2, 3, 4) and person.score == 0.5
+
+
+def test_pictures_are_told_apart_by_the_end_of_their_path(
+    tmp_path, monkeypatch
+):
+    content = [
+        dict(file_name=name, bbox=[number, 2, 3, 4])
+        for number, name in enumerate(('a/1.jpg', 'b/1.jpg', 'b/2.jpg'))
+    ]
+    asked = ['x/a/1.jpg', 'x/b/1.jpg', 'x/c/2.jpg', 'x/d/2.jpg']
+    boxes = box_file(tmp_path, content, pictures=asked)
+    assert [p.box[0] for p in boxes.of('x/a/1.jpg')] == [0]
+    assert [p.box[0] for p in boxes.of('x/b/1.jpg')] == [1]
+    with pytest.raises(UserError, match='several pictures of this name'):
+        box_file(tmp_path, content).of('x/c/1.jpg')
+    # Two pictures of this name, and the file has neither.
+    assert boxes.of('x/c/2.jpg') == boxes.of('x/d/2.jpg') == []
+    assert len(box_file(tmp_path, content).of('x/c/2.jpg')) == 1
+    (tmp_path / 'b').mkdir()
+    monkeypatch.chdir(tmp_path / 'b')
+    assert [p.box[0] for p in boxes.of('1.jpg')] == [1]
+
+
+def test_boxes_outside_are_named_and_left_out(capsys):
+    found = [people.from_box((x, 0, 9, 9), SIZE) for x in (0, 500)]
+    assert people.inside(found, (100, 100), 'a.jpg') == found[:1]
+    assert 'a.jpg: the box 500,0,9,9 lies outside' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

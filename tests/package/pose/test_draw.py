@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from hourglass_npu.pose import draw
+from hourglass_npu.pose import boxes, draw
 from hourglass_npu.pose.joints import COCO, MPII, SIDE_COLORS, Joints
 
 draw_people = partial(draw.draw_people, joints=MPII)
@@ -186,3 +186,28 @@ def test_the_legend_follows_the_names_of_the_joints():
     assert list(pairs.legend()) == ['side 1', 'side 2']
     assert list(COCO.legend()) == ['left', 'right', 'centre']
     assert Joints.numbered(4).legend() == {}
+
+
+def test_boxes_carry_number_and_score(monkeypatch):
+    said = []
+    real = draw.cv2.putText
+
+    def note(canvas, text, place, *rest):
+        said.append((text, place))
+        return real(canvas, text, place, *rest)
+
+    monkeypatch.setattr(draw.cv2, 'putText', note)
+    people = [
+        boxes.from_box((40, 50, 60, 70), (64, 64), 0.876),
+        boxes.from_box((-30, -30, 900, 900), (64, 64)),
+        boxes.from_box((190, 199, 5, 5), (64, 64), 0.3),
+    ]
+    canvas = np.full((200, 200, 3), 90, np.uint8)
+    draw.draw_boxes(canvas, people)
+    assert [text for text, _ in said] == ['1: 0.88', '2: 1.00', '3: 0.30']
+    # Labels stay in the picture, whatever the box.
+    assert all(0 <= x < 160 and 8 <= y < 200 for _, (x, y) in said)
+    assert (canvas[80, 40] == draw.BOX_BGR).all()
+    assert (canvas[119, 70] == draw.BOX_BGR).all()
+    assert (canvas[80, 70] == 90).all()
+    draw.draw_boxes(np.zeros((3, 4, 3), np.uint8), people)

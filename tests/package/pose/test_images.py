@@ -70,6 +70,72 @@ def test_the_orientation_of_a_camera_is_applied(tmp_path):
     assert np.abs(read.astype(int) - upright).mean() < 3
 
 
+UPRIGHT = np.zeros((60, 40, 3), np.uint8)
+UPRIGHT[:30], UPRIGHT[30:] = (0, 0, 255), (255, 0, 0)
+UPRIGHT[:30, :20] = (0, 255, 0)  # B, G, R
+STORED = {
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.transpose(1, 0, 2),
+    6: lambda a: np.rot90(a),
+    7: lambda a: np.rot90(a, 2).transpose(1, 0, 2),
+    8: lambda a: np.rot90(a, -1),
+}
+
+
+@pytest.mark.parametrize('turn', sorted(STORED))
+@pytest.mark.parametrize(
+    'suffix, mode',
+    [
+        ('webp', 'RGB'),
+        ('webp', 'RGBA'),
+        ('png', 'RGB'),
+        ('png', 'RGBA'),
+        ('tif', 'RGB'),
+        ('tif', 'RGBA'),
+    ],
+)
+def test_the_orientation_is_applied_in_every_format(
+    tmp_path, suffix, mode, turn
+):
+    path = str(tmp_path / f'a.{suffix}')
+    stored = Image.fromarray(
+        np.ascontiguousarray(STORED[turn](UPRIGHT)[..., ::-1])
+    ).convert(mode)
+    if suffix == 'tif':
+        stored.save(path, tiffinfo={0x0112: turn})
+    else:
+        exif = Image.Exif()
+        exif[0x0112] = turn
+        stored.save(
+            path, exif=exif, **dict(webp=dict(lossless=True)).get(suffix, {})
+        )
+    read = pictures.read_picture(path)
+    np.testing.assert_array_equal(read, UPRIGHT)
+
+
+@pytest.mark.parametrize(
+    'brand, name', [(b'heic', 'HEIC'), (b'mif1', 'HEIC'), (b'avis', 'AVIF')]
+)
+def test_formats_of_telephones_are_named_with_what_to_do(
+    tmp_path, brand, name
+):
+    path = tmp_path / 'a.jpg'
+    path.write_bytes(b'\0\0\0\x18ftyp' + brand + b'\0' * 40)
+    with pytest.raises(UserError, match=f'format {name}: convert it to JPEG'):
+        pictures.read_picture(str(path))
+
+
+def test_those_in_a_folder_are_named(tmp_path, capsys):
+    for name in ('a.jpg', 'b.HEIC', 'c.avif'):
+        (tmp_path / name).write_bytes(b'')
+    found = pictures.find_pictures([str(tmp_path)])
+    assert found == [str(tmp_path / 'a.jpg')]
+    error = capsys.readouterr().err
+    assert 'b.HEIC: convert it' in error and 'c.avif: convert it' in error
+
+
 @pytest.mark.parametrize(
     'content', [b'', b'\xff\xd8\xff', b'no picture', b'\x89PNG\r\n\x1a\n']
 )
@@ -127,32 +193,6 @@ def test_a_result_that_cannot_be_written_is_refused(tmp_path, name, reason):
     with pytest.raises(ValueError, match=reason):
         pictures.write_picture(str(tmp_path / name), picture())
     assert not list(tmp_path.iterdir())
-
-
-def test_a_video_comes_back_as_it_was_written(tmp_path):
-    path = str(tmp_path / 'a.avi')
-    frames = [picture(240, 320, seed) for seed in range(4)]
-    with pictures.video_writer(path, 12.0) as write_frame:
-        for frame in frames:
-            write_frame(frame)
-    video = pictures.Video(path)
-    assert video.rate == pytest.approx(12)
-    read = list(video)
-    assert len(read) == 4
-    for ours, theirs in zip(read, frames):
-        assert np.abs(ours.astype(int) - theirs).mean() < 6
-    with pytest.raises(ValueError, match='.mp4 or .avi'):
-        with pictures.video_writer(str(tmp_path / 'a.mkv'), 12.0):
-            pass
-
-
-def test_what_is_no_video_is_said_to_be_none(tmp_path):
-    path = tmp_path / 'a.mp4'
-    with pytest.raises(ValueError, match='no such file'):
-        pictures.Video(str(path))
-    path.write_bytes(b'no video')
-    with pytest.raises(ValueError, match='this video cannot be opened'):
-        pictures.Video(str(path))
 
 
 def test_no_picture_starts_another_program(tmp_path, monkeypatch):

@@ -72,6 +72,21 @@ def test_sheet_shows_prediction_over_truth(scene):
     assert (sheet != bare).any()
 
 
+def test_tiles_carry_the_name_of_the_picture_and_the_index(scene, monkeypatch):
+    people, joints, truth = scene
+    said = []
+    monkeypatch.setattr(
+        sheets, 'caption', lambda c, t, *_, **__: said.append(t)
+    )
+    poses = np.concatenate([joints, np.ones((1, 16, 1))], -1)
+    sheets.contact_sheet(people, poses, truth, np.full((1, 16), 0.25), MPII)
+    assert 'head lengths' in said[0] and said[1] == 'best'
+    assert said[2:4] == ['grey.png #0', '100 % within 0.5, median 0.25']
+    label = sheets._label('/x/' + 'long_' * 9 + 'end\u00fc.jpg', 1234)
+    assert label.startswith('...') and label.endswith('end?.jpg #1234')
+    assert len(label) == sheets.NAME_LENGTH + 6
+
+
 def test_plot_is_written_even_where_a_joint_was_never_seen(tmp_path):
     errors = np.abs(np.random.RandomState(0).normal(0, 0.4, (30, 16)))
     errors[:, 9] = np.nan
