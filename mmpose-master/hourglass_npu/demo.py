@@ -13,7 +13,7 @@ from hourglass_npu.files import (
     write_json,
 )
 from hourglass_npu.options import apply_speed, apply_trust, check_speed_options
-from hourglass_npu.paths import DEMO_PEOPLE, DEMO_PICTURE
+from hourglass_npu.paths import DEMO_PEOPLE, DEMO_PICTURE, SAMPLE_DATA
 from hourglass_npu.pose import boxes, decode, draw, geometry
 from hourglass_npu.pose.backends import (
     OnnxNetwork,
@@ -75,6 +75,12 @@ def run(args):
     if json_path is not None:
         check_output(json_path, ['.json'], inputs)
     network = _network(args)
+    if args.sample and not _are_drawn(outputs):
+        print(
+            'the model of --sample knows drawn people only: take '
+            '--checkpoint zoo in place of --sample for photographs',
+            file=sys.stderr,
+        )
     finder = _Finder(args, network.settings.image_size)
     print(f'model: {network.place}')
     if videos:
@@ -85,6 +91,14 @@ def run(args):
     if json_path is not None:
         _write_json(json_path, network.settings.joints.names, records)
     return 1 if failures or not any(r['people'] for r in records) else 0
+
+
+def _are_drawn(sources):
+    """Tell whether pictures are those that the sample's model was made for."""
+    drawn = [os.path.realpath(p) for p in (DEMO_PICTURE, SAMPLE_DATA)]
+    return all(
+        os.path.realpath(source).startswith(tuple(drawn)) for source in sources
+    )
 
 
 def _run_pictures(args, network, finder, outputs):
