@@ -19,8 +19,8 @@ from hourglass_npu.files import (
 from hourglass_npu.options import Parser
 from hourglass_npu.paths import CONFIGS
 
-CONFIG = """# Written by `hourglass convert`, for {count} joints: trains on top of
-# published weights. A last layer of another size starts afresh.
+CONFIG = """# Written by `hourglass convert`: {count} joints.
+# On top of published weights; a last layer of another size starts afresh.
 _base_ = ['{base}']
 num_joints = {count}
 model = dict(keypoint_head=dict(out_channels=num_joints))
