@@ -162,8 +162,7 @@ def add_model_options(parser):
     parser.add_argument(
         '--checkpoint',
         metavar='FILE',
-        help="weights; zoo: mmpose's published ones (default: latest.pth of "
-        'the config)',
+        help='weights, or zoo (default: latest.pth of the config)',
     )
     parser.add_argument(
         '--sample',
