@@ -17,6 +17,8 @@ COMMANDS = {
     'demo': ('demo', 'find joints in pictures or a video and draw them'),
     'om': ('om', 'demo or evaluation of a file compiled for an NPU'),
     'export': ('export', 'write a checkpoint as a verified ONNX file'),
+    'convert': ('convert', "COCO keypoint JSON to MPII's form, or back"),
+    'publish': ('publish', 'write the weights of a checkpoint for others'),
     'check': ('check', 'check a data set before a long training'),
     'browse': ('browse', 'draw a sheet of training samples'),
     'plot': ('plot', 'draw the curves of trainings'),

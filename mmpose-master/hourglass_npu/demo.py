@@ -13,7 +13,7 @@ from hourglass_npu.files import (
     write_json,
 )
 from hourglass_npu.options import apply_speed, apply_trust, check_speed_options
-from hourglass_npu.paths import DEMO_PEOPLE, DEMO_PICTURE
+from hourglass_npu.paths import DEMO_PEOPLE, DEMO_PICTURE, SAMPLE_DATA
 from hourglass_npu.pose import boxes, decode, draw, geometry
 from hourglass_npu.pose.backends import (
     OnnxNetwork,
@@ -81,6 +81,12 @@ def run(args):
     folder = _new_folder(args.out, outputs)
     _check_outputs(args, outputs, json_path, folder)
     network = _network(args)
+    if args.sample and not _are_drawn(outputs):
+        print(
+            'the model of --sample knows drawn people only: take '
+            '--checkpoint zoo in place of --sample for photographs',
+            file=sys.stderr,
+        )
     finder = _Finder(args, network.settings.image_size, list(outputs))
     print(f'model: {network.place}')
     if folder:
@@ -106,6 +112,14 @@ def _check_outputs(args, outputs, json_path, folder):
     for path, suffixes in places:
         if not folder or os.path.dirname(path) != os.path.normpath(folder):
             check_output(path, suffixes, inputs)
+
+
+def _are_drawn(sources):
+    """Tell whether pictures are those that the sample's model was made for."""
+    drawn = [os.path.realpath(p) for p in (DEMO_PICTURE, SAMPLE_DATA)]
+    return all(
+        os.path.realpath(source).startswith(tuple(drawn)) for source in sources
+    )
 
 
 def _run_pictures(args, network, finder, outputs):

@@ -77,6 +77,7 @@ class Parser(argparse.ArgumentParser):
 VARIABLES = (
     'HOURGLASS_PYTHONPATH',
     'HOURGLASS_TRACEBACK',
+    'HOURGLASS_ZOO',
     'MASTER_ADDR',
     'MASTER_PORT',
     'MPII_ROOT',
@@ -161,7 +162,7 @@ def add_model_options(parser):
     parser.add_argument(
         '--checkpoint',
         metavar='FILE',
-        help='weights (default: latest.pth of the config)',
+        help='weights, or zoo (default: latest.pth of the config)',
     )
     parser.add_argument(
         '--sample',

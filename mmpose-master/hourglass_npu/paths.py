@@ -12,5 +12,6 @@ CONFIGS = MMPOSE_ROOT / 'configs/top_down/hourglass/mpii'
 WORK_DIRS = MMPOSE_ROOT / 'work_dirs'
 DEMO_PICTURE = MMPOSE_ROOT / 'demo/mpii_demo_img/demo_mpii.jpg'
 DEMO_PEOPLE = DEMO_PICTURE.with_suffix('.json')
+SAMPLE_DATA = MMPOSE_ROOT / 'data/mpii_sample'
 DEFAULT_DATA = 'data/mpii'
 """Data folder below MMPOSE_ROOT; the variable MPII_ROOT replaces it."""

@@ -2,9 +2,22 @@
 
 from hourglass_npu.errors import UserError, is_user_error
 
+SHOWN = 4
+"""Most tensors that a message names."""
 
-def _read(path):
-    """Return the content of a checkpoint, and its weights by name."""
+
+def read_weights(path):
+    """Read a checkpoint.
+
+    Args:
+        path (str): The file.
+
+    Returns:
+        tuple[dict, dict[str, Tensor]]: Its content, and its weights by name.
+
+    Raises:
+        UserError: It cannot be read, or holds no weights.
+    """
     import torch
     from mmcv.runner import _load_checkpoint
 
@@ -73,7 +86,7 @@ def load_weights(model, path):
     Raises:
         UserError: The checkpoint cannot be read, or is of another model.
     """
-    checkpoint, weights = _read(path)
+    checkpoint, weights = read_weights(path)
     own = model.state_dict()
     faults = _faults(own, weights)
     if faults:
@@ -105,7 +118,7 @@ def check_same_model(model, path):
         UserError: Its tensors are not those of the model; averages that
             mmcv's ``EMAHook`` has put beside them do not count.
     """
-    _, weights = _read(path)
+    _, weights = read_weights(path)
     own = _own(model)
     # The averages are buffers that come when the run starts.
     weights = {
@@ -133,12 +146,20 @@ def count_fitting(model, checkpoint):
         checkpoint (dict): What was loaded.
 
     Returns:
-        tuple[int, int]: Tensors that were loaded, tensors of the model.
+        tuple[int, int, str]: Tensors that were loaded, tensors of the model;
+        and what was not loaded: its first names, and why.
     """
     own, weights = _own(model), _weights_of(checkpoint) or {}
-    fit = [
-        key
-        for key in own
-        if getattr(weights.get(key), 'shape', None) == own[key].shape
-    ]
-    return len(fit), len(own)
+    left = []
+    for key, value in own.items():
+        shape = getattr(weights.get(key), 'shape', None)
+        if shape == value.shape:
+            continue
+        why = 'not in the checkpoint'
+        if shape is not None:
+            why = f'{tuple(shape)} there, {tuple(value.shape)} here'
+        left.append(f'{key} ({why})')
+    told = ', '.join(left[:SHOWN])
+    if len(left) > SHOWN:
+        told += f' and {len(left) - SHOWN} more'
+    return len(own) - len(left), len(own), told

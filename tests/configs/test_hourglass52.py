@@ -51,7 +51,9 @@ def test_model_and_recipe_are_the_published_ones(size, batch):
     assert cfg.evaluation == dict(
         interval=10, metric='PCKh', key_indicator='PCKh'
     )
-    assert cfg.checkpoint_config == dict(interval=10, interval_minutes=30)
+    assert cfg.checkpoint_config == dict(
+        interval=10, interval_minutes=30, max_keep_ckpts=3
+    )
     assert cfg.data.samples_per_gpu == batch
     steps = {step.type: step for step in cfg.data.train.pipeline}
     assert steps['TopDownRandomFlip'].flip_prob == 0.5

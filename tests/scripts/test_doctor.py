@@ -604,7 +604,7 @@ def test_data_that_are_not_there(mpii, monkeypatch):
 
 @pytest.mark.parametrize(
     'free, severities',
-    [(100e9, {'ok'}), (20e9, {'ok', 'warning'}), (1e9, {'error', 'ok'})],
+    [(100e9, {'ok'}), (5e9, {'ok', 'warning'}), (1e9, {'error', 'ok'})],
 )
 def test_room_for_checkpoints(monkeypatch, free, severities):
     def usage(path):

@@ -7,6 +7,7 @@ number of processes gives the same predictions and the same table.
 import math
 import os
 
+from hourglass_npu import zoo
 from hourglass_npu.config.load import check_data, choose_work_dir, load_config
 from hourglass_npu.config.parts import check_parts
 from hourglass_npu.errors import UserError
@@ -44,7 +45,8 @@ def parse_args(argv=None):
     parser.add_argument(
         'checkpoint',
         nargs='?',
-        help='checkpoint file (default: the latest of the work folder)',
+        help="checkpoint file; zoo: mmpose's published weights (default: the "
+        'latest of the work folder)',
     )
     parser.add_argument(
         '--onnx',
@@ -140,6 +142,8 @@ def check_request(args):
             maker = 'scripts/onnx2om.sh' if args.om else 'pytorch2onnx.py'
             raise UserError(f'there is no file {exported}: {maker} makes one')
         path = None
+    elif path == zoo.NAME:
+        path = zoo.find(cfg)
     elif '://' not in path and not os.path.isfile(path):
         raise UserError(
             f'there is no checkpoint {path}: train first (scripts/'

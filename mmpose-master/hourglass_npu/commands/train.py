@@ -14,7 +14,8 @@ import sys
 import time
 from importlib.util import find_spec
 
-from hourglass_npu import __version__, output
+from hourglass_npu import __version__, output, zoo
+from hourglass_npu.config.joints import joints_of
 from hourglass_npu.config.load import (
     check_data,
     choose_work_dir,
@@ -316,6 +317,8 @@ def check_request(args):
             '--batch auto tries on one device: run it there with --dry-run '
             '(scripts/train_1p.sh), and give the number that it prints here'
         )
+    if cfg.load_from == zoo.NAME:
+        cfg.load_from = zoo.find(cfg, exact=False)
     for path in (args.resume_from, cfg.resume_from, cfg.load_from):
         if path not in (None, 'auto') and '://' not in path:
             if not os.path.isfile(path):
@@ -490,6 +493,12 @@ def train(args, cfg):
         cfg.checkpoint_config.meta = dict(
             mmpose_version=mmpose.__version__, config=cfg.pretty_text
         )
+        if (
+            inner_data(cfg.data.train)
+            .get('data_cfg', {})
+            .get('num_output_channels')
+        ):
+            cfg.checkpoint_config.meta['joints'] = joints_of(cfg).to_info()
     loss_guard, signal_guard, rank_guard = guards.make(cfg)
     try:
         train_model(

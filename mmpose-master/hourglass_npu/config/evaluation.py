@@ -6,7 +6,6 @@ import textwrap
 
 from hourglass_npu.config.joints import joints_of
 from hourglass_npu.config.rules import nearest, parameters
-from hourglass_npu.mpii.pckh import MEASURES, score_names
 
 RULES = ('greater', 'less')
 
@@ -87,6 +86,9 @@ def _best_faults(settings, cfg, hook):
         ]
     kind = (cfg.data.get('val') or {}).get('type')
     if kind == 'TopDownMpiiDataset':
+        # Needs NumPy, which --help does without.
+        from hourglass_npu.mpii.pckh import MEASURES, score_names
+
         joints = joints_of(cfg)
         scores = dict.fromkeys(
             name for m in MEASURES for name in score_names(joints, m)

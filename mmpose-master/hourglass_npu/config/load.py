@@ -5,6 +5,7 @@ import difflib
 import os
 from pathlib import Path
 
+from hourglass_npu import zoo
 from hourglass_npu.bootstrap import ensure_packages
 from hourglass_npu.config import rules
 from hourglass_npu.errors import UserError, describe
@@ -116,7 +117,7 @@ def load_config(path, groups=None):
         (cfg, 'resume_from'),
         (saving, 'out_dir'),
     ):
-        if node.get(key) and '://' not in node[key]:
+        if node.get(key) and node[key] != zoo.NAME and '://' not in node[key]:
             node[key] = str(MMPOSE_ROOT / os.path.expanduser(node[key]))
     return cfg
 

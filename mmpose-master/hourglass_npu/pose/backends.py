@@ -10,6 +10,7 @@ import os
 
 import numpy as np
 
+from hourglass_npu import zoo
 from hourglass_npu.config.joints import joints_of
 from hourglass_npu.config.load import load_config
 from hourglass_npu.errors import UserError
@@ -33,8 +34,8 @@ def choose_model(config=None, checkpoint=None, sample=False):
 
     Args:
         config (str | None): Config file; None for the default one.
-        checkpoint (str | None): Its weights; None for the latest of its work
-            folder.
+        checkpoint (str | None): Its weights; 'zoo' for the published ones;
+            None for the latest of its work folder.
         sample (bool): Take the sample's config as the default.
 
     Returns:
@@ -48,6 +49,13 @@ def choose_model(config=None, checkpoint=None, sample=False):
     config = config or (SAMPLE_CONFIG if sample else DEFAULT_CONFIG)
     if not os.path.isfile(config):
         raise UserError(f'{config}: there is no such config')
+    if checkpoint == zoo.NAME:
+        if sample:
+            raise UserError(
+                "--checkpoint zoo is not for --sample's model, which is not "
+                'published: leave out --sample'
+            )
+        return config, zoo.find(load_config(config))
     if checkpoint:
         if '://' not in checkpoint and not os.path.isfile(checkpoint):
             raise UserError(f'{checkpoint}: there is no such checkpoint')
@@ -500,8 +508,8 @@ def _how_to_get(checkpoint):
         '  train on MPII:      bash scripts/train_1p.sh   (or train_8p.sh)',
         '  train in minutes:   bash scripts/train_1p.sh --sample,'
         '   then add --sample here',
-        '  use a file:         --checkpoint FILE   (for instance of '
-        "mmpose's model zoo)",
+        "  of mmpose's zoo:    --checkpoint zoo",
+        '  use a file:         --checkpoint FILE',
     ]
     sample = _latest_checkpoint(SAMPLE_CONFIG)
     if checkpoint != sample and os.path.isfile(sample):

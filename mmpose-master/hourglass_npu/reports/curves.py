@@ -1,8 +1,8 @@
 """Plot the curves of one or several trainings.
 
-One figure with loss, PCKh, speed, learning rate, steps skipped for overflow,
-and the share of time spent waiting for data. ``hourglass train`` draws the
-figure of its own run when it ends.
+One figure with loss, score, speed, learning rate, steps skipped for overflow,
+and the share of time spent waiting for data, as far as the log has them.
+``hourglass train`` draws the figure of its own run when it ends.
 """
 
 import os
@@ -24,7 +24,7 @@ STYLES = ('-', '--', ':')
 
 PANELS = (
     ('loss', 'loss'),
-    ('PCKh', 'PCKh, %  (thin: at 0.1)'),
+    ('score', 'score, %'),
     ('fps', 'images per second'),
     ('lr', 'learning rate'),
     ('skipped_steps', 'steps skipped for overflow'),
@@ -32,7 +32,8 @@ PANELS = (
 )
 """Key in the log, and title in the figure."""
 
-MISSING = {'skipped_steps': 'no loss scaling, so no overflow'}
+SCORES = {'PCKh': 'PCKh@0.1', 'PCK': 'PCK@0.05', 'AP': 'AP .5', 'AUC': None}
+"""What data sets are evaluated by, and a second score: thin in the figure."""
 
 NEEDED = {'mode', 'epoch', 'iter'}
 """Keys of an entry of the log; others describe the environment."""
@@ -119,6 +120,25 @@ def series(entries, key):
     return [step for step, _ in points], [value for _, value in points]
 
 
+def score_of(entries):
+    """Return the score that a training is evaluated by.
+
+    Args:
+        entries (list[dict]): See :func:`read_log`.
+
+    Returns:
+        str | None: Key of SCORES; None if nothing was evaluated.
+    """
+    return next((k for k in SCORES if series(entries, k)[0]), None)
+
+
+def _percentages(entries, key):
+    """Return a curve of scores; COCO's are shares of one."""
+    steps, values = series(entries, key)
+    factor = 1 if key.startswith('PCK') else 100
+    return steps, [factor * value for value in values]
+
+
 def plot(work_dirs, out=None):
     """Draw the figure.
 
@@ -140,10 +160,17 @@ def plot(work_dirs, out=None):
     if out is None:
         name = 'training.png' if len(runs) == 1 else 'trainings.png'
         out = os.path.join(work_dirs[0], name)
-    figure = Figure(figsize=(10, 7.2), dpi=120)
+    panels = [panel for panel in PANELS if _has_points(runs, panel[0])]
+    if not panels:
+        raise UserError(f'{work_dirs[0]}: nothing in its log can be drawn')
+    rows = (len(panels) + 1) // 2
+    figure = Figure(figsize=(10, 2.4 * max(rows, 2)), dpi=120)
     FigureCanvasAgg(figure)
-    for place, (key, title) in enumerate(PANELS, 1):
-        _draw_panel(figure.add_subplot(3, 2, place), runs, key, title)
+    for place, (key, title) in enumerate(panels, 1):
+        axes = figure.add_subplot(rows, 2, place)
+        _draw_panel(axes, runs, key, title)
+        if place > len(panels) - 2:
+            axes.set_xlabel('iteration', fontsize=9)
     handles, _ = figure.axes[0].get_legend_handles_labels()
     columns = 2 if len(runs) > 1 else 1
     figure.legend(
@@ -172,34 +199,59 @@ def _names(work_dirs):
 
 
 def _with_result(name, entries):
-    """Return the name of a run, with its last PCKh."""
-    _, scores = series(entries, 'PCKh')
-    return f'{name}: PCKh {scores[-1]:.2f} %' if scores else name
+    """Return the name of a run, with its last score."""
+    key = score_of(entries)
+    if key is None:
+        return name
+    _, scores = _percentages(entries, key)
+    return f'{name}: {key} {scores[-1]:.2f} %'
+
+
+def _has_points(runs, key):
+    if key == 'score':
+        return any(map(score_of, runs.values()))
+    return any(series(entries, key)[0] for entries in runs.values())
 
 
 def _draw_panel(axes, runs, key, title):
     from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator
 
-    drawn = []
+    drawn, titles = [], {}
     for number, (name, entries) in enumerate(runs.items()):
         style = dict(
             color=COLORS[number % len(COLORS)],
             linestyle=STYLES[number // len(COLORS) % len(STYLES)],
             linewidth=1.5,
         )
-        steps, values = series(entries, key)
+        score = score_of(entries)
+        if key == 'score' and score is None:
+            axes.plot([], [], label=name, **style)  # for the legend
+            continue
+        if key == 'score':
+            steps, values = _percentages(entries, score)
+        else:
+            steps, values = series(entries, key)
         drawn += values
-        if key == 'PCKh':
+        if key == 'score':
+            titles[score] = SCORES[score]
             axes.plot(
                 steps, values, label=name, marker='o', markersize=4, **style
             )
             style['linewidth'] = 0.8
-            axes.plot(*series(entries, 'PCKh@0.1'), marker='.', **style)
+            if SCORES[score]:
+                thin = _percentages(entries, SCORES[score])
+                axes.plot(*thin, marker='.', **style)
         elif key == 'skipped_steps':
             axes.step(steps, values, label=name, where='post', **style)
         else:
+            if len(steps) == 1:  # no line to be seen
+                style['marker'] = 'o'
             axes.plot(steps, values, label=name, **style)
     last = max(entries[-1]['step'] for entries in runs.values())
+    if titles:
+        title = ' and '.join(titles) + ', %'
+        thin = list(filter(None, titles.values()))
+        title += f'  (thin: {" and ".join(thin)})' if thin else ''
     axes.set_title(title, loc='left', fontsize=10)
     axes.set_xlim(0, 1.02 * last)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
@@ -209,21 +261,12 @@ def _draw_panel(axes, runs, key, title):
     axes.grid(color='0.9', linewidth=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(labelsize=8, color='0.6')
-    if not drawn:
-        axes.set_yticks([])
-        axes.text(
-            *(0.5, 0.5, MISSING.get(key, 'not in the log')),
-            transform=axes.transAxes,
-            ha='center',
-            va='center',
-            color='0.5',
-        )
-    elif key == 'loss' and min(drawn) > 0:
+    if key == 'loss' and min(drawn) > 0:
         axes.set_yscale('log')
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(lambda value, _: f'{value:g}')
         axes.minorticks_off()
-    elif key == 'PCKh':
+    elif key == 'score':
         axes.set_ylim(0, 100)
     else:
         # Start at zero, so that a change of one percent looks small.
@@ -231,5 +274,3 @@ def _draw_panel(axes, runs, key, title):
         axes.set_ylim(0, 1.1 * top if top > 0 else 1)
         if key == 'skipped_steps':
             axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
-    if axes.get_subplotspec().rowspan.stop == 3:
-        axes.set_xlabel('iteration', fontsize=9)

@@ -3,6 +3,8 @@
 What has no counterpart in mmpose is in the package ``hourglass_npu``.
 """
 
+import copy
+
 import torch
 from mmcv.parallel import MMDataParallel, MMDistributedDataParallel
 from mmcv.parallel.distributed import compress_gradients
@@ -225,6 +227,25 @@ def _checkpoint_hook(config):
     return ResumableCheckpointHook(**config)
 
 
+def _log_config(config, iters, logger):
+    """Let a log that is due less than once an epoch be due at its end."""
+    if not config or iters < 1:
+        return config
+    parts = [config, *config.get('hooks', ())]
+    longest = max(part.get('interval', 1) for part in parts)
+    if longest <= iters:
+        return config
+    logger.info(
+        f'log_config.interval is {longest}, but an epoch has {iters} '
+        f'iteration(s): a line of the log comes every {iters}'
+    )
+    config = copy.deepcopy(config)
+    for part in [config, *config.get('hooks', ())]:
+        if part.get('interval', 1) > iters:
+            part['interval'] = iters
+    return config
+
+
 def _register_custom_hooks(runner, cfg):
     """Register the hooks of ``custom_hooks``, as later mmpose does."""
     for settings in cfg.get('custom_hooks', None) or ():
@@ -259,20 +280,24 @@ def _load(runner, model, cfg):
                 hook.note_resumed(runner, cfg.resume_from)
     elif cfg.load_from:
         checkpoint = runner.load_checkpoint(cfg.load_from)
-        fit, size = count_fitting(model, checkpoint)
+        fit, size, left = count_fitting(model, checkpoint)
         tell = runner.logger.info if fit else runner.logger.warning
         tell(
             f'{fit} of the {size} tensors of the model were loaded from '
-            f'{cfg.load_from}'
+            f'{cfg.load_from}' + (f'; not loaded: {left}' if left else '')
         )
 
 
 def _eval_hook(cfg, distributed, settings):
     """Build the hook that evaluates on the validation set."""
     dataset = build_dataset(cfg.data.val, dict(test_mode=True))
+    evaluation = dict(cfg.get('evaluation', {}))
     if hasattr(dataset, 'load_truth'):
         # Find files that do not belong together now, not after ten epochs.
-        dataset.load_truth()
+        score = dataset.load_truth()['measure'].name
+        if evaluation.get('key_indicator') == 'PCKh':
+            # People without heads are measured otherwise.
+            evaluation['key_indicator'] = score
     # One person at a time, unless val_dataloader says otherwise: the last
     # bits of a convolution can depend on what else is in a batch. No person
     # may be dropped, whatever the batch size.
@@ -285,7 +310,7 @@ def _eval_hook(cfg, distributed, settings):
     let_pin(loader, get_device())
     loader.in_threads = True
     hook = ResumableDistEvalHook if distributed else ResumableEvalHook
-    return hook(loader, **cfg.get('evaluation', {}))
+    return hook(loader, **evaluation)
 
 
 def train_model(
@@ -412,7 +437,7 @@ def train_model(
         cfg.lr_config,
         optimizer_hook,
         _checkpoint_hook(cfg.checkpoint_config),
-        cfg.log_config,
+        _log_config(cfg.log_config, len(data_loaders[0]), logger),
         cfg.get('momentum_config', None),
     )
     _register_custom_hooks(runner, cfg)

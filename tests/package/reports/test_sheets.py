@@ -108,7 +108,10 @@ def test_sheet_and_plot_of_other_joints(scene, tmp_path):
     errors = np.array([[0.01, 0.3, np.nan]])
     few['measure'] = PCK
     sheet = sheets.contact_sheet(people, poses, few, errors, some)
-    assert count(sheet, BLUE)[0] > 3 and count(sheet, RED)[0] > 3
+    poses[:, :, :2] += 90
+    assert (
+        sheets.contact_sheet(people, poses, few, errors, some) != sheet
+    ).any()
     path = tmp_path / 'plot.png'
     sheets.plot_errors(errors, str(path), some, PCK)
     assert cv2.imread(str(path)).shape[1] == 960

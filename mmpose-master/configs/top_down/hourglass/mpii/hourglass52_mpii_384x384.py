@@ -49,6 +49,9 @@ data_cfg = dict(
     inference_channel=list(range(num_joints)),
     use_gt_bbox=True,
     bbox_file=None,
+    # What the joints are: mpii, coco, a file of `hourglass convert`, or a
+    # dict in the form of mmpose 1.x.
+    dataset_info='mpii',
 )
 # Data workers send bytes and the cells of the joints; the model normalizes
 # the crops and makes the heatmaps. mmpose's own steps give the same numbers:
@@ -131,7 +134,8 @@ lr_config = dict(
 total_epochs = 210
 workflow = [('train', 1)]
 # An epoch can take hours: save inside it, too, every 30 minutes.
-checkpoint_config = dict(interval=10, interval_minutes=30)
+# The best and the last three stay: each has 1.1 GB.
+checkpoint_config = dict(interval=10, interval_minutes=30, max_keep_ckpts=3)
 evaluation = dict(interval=10, metric='PCKh', key_indicator='PCKh')
 log_level = 'INFO'
 # mmcv's TextLoggerHook with images per second and the time left.

@@ -78,6 +78,6 @@ lr_config = dict(
     warmup_ratio=0.01,
 )
 total_epochs = 8
-checkpoint_config = dict(_delete_=True, interval=1)
+checkpoint_config = dict(_delete_=True, interval=1, max_keep_ckpts=3)
 evaluation = dict(interval=8)
 log_config = dict(interval=20)
