@@ -45,6 +45,7 @@ from hourglass_npu.training.ranks import AverageBNStatsHook, ShuffleSeedHook
 from hourglass_npu.training.workers import (
     keep_workers,
     seed_worker,
+    start_from_server,
     stop_workers,
 )
 from hourglass_npu.weights import check_same_model, count_fitting
@@ -212,6 +213,7 @@ def _train_loader(dataset, cfg, settings):
         )
     if loader.worker_init_fn is None:
         loader.worker_init_fn = seed_worker
+    start_from_server(loader)
     if lasting:
         keep_workers(loader, get_root_logger())
     return loader
@@ -282,6 +284,7 @@ def _eval_hook(cfg, distributed, settings):
         dataset, **dict(settings, **cfg.data.get('val_dataloader', {}))
     )
     let_pin(loader, get_device())
+    start_from_server(loader)
     loader.in_threads = True
     hook = ResumableDistEvalHook if distributed else ResumableEvalHook
     return hook(loader, **cfg.get('evaluation', {}))
