@@ -32,6 +32,7 @@ from hourglass_npu.training.checkpoints import (
     ResumableCheckpointHook,
     saving_hook,
 )
+from hourglass_npu.training.collate import reuse_memory
 from hourglass_npu.training.evaluation import (
     ResumableDistEvalHook,
     ResumableEvalHook,
@@ -214,6 +215,7 @@ def _train_loader(dataset, cfg, settings):
     if loader.worker_init_fn is None:
         loader.worker_init_fn = seed_worker
     start_from_server(loader)
+    reuse_memory(loader)
     if lasting:
         keep_workers(loader, get_root_logger())
     return loader
