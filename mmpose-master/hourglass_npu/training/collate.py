@@ -1,4 +1,4 @@
-"""Batches of large arrays in shared memory that is used again.
+"""Batches of large arrays in memory that is used again.
 
 torch takes fresh shared memory for each tensor of each batch: the system
 clears its pages, maps them and takes them back, in two processes. Here a data
@@ -9,6 +9,8 @@ more: not the batch, nor a view of it, nor an array. As long as anything is
 left, the worker takes other memory.
 """
 
+import contextlib
+import ctypes
 import functools
 import os
 import weakref
@@ -26,6 +28,9 @@ LARGE = 2**16
 ALIGNED = 64
 """Bytes: multiples of it are where arrays begin in a block, behind the mark
 that it is taken."""
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""Of glibc's ``malloc.h``."""
 
 _KINDS = {
     getattr(torch, name): np.dtype(name)
@@ -86,10 +91,24 @@ class ReusingCollate:
         else:
             if len(self._kept) == self.blocks:
                 return None
+            if not self._kept:
+                _keep_memory()
             block = shared_bytes(size)
             self._kept.append(block)
         block[0] = 1
         return block
+
+
+def _keep_memory():
+    """Have this process keep what it frees, for the samples of a next batch.
+
+    The C library would give it back to the system, which then has to clear
+    each page anew. Only glibc can be told.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        library = ctypes.CDLL(None)
+        library.mallopt(M_MMAP_THRESHOLD, 32 * 2**20)  # the most it takes
+        library.mallopt(M_TRIM_THRESHOLD, 2**30)
 
 
 def _large_arrays(samples):
