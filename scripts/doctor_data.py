@@ -61,8 +61,17 @@ def check_data(host):
             )
         people.append(f'{count} people in {name}')
     truth = folder / 'annotations/mpii_gt_val.mat'
-    if not truth.is_file() or not truth.stat().st_size:
-        faults.append('annotations/mpii_gt_val.mat is missing or empty')
+    if not truth.is_file():
+        yield Finding(
+            'data',
+            'warning',
+            f'{folder}: annotations/mpii_gt_val.mat is missing: PCKh cannot '
+            'be compared with published results',
+            "well if these are data of your own; else unpack MPII's archive "
+            'once more',
+        )
+    elif not truth.stat().st_size:
+        faults.append('annotations/mpii_gt_val.mat is empty')
     for fault in faults:
         yield Finding(
             'data',

@@ -83,7 +83,7 @@ def run(args):
         found = _run_pictures(args, network, finder, outputs)
     records, failures = found
     if json_path is not None:
-        _write_json(json_path, network.settings.joints, records)
+        _write_json(json_path, network.settings.joints.names, records)
     return 1 if failures or not any(r['people'] for r in records) else 0
 
 
@@ -110,8 +110,10 @@ def _run_pictures(args, network, finder, outputs):
             )
             continue
         result = decode.estimate(network, picture, people, network.settings)
-        _add_keypoints(records[-1], result, network.settings.joints)
-        write_picture(output, _drawn(args, picture, people, result))
+        _add_keypoints(records[-1], result, network.settings.joints.names)
+        write_picture(
+            output, _drawn(args, network.settings, picture, people, result)
+        )
         count = '1 person' if len(people) == 1 else f'{len(people)} people'
         print(f'{path}: {count} -> {output}')
         if args.fps and not measured:
@@ -133,8 +135,10 @@ def _run_video(args, network, finder, video, source, output):
                 result = decode.estimate(
                     network, frame, people, network.settings
                 )
-                _add_keypoints(records[-1], result, network.settings.joints)
-                frame = _drawn(args, frame, people, result)
+                _add_keypoints(
+                    records[-1], result, network.settings.joints.names
+                )
+                frame = _drawn(args, network.settings, frame, people, result)
             write(frame)
         if not records:
             raise UserError(f'{source}: this video has no frames')
@@ -225,17 +229,22 @@ def _network(args):
     return network
 
 
-def _drawn(args, picture, people, result):
+def _drawn(args, settings, picture, people, result):
+    joints = settings.joints
     if args.heatmaps:
         height, width = result.heatmaps.shape[2:]
         transforms = [
             geometry.affine(p.center, p.scale, (width, height), inverse=True)
             for p in people
         ]
-        picture = draw.draw_heatmaps(picture, result.heatmaps, transforms)
-    drawn = draw.draw_people(picture, list(result.keypoints), args.kpt_thr)
+        picture = draw.draw_heatmaps(
+            picture, result.heatmaps, transforms, joints
+        )
+    drawn = draw.draw_people(
+        picture, list(result.keypoints), joints, args.kpt_thr
+    )
     if args.legend:
-        draw.draw_legend(drawn)
+        draw.draw_legend(drawn, joints)
     return drawn
 
 

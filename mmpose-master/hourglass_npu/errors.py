@@ -319,8 +319,13 @@ _PEER_IS_GONE = re.compile(
 
 
 def _lost_worker(error):
-    if isinstance(error, RuntimeError):
-        return _WORKER_IS_GONE.match(str(error))
+    # torch raises from a signal handler: what it interrupts, such as a
+    # checkpoint's writing, can fail in turn.
+    while isinstance(error, (RuntimeError, OSError)):
+        lost = _WORKER_IS_GONE.match(str(error))
+        if lost:
+            return lost
+        error = error.__context__
     return None
 
 

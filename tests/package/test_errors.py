@@ -1,5 +1,6 @@
 """How a command ends: one line for a mistake, a traceback for a bug."""
 
+import io
 import sys
 import time
 
@@ -83,6 +84,23 @@ def test_a_lost_data_worker_is_told_by_torchs_real_message():
     loader = torch.utils.data.DataLoader(Dying(None), num_workers=1)
     error = error_of(next, iter(loader))
     assert 'lost a data worker (process ' in explain_failure(error)
+
+    class Sink(io.BytesIO):
+        """Is interrupted by torch's handler of SIGCHLD, once."""
+
+        writes = 0
+
+        def write(self, data):
+            self.writes += 1
+            if self.writes == 2:
+                raise error
+            return super().write(data)
+
+    failed = error_of(torch.save, torch.ones(3), Sink())
+    assert 'lost a data worker (process ' in explain_failure(failed)
+    bug = KeyError('of a hook, later')
+    bug.__context__ = error
+    assert explain_failure(bug) is None
 
 
 # A command line that ends as the body says.

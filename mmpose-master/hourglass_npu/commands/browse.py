@@ -7,6 +7,7 @@ with its joints, and beside it the target heatmaps.
 import os
 import random
 
+from hourglass_npu.config.joints import joints_of
 from hourglass_npu.config.load import (
     check_data,
     choose_work_dir,
@@ -157,11 +158,12 @@ def _text(meta, person):
     return '  '.join(words)
 
 
-def contact_sheet(samples):
+def contact_sheet(samples, known):
     """Draw samples on a sheet, each as a pair of tiles.
 
     Args:
         samples (list[tuple]): See :func:`take_samples`.
+        known (Joints): Of the data set.
 
     Returns:
         np.ndarray[H, W, 3]: 8-bit BGR picture.
@@ -193,9 +195,9 @@ def contact_sheet(samples):
         to_tile = np.column_stack([np.diag(stride * zoom), 0.5 * zoom - 0.5])
         tiles = np.hstack(
             [
-                draw_people(tile, [pose], sizes=[TILE / 2]),
+                draw_people(tile, [pose], known, sizes=[TILE / 2]),
                 np.full((TILE, 2, 3), 255, np.uint8),
-                draw_heatmaps(tile, target[None], [to_tile]),
+                draw_heatmaps(tile, target[None], [to_tile], known),
             ]
         )
         row, column = divmod(number, columns)
@@ -225,7 +227,6 @@ def main():
         choose_work_dir(args, cfg)
         make_folder(cfg.work_dir)
         out = os.path.join(cfg.work_dir, 'samples.jpg')
-    write_picture(
-        out, contact_sheet(take_samples(cfg, args.number, args.seed))
-    )
+    samples = take_samples(cfg, args.number, args.seed)
+    write_picture(out, contact_sheet(samples, joints_of(cfg)))
     print(f'Wrote {out}')

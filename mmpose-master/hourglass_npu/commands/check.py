@@ -1,4 +1,4 @@
-"""Check MPII's files before training: ``hourglass check [FOLDER]``.
+"""Check a data set in MPII's form: ``hourglass check [FOLDER]``.
 
 Check the folders, every person of the annotations, every picture to its last
 pixel, and the ground truth against its annotations. A fault stops or spoils a
@@ -21,6 +21,7 @@ from hourglass_npu.mpii.people import (
 )
 from hourglass_npu.options import Parser, count
 from hourglass_npu.paths import MMPOSE_ROOT
+from hourglass_npu.pose.joints import MPII, find_joints
 
 PEOPLE = dict(train=22246, val=2958)
 """People of MPII's two splits, on which the reference results are based."""
@@ -34,7 +35,7 @@ SHOWN = 20
 def parse_args(argv=None):
     """Parse the command line, see :class:`hourglass_npu.options.Parser`."""
     parser = Parser(
-        'Check the files of MPII.',
+        'Check the files of MPII, or of a data set in its form.',
         'hourglass check',
         'hourglass check /data/mpii',
     )
@@ -92,11 +93,26 @@ class Report:
         )
 
 
-def check_annotations(folder, report):
+def find_description(folder):
+    """Return the joints of a data set.
+
+    Args:
+        folder (str): Of the data set. ``hourglass convert`` leaves a
+            description in ``annotations/joints.json``.
+
+    Returns:
+        Joints: MPII's without a description.
+    """
+    path = os.path.join(folder, 'annotations', 'joints.json')
+    return find_joints(path) if os.path.exists(path) else MPII
+
+
+def check_annotations(folder, joints, report):
     """Check the people of all annotation files.
 
     Args:
-        folder (str): Of MPII.
+        folder (str): Of the data set.
+        joints (Joints): Of it.
         report (Report): Gets the results.
 
     Returns:
@@ -118,7 +134,9 @@ def check_annotations(folder, report):
         sound[split] = []
         for index, person in enumerate(people):
             # The joints of test people are not public.
-            faults = person_faults(person, joints=split != 'test')
+            faults = person_faults(
+                person, 0 if split == 'test' else len(joints)
+            )
             label = person_label(path, index, person)
             report.faults += [f'{label}: {fault}' for fault in faults]
             if not faults:
@@ -127,43 +145,59 @@ def check_annotations(folder, report):
         report.files[path] = dict(people=len(people), pictures=len(pictures))
         if not people:
             report.faults.append(f'{path} has no people')
-        elif len(people) != PEOPLE.get(split, len(people)):
+        elif joints is MPII and len(people) != PEOPLE.get(split, len(people)):
             report.remarks.append(
                 f'{path} has {len(people)} people; MPII has {PEOPLE[split]}'
             )
     return sound
 
 
-def check_truth(folder, people, report):
+def check_truth(folder, people, joints, report):
     """Compare the ground truth with the annotations of the same people.
 
     Args:
         folder (str): Of MPII.
         people (list[tuple[int, dict]] | None): Index and person of the sound
             people of mpii_val.json.
+        joints (Joints): Of the data set.
         report (Report): Gets the results.
     """
     import numpy as np
 
+    from hourglass_npu.mpii.pckh import PCKH
     from hourglass_npu.mpii.truth import load_truth_of, truth_path
 
     annotations = os.path.join(folder, 'annotations', 'mpii_val.json')
     if people is None:
         return
     path = truth_path(annotations)
-    if not os.path.isfile(path):
-        report.faults.append(f'{path} is missing')
-        return
+    there = os.path.isfile(path)
+    if not there and len(people) < report.files[annotations]['people']:
+        return  # what is wrong with the others has been said
     try:
-        truth = load_truth_of(annotations, report.files[annotations]['people'])
+        truth = load_truth_of(
+            annotations, report.files[annotations]['people'], joints
+        )
     except (OSError, UserError) as error:
         report.faults.append(str(error))
         return
-    report.files[path] = dict(people=len(truth['joints']))
-    headless = int((truth['head_sizes'] == 0).sum())
-    if headless:
+    measure = truth['measure']
+    if not there:
         report.remarks.append(
-            f'{path}: {headless} people have no head box and do not count'
+            f'{path} is missing: {measure.name} will be measured by '
+            f'{truth["basis"]}'
+        )
+        return
+    report.files[path] = dict(people=len(truth['joints']))
+    uncounted = int((truth['sizes'] == 0).sum())
+    if measure != PCKH:
+        report.remarks.append(
+            f'{path} has no head boxes: {measure.name} will be measured by '
+            f'{truth["basis"]}'
+        )
+    elif uncounted:
+        report.remarks.append(
+            f'{path}: {uncounted} people have no head box and do not count'
         )
     if not people:
         return
@@ -311,8 +345,9 @@ def main():
     if args.json:
         check_output(args.json, ['.json'], inputs_in(folder))
     report = Report()
-    people = check_annotations(folder, report)
-    check_truth(folder, people.get('val'), report)
+    joints = find_description(folder)
+    people = check_annotations(folder, joints, report)
+    check_truth(folder, people.get('val'), joints, report)
     if not args.no_pictures:
         workers = args.workers or len(os.sched_getaffinity(0))
         check_pictures(folder, people, report, workers)

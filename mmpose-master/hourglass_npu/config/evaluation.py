@@ -4,7 +4,9 @@ import ast
 import inspect
 import textwrap
 
+from hourglass_npu.config.joints import joints_of
 from hourglass_npu.config.rules import nearest, parameters
+from hourglass_npu.mpii.pckh import MEASURES, score_names
 
 RULES = ('greater', 'less')
 
@@ -55,10 +57,10 @@ def evaluation_faults(cfg):
             for metric in metrics
             if metric not in known
         ]
-    return found + _best_faults(settings, val.get('type'), EvalHook)
+    return found + _best_faults(settings, cfg, EvalHook)
 
 
-def _best_faults(settings, kind, hook):
+def _best_faults(settings, cfg, hook):
     """Say why the best checkpoint could not be found."""
     best, rule = settings.get('save_best', True), settings.get('rule')
     key = settings.get('key_indicator', 'AP')
@@ -83,10 +85,12 @@ def _best_faults(settings, kind, hook):
             f'evaluation.key_indicator is {key!r}: must be the name of a '
             'score; or set save_best=False',
         ]
+    kind = (cfg.data.get('val') or {}).get('type')
     if kind == 'TopDownMpiiDataset':
-        from hourglass_npu.mpii.pckh import ROWS
-
-        scores = [*ROWS, 'PCKh', 'PCKh@0.1']
+        joints = joints_of(cfg)
+        scores = dict.fromkeys(
+            name for m in MEASURES for name in score_names(joints, m)
+        )
         if key not in scores:
             found.append(
                 f'evaluation.key_indicator is {key!r}: {kind} gives '

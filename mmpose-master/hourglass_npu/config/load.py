@@ -8,8 +8,9 @@ from pathlib import Path
 from hourglass_npu.bootstrap import ensure_packages
 from hourglass_npu.config import rules
 from hourglass_npu.errors import UserError, describe
-from hourglass_npu.files import read_bytes
+from hourglass_npu.files import read_bytes, read_json
 from hourglass_npu.paths import DEFAULT_DATA, MMPOSE_ROOT, WORK_DIRS
+from hourglass_npu.pose.joints import find_joints
 
 DEFAULTS = dict(
     dist_params=dict(backend='nccl'),
@@ -217,13 +218,21 @@ def _check_key(node, key):
 
 
 def _resolve_data_paths(node):
-    """Make the paths of a data set's config absolute, in place."""
+    """Make the paths of a data set's config absolute, in place.
+
+    A file that describes joints is read.
+    """
     if isinstance(node, (list, tuple)):
         for item in node:
             _resolve_data_paths(item)
     elif isinstance(node, dict):
         for key, value in node.items():
-            if key in ('ann_file', 'img_prefix', 'bbox_file') and value:
+            if key == 'dataset_info' and value is not None:
+                if isinstance(value, str) and value.endswith('.json'):
+                    # A checkpoint holds the config, not files beside it.
+                    node[key] = read_json(_data_path(value))
+                find_joints(node[key])
+            elif key in ('ann_file', 'img_prefix', 'bbox_file') and value:
                 if not isinstance(value, str):
                     raise UserError(
                         f'{key} of the data is {value!r}: must be a path'
@@ -276,8 +285,13 @@ def check_data(cfg, splits):
         part = cfg.data[split]
         part = inner_data(part)
         wanted = [part.get('ann_file'), part.get('img_prefix')]
-        if part.get('type') == 'TopDownMpiiDataset' and split != 'train':
-            # Evaluation reads the head boxes from here.
+        if (
+            part.get('type') == 'TopDownMpiiDataset'
+            and split != 'train'
+            and part.data_cfg.get('dataset_info') in (None, 'mpii')
+            and not os.path.exists(wanted[0] or '')
+        ):
+            # Comes with MPII's annotations; data of one's own have none.
             folder = os.path.dirname(wanted[0] or '')
             wanted.append(os.path.join(folder, 'mpii_gt_val.mat'))
         missing += [

@@ -98,7 +98,7 @@ class DeployedNetwork(nn.Module):
         both = both.reshape((2, -1) + tuple(int(n) for n in both.shape[1:]))
         return merge_flipped(
             *(both[0], both[1]),
-            self.settings.flip_pairs,
+            self.settings.joints.flip_pairs,
             self.settings.shift_heatmap,
         )
 

@@ -11,8 +11,9 @@ import onnx
 from onnx import helper
 
 from hourglass_npu.config.load import check_data, inner_data, load_config
+from hourglass_npu.errors import UserError
 from hourglass_npu.export.graph import WrongFile, arithmetic
-from hourglass_npu.mpii.pckh import head_errors, mpii_scores
+from hourglass_npu.mpii.pckh import relative_errors, score_names, score_rows
 from hourglass_npu.pose import decode
 from hourglass_npu.pose.backends import BATCH, OnnxNetwork
 from hourglass_npu.pose.images import read_picture
@@ -22,7 +23,7 @@ EVALUATION_PEOPLE = 400
 """At most; spread evenly over the training and the validation people."""
 
 LIMIT = 1.0
-"""Largest loss allowed, in points of PCKh."""
+"""Largest loss allowed, in points of PCKh or PCK."""
 
 # Nearly all of the work. Sums of integers are not in standard ONNX.
 OPERATORS = ('Conv', 'Relu')
@@ -51,9 +52,14 @@ def load_people(config, settings):
     dataset = build_dataset(inner_data(cfg.data.train), dict(test_mode=True))
     _, _, calibration = _cut(dataset, CALIBRATION_PEOPLE, settings)
     dataset = build_dataset(cfg.data.val, dict(test_mode=True))
+    if not hasattr(dataset, 'load_truth'):
+        raise UserError(
+            f'--int8: {cfg.data.val.type} has no PCKh, which decides whether '
+            'the file is kept: only data sets in the form of MPII have it'
+        )
     truth = dataset.load_truth()
     chosen, people, crops = _cut(dataset, EVALUATION_PEOPLE, settings)
-    for name in ('joints', 'visible', 'head_sizes'):
+    for name in ('joints', 'visible', 'sizes'):
         truth[name] = truth[name][chosen]
     return SimpleNamespace(
         calibration=calibration,
@@ -168,15 +174,17 @@ def measure(path, data):
         data (SimpleNamespace): From :func:`load_people`.
 
     Returns:
-        dict[str, float]: ``PCKh`` and ``PCKh@0.1`` in percent, ``ms`` per
-        person, ``MiB`` of the file.
+        dict[str, float]: ``score`` and ``fine`` in percent (with MPII PCKh
+        and PCKh@0.1), ``ms`` per person, ``MiB`` of the file.
     """
     network = OnnxNetwork(path, 'cpu')
     output = network(data.crops)
     result = decode.read(output, data.people, network.settings)
     # MPII counts pixels from 1.
-    errors = head_errors(result.keypoints[..., :2] + 1.0, data.truth)
-    scores = mpii_scores(errors, data.truth['joint_names'])
+    errors = relative_errors(result.keypoints[..., :2] + 1.0, data.truth)
+    joints = network.settings.joints
+    scores = score_rows(errors, joints, data.truth)
+    *_, name, fine = score_names(joints, data.truth['measure'])
     some = data.crops[:BATCH]
     spent = []
     for _ in range(ROUNDS):
@@ -184,8 +192,8 @@ def measure(path, data):
         network(some)
         spent.append(time.perf_counter() - begun)
     return {
-        'PCKh': scores['PCKh'],
-        'PCKh@0.1': scores['PCKh@0.1'],
+        'score': scores[name],
+        'fine': scores[fine],
         'ms': 1000 * min(spent) / len(some),
         'MiB': os.path.getsize(path) / 2**20,
     }
@@ -200,21 +208,23 @@ def report(single, integer, data):
         data (SimpleNamespace): From :func:`load_people`.
 
     Raises:
-        WrongFile: The quantised file loses more than LIMIT points of PCKh.
+        WrongFile: The quantised file loses more than LIMIT points.
     """
     print(
         f'calibrated on {len(data.calibration)} training people; '
         f'{len(data.crops)} of {data.count} validation people:'
     )
-    print('        PCKh  PCKh@0.1  ms/person     MiB')
+    measure = data.truth['measure']
+    fine = f'{measure.name}@{measure.fine:g}'
+    print(f'  {measure.name:>10}  {fine:>8}  ms/person     MiB')
     for name, row in (('fp32', single), ('int8', integer)):
         print(
-            f'  {name} {row["PCKh"]:5.2f}  {row["PCKh@0.1"]:8.2f}  '
+            f'  {name} {row["score"]:5.2f}  {row["fine"]:8.2f}  '
             f'{row["ms"]:9.2f}  {row["MiB"]:6.1f}'
         )
-    lost = single['PCKh'] - integer['PCKh']
+    lost = single['score'] - integer['score']
     if not lost <= LIMIT:
         raise WrongFile(
-            f'int8 loses {lost:.2f} points of PCKh; the limit is {LIMIT:g}; '
-            'no file was written'
+            f'int8 loses {lost:.2f} points of {measure.name}; the limit is '
+            f'{LIMIT:g}; no file was written'
         )

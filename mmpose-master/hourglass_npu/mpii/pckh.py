@@ -1,37 +1,41 @@
-"""PCKh: the share of joints within half a head's length of the truth."""
+"""PCKh and PCK: the share of joints that are near the truth.
 
-from collections import OrderedDict
+Near is half a head's length for PCKh, and a fifth of the person's size for
+PCK.
+"""
+
+from collections import OrderedDict, namedtuple
 
 import numpy as np
 
-UNSCORED_JOINTS = (6, 7)
-"""Pelvis and thorax, which MPII leaves out of the mean."""
+Measure = namedtuple('Measure', 'name threshold fine unit')
+Measure.__doc__ = """How errors are measured.
 
-ROWS = OrderedDict(
-    Head=('head',),
-    Shoulder=('lsho', 'rsho'),
-    Elbow=('lelb', 'relb'),
-    Wrist=('lwri', 'rwri'),
-    Hip=('lhip', 'rhip'),
-    Knee=('lkne', 'rkne'),
-    Ankle=('lank', 'rank'),
-)
-"""Rows of the result, with their joints' names in ``mpii_gt_val.mat``."""
+Attributes:
+    name (str): Of the mean score.
+    threshold (float): Largest error of a joint that counts as found.
+    fine (float): A second, smaller one.
+    unit (str): Of errors, in the plural.
+"""
+
+PCKH = Measure('PCKh', 0.5, 0.1, 'head lengths')
+PCK = Measure('PCK', 0.2, 0.05, 'person sizes')
+MEASURES = (PCKH, PCK)
 
 
-def head_errors(preds, truth):
-    """Return how far predicted joints are from the truth, in head lengths.
+def relative_errors(preds, truth):
+    """Return how far predicted joints are from the truth.
 
     Args:
-        preds (np.ndarray[N, 16, 2]): x, y in pixels that count from 1.
+        preds (np.ndarray[N, K, 2]): x, y in pixels that count from 1.
         truth (dict): See :func:`hourglass_npu.mpii.truth.load_truth`.
 
     Returns:
-        np.ndarray[N, 16]: NaN where there is no truth, infinite where the
-        prediction is not a number.
+        np.ndarray[N, K]: In the unit of the truth's measure. NaN where there
+        is no truth, infinite where the prediction is not a number.
     """
     distances = np.linalg.norm(preds - truth['joints'], axis=-1)
-    sizes = truth['head_sizes'][:, None]
+    sizes = truth['sizes'][:, None]
     counted = truth['visible'] & (sizes > 0)
     errors = distances / np.where(sizes > 0, sizes, 1)
     errors[np.isnan(errors)] = np.inf
@@ -39,38 +43,60 @@ def head_errors(preds, truth):
     return errors
 
 
-def mpii_scores(errors, joint_names):
-    """Turn errors into the rows in which MPII results are reported.
+def score_names(joints, measure):
+    """Return the rows of :func:`score_rows`.
 
     Args:
-        errors (np.ndarray[N, 16]): See :func:`head_errors`.
-        joint_names (Sequence[str]): MPII's short name of each joint.
+        joints (Joints): Of the data set.
+        measure (Measure): How errors are measured.
 
     Returns:
-        OrderedDict[str, float]: Percentages: rows Head to Ankle, PCKh (mean
-        over all joints but pelvis and thorax) and PCKh@0.1. NaN where no
-        joint counts.
+        list[str]: Names.
     """
-    counted = ~np.isnan(errors)
-    scored = np.ones(len(joint_names), dtype=bool)
-    scored[list(UNSCORED_JOINTS)] = False
+    fine = f'{measure.name}@{measure.fine:g}'
+    return [*joints.groups, measure.name, fine]
 
-    def share(joints, threshold):
-        total = counted[:, joints].sum()
+
+def score_rows(errors, joints, truth):
+    """Turn errors into the rows in which results are reported.
+
+    Args:
+        errors (np.ndarray[N, K]): See :func:`relative_errors`.
+        joints (Joints): Of the data set.
+        truth (dict): See :func:`hourglass_npu.mpii.truth.load_truth`.
+
+    Returns:
+        OrderedDict[str, float]: Percentages: the rows of the data set (MPII:
+        Head to Ankle), and the mean over its scored joints (MPII: all but
+        pelvis and thorax) with two thresholds. NaN where no joint counts.
+    """
+    measure = truth['measure']
+    counted = ~np.isnan(errors)
+    scored = np.zeros(len(joints), dtype=bool)
+    scored[list(joints.scored)] = True
+
+    def share(columns, threshold):
+        total = counted[:, columns].sum()
         # A comparison with NaN is False: joints without truth do not count.
         with np.errstate(invalid='ignore'):
-            found = (errors[:, joints] <= threshold).sum()
+            found = (errors[:, columns] <= threshold).sum()
         return float(100 * found / total) if total else float('nan')
 
     rows = OrderedDict()
-    for row, names in ROWS.items():
-        # Both sides have the same weight; a side never seen has none.
-        joints = [joint_names.index(name) for name in names]
-        sides = [
-            share(joint, 0.5) for joint in joints if counted[:, joint].any()
+    for row, members in joints.groups.items():
+        # All joints of a row have the same weight; one never seen has none.
+        columns = [
+            truth['joint_names'].index(joints.names[joint])
+            for joint in members
         ]
-        rows[row] = float(np.mean(sides)) if sides else float('nan')
+        shares = [
+            share(column, measure.threshold)
+            for column in columns
+            if counted[:, column].any()
+        ]
+        rows[row] = float(np.mean(shares)) if shares else float('nan')
     # Here the weight of a joint is the number of people who show it.
-    rows['PCKh'] = share(scored, 0.5)
-    rows['PCKh@0.1'] = share(scored, 0.1)
+    *_, name, fine = score_names(joints, measure)
+    rows[name] = share(scored, measure.threshold)
+    rows[fine] = share(scored, measure.fine)
     return rows

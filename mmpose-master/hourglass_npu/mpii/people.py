@@ -46,12 +46,13 @@ def person_label(path, index, person):
     return f'{path}, person {index}' + (f' ({image})' if image else '')
 
 
-def person_faults(person, joints=True):
+def person_faults(person, joints=16):
     """Find the faults of a person of the annotations.
 
     Args:
         person (Any): The entry of the file.
-        joints (bool): Check the joints, which training needs.
+        joints (int): How many joints a person must have, which training
+            needs; 0: do not check them.
 
     Returns:
         list[str]: The faults; empty for a sound person. -1 for scale and
@@ -80,17 +81,19 @@ def person_faults(person, joints=True):
             "person's height in units of 200 pixels)"
         )
     if joints:
-        faults += _joint_faults(person.get('joints'), person.get('joints_vis'))
+        faults += _joint_faults(
+            person.get('joints'), person.get('joints_vis'), joints
+        )
     return faults
 
 
-def _joint_faults(points, visible):
+def _joint_faults(points, visible, count):
     faults = []
     for name, values in (('joints', points), ('joints_vis', visible)):
         if not isinstance(values, list):
             faults.append(f'{name} is {brief(values)}: must be a list')
-        elif len(values) != 16:
-            faults.append(f'{len(values)} {name} instead of 16')
+        elif len(values) != count:
+            faults.append(f'{len(values)} {name} instead of {count}')
     if faults:
         return faults
     for i, point in enumerate(points):

@@ -1,4 +1,4 @@
-"""MPII's ground truth, ``mpii_gt_val.mat``."""
+"""The truth of an evaluation: from ``mpii_gt_val.mat``, or the annotations."""
 
 import io
 import os
@@ -6,14 +6,24 @@ import struct
 import zlib
 
 import numpy as np
-from scipy.io import loadmat
+from scipy.io import loadmat, savemat
 
 from hourglass_npu.errors import UserError
 from hourglass_npu.files import read_bytes
-from hourglass_npu.mpii.pckh import ROWS
+from hourglass_npu.mpii.pckh import PCK, PCKH
+from hourglass_npu.mpii.people import person_faults, person_label, read_people
+from hourglass_npu.pose.geometry import PIXELS_PER_SCALE
+from hourglass_npu.pose.joints import MPII
 
 HEAD_SIZE_FACTOR = 0.6
 """MPII's length of a head, as a share of its box's diagonal."""
+
+SHORT_NAMES = tuple(
+    'rank rkne rhip lhip lkne lank pelv thor neck head '
+    'rwri relb rsho lsho lelb lwri'.split()
+)
+"""MPII's joints in its ``mpii_gt_val.mat``. That of another data set has the
+names of its description."""
 
 LARGEST_VARIABLE = 2**28
 """Bytes of a variable, unpacked. Those of MPII have 10^6."""
@@ -40,41 +50,114 @@ def truth_path(ann_file):
     return os.path.join(os.path.dirname(ann_file), 'mpii_gt_val.mat')
 
 
-def load_truth_of(ann_file, people):
-    """Read the ground truth that belongs to annotations.
+def load_truth_of(ann_file, people, joints=MPII, person_size=False):
+    """Read the truth that belongs to annotations.
+
+    It is in ``mpii_gt_val.mat`` beside them. Without that file the joints of
+    the annotations are the truth. Their unit is the length of the head: of
+    each person's ``headbox``, where people have one; else the distance of
+    the two joints of ``joints.head``. If there is neither, and no head box in
+    ``mpii_gt_val.mat`` either, it is the size of the person.
 
     Args:
         ann_file (str): Annotations.
         people (int): How many people they have.
+        joints (Joints): Of the data set.
+        person_size (bool): Measure in sizes of people, whatever there is.
 
     Returns:
         dict: See :func:`load_truth`.
 
     Raises:
-        UserError: The truth has another number of people.
+        UserError: The truth has another number of people, or there is none.
     """
     path = truth_path(ann_file)
-    truth = load_truth(path)
-    if len(truth['joints']) != people:
-        raise UserError(
-            f'{ann_file} has {people} people, but {path} has '
-            f'{len(truth["joints"])}: they do not belong together. '
-            'MPII is evaluated on mpii_val.json.'
+    if os.path.exists(path):
+        truth = load_truth(path, joints)
+        if len(truth['joints']) != people:
+            raise UserError(
+                f'{ann_file} has {people} people, but {path} has '
+                f'{len(truth["joints"])}: they do not belong together. '
+                'MPII is evaluated on mpii_val.json.'
+            )
+    else:
+        truth = _truth_in(ann_file, joints)
+    if people and (person_size or not truth['sizes'].any()):
+        scales = [person['scale'] for person in _sound_people(ann_file, 0)]
+        why = '' if person_size else ': there are no heads'
+        truth.update(
+            # -1 marks a missing box.
+            sizes=np.maximum(scales, 0) * PIXELS_PER_SCALE,
+            measure=PCK,
+            basis=f'the scale of each person{why}',
         )
     return truth
 
 
-def load_truth(path):
+def _sound_people(ann_file, count):
+    """Read people with ``count`` joints; 0: their joints are not read."""
+    people = read_people(ann_file)
+    for index, person in enumerate(people):
+        faults = person_faults(person, count)
+        if faults:
+            raise UserError(
+                f'{person_label(ann_file, index, person)}: {faults[0]}. The '
+                f'evaluation needs it, because {truth_path(ann_file)} is '
+                'missing or has no head boxes'
+            )
+    return people
+
+
+def _truth_in(ann_file, joints):
+    """Take the truth from the annotations themselves."""
+    count = len(joints)
+    people = _sound_people(ann_file, count)
+    places = np.array([person['joints'] for person in people], float)
+    places = places.reshape(-1, count, 2)
+    visible = np.array([person['joints_vis'] for person in people], bool)
+    visible = visible.reshape(-1, count)
+    sizes = np.array([_head_size(person.get('headbox')) for person in people])
+    basis = f'the head boxes of {ann_file}'
+    if joints.head and not sizes.any():
+        ends = list(joints.head)
+        apart = places[:, ends[0]] - places[:, ends[1]]
+        there = visible[:, ends].all(axis=1)
+        sizes = np.where(there, np.linalg.norm(apart, axis=1), 0)
+        first, second = (joints.names[end] for end in ends)
+        basis = f'{first} and {second} of {ann_file}'
+    return dict(
+        joints=places,
+        visible=visible,
+        sizes=sizes,
+        joint_names=list(joints.names),
+        measure=PCKH,
+        basis=basis,
+    )
+
+
+def _head_size(box):
+    """Return the length of a head by its box; 0 without one."""
+    try:
+        corners = np.array(box, float).reshape(2, 2)
+    except (TypeError, ValueError):
+        return 0.0
+    size = np.linalg.norm(corners[1] - corners[0]) * HEAD_SIZE_FACTOR
+    return float(size) if np.isfinite(size) else 0.0
+
+
+def load_truth(path, joints=MPII):
     """Read ``mpii_gt_val.mat``.
 
     Args:
         path (str): The file.
+        joints (Joints): Of the data set: K joints.
 
     Returns:
-        dict: ``joints``, np.ndarray[N, 16, 2], in pixels that count from 1;
-        ``visible``, np.ndarray[N, 16], whether there is a truth;
-        ``head_sizes``, np.ndarray[N], in pixels, 0 without a head box;
-        ``joint_names``, 16 of MPII's short names.
+        dict: ``joints``, np.ndarray[N, K, 2], in pixels that count from 1;
+        ``visible``, np.ndarray[N, K], whether there is a truth; ``sizes``,
+        np.ndarray[N], pixels of the unit of each person's errors, 0 for
+        people who do not count; ``joint_names``, the K names; ``measure``
+        (Measure); ``basis``, text: what the sizes come from.
 
     Raises:
         UserError: The file is missing, or is not such a file.
@@ -96,9 +179,10 @@ def load_truth(path):
     if lacking:
         raise wrong(f'it lacks {", ".join(lacking)}')
     people = mat['pos_gt_src'].shape[-1]
+    count = len(joints)
     shapes = dict(
-        pos_gt_src=(16, 2, people),
-        jnt_missing=(16, people),
+        pos_gt_src=(count, 2, people),
+        jnt_missing=(count, people),
         headboxes_src=(2, 2, people),
     )
     for name, shape in shapes.items():
@@ -109,19 +193,52 @@ def load_truth(path):
                 f'{found.dtype} of shape {found.shape}'
             )
     names = [str(np.squeeze(name)) for name in mat['dataset_joints'].ravel()]
-    scored = {name for row in ROWS.values() for name in row}
-    if len(names) != 16 or not scored <= set(names):
-        raise wrong(f'dataset_joints must name the 16 joints, not {names}')
-    joints = mat['pos_gt_src'].transpose(2, 0, 1).astype(np.float64)
+    if joints.names == MPII.names:
+        long = dict(zip(SHORT_NAMES, MPII.names))
+        names = [long.get(name, name) for name in names]
+    if sorted(names) != sorted(joints.names):
+        raise wrong(
+            f'dataset_joints must name the {count} joints, not {names}'
+        )
+    places = mat['pos_gt_src'].transpose(2, 0, 1).astype(np.float64)
     missing = mat['jnt_missing'].T.astype(bool)
     boxes = mat['headboxes_src'].astype(np.float64)
     sizes = np.linalg.norm(boxes[1] - boxes[0], axis=0) * HEAD_SIZE_FACTOR
     return dict(
-        joints=joints,
-        visible=~missing & np.isfinite(joints).all(-1),
-        head_sizes=np.where(np.isfinite(sizes), sizes, 0),
+        joints=places,
+        visible=~missing & np.isfinite(places).all(-1),
+        sizes=np.where(np.isfinite(sizes), sizes, 0),
         joint_names=names,
+        measure=PCKH,
+        basis=f'the head boxes of {path}',
     )
+
+
+def write_truth(path, names, joints, visible, boxes):
+    """Write ``mpii_gt_val.mat``.
+
+    Args:
+        path (str): The file.
+        names (Sequence[str]): Of K joints, SHORT_NAMES for those of MPII.
+        joints (np.ndarray[N, K, 2]): In pixels that count from 1.
+        visible (np.ndarray[N, K]): Whether there is a truth.
+        boxes (np.ndarray[N, 2, 2]): Corners of the heads, likewise.
+    """
+    listed = np.empty((1, len(names)), dtype=object)
+    listed[0, :] = names
+    savemat(
+        path,
+        dict(
+            dataset_joints=listed,  # 1 x K
+            jnt_missing=1 - np.asarray(visible, float).T,  # K x N
+            pos_gt_src=joints.transpose(1, 2, 0),  # K x 2 x N
+            headboxes_src=boxes.transpose(1, 2, 0),  # corner x (x, y) x N
+        ),
+    )
+    # SciPy writes the time into the 116 bytes of text at the start: the same
+    # people would give other bytes.
+    with open(path, 'r+b') as file:
+        file.write(b'MATLAB 5.0 MAT-file, ground truth'.ljust(116))
 
 
 def _check_mat(data):

@@ -10,13 +10,14 @@ import os
 
 import numpy as np
 
+from hourglass_npu.config.joints import joints_of
 from hourglass_npu.config.load import load_config
 from hourglass_npu.errors import UserError
 from hourglass_npu.files import read_bytes
 from hourglass_npu.paths import CONFIGS, WORK_DIRS
 from hourglass_npu.pose import onnx_file
 from hourglass_npu.pose.decode import Settings, merge_flipped, normalise
-from hourglass_npu.pose.joints import FLIP_PAIRS, JOINT_NAMES
+from hourglass_npu.pose.joints import MPII, Joints
 from hourglass_npu.weights import load_weights
 
 DEFAULT_CONFIG = str(CONFIGS / 'hourglass52_mpii_384x384.py')
@@ -60,7 +61,7 @@ def load_model(config, checkpoint, device=None):
     """Build a model and load its weights.
 
     Args:
-        config (str): Config file of a top-down model of MPII's 16 joints.
+        config (str): Config file of a top-down model.
         checkpoint (str): Its weights.
         device (str | None): As for the ``set_device`` of mmcv's dist_utils.
 
@@ -84,26 +85,21 @@ def load_model(config, checkpoint, device=None):
     return model.float().to(device).eval(), cfg, meta
 
 
-def settings_from_config(cfg):
+def settings_from_config(cfg, meta=None):
     """Read the settings of a model from its config.
 
     Args:
         cfg (mmcv.Config): Config of a top-down model.
+        meta (dict | None): Of its checkpoint, see :func:`joints_of`.
 
     Returns:
         Settings: What the model takes, and how to read its output.
 
     Raises:
-        UserError: The config is not for MPII's joints, or lacks a part.
+        UserError: The config lacks a part, or describes other joints.
     """
     data = cfg.data.get('test') or cfg.data.val
     data_cfg = data.data_cfg
-    if data_cfg.num_output_channels != len(JOINT_NAMES):
-        raise UserError(
-            f'{cfg.filename}: data_cfg.num_output_channels must be '
-            f'{len(JOINT_NAMES)}, the joints of MPII, not '
-            f'{data_cfg.num_output_channels}'
-        )
     steps = [s for s in data.pipeline if s.type == 'NormalizeTensor']
     if len(steps) != 1:
         raise UserError(
@@ -114,8 +110,7 @@ def settings_from_config(cfg):
         image_size=tuple(int(side) for side in data_cfg.image_size),
         mean=tuple(steps[0].mean),
         std=tuple(steps[0].std),
-        joints=JOINT_NAMES,
-        flip_pairs=FLIP_PAIRS,
+        joints=joints_of(cfg, meta),
         flip_test=bool(test_cfg.get('flip_test', True)),
         shift_heatmap=bool(test_cfg.get('shift_heatmap', False)),
         post_process=bool(test_cfg.get('post_process', True)),
@@ -163,7 +158,7 @@ class TorchNetwork:
         self.model, self.cfg, self.meta = load_model(
             config, checkpoint, device
         )
-        self.settings = settings_from_config(self.cfg)
+        self.settings = settings_from_config(self.cfg, self.meta)
         self._device = next(self.model.parameters()).device
         self.place = f'torch on {self._device}'
 
@@ -355,7 +350,15 @@ def settings_to_properties(settings):
     Returns:
         dict[str, str]: Names and values in JSON.
     """
-    return {name: json.dumps(v) for name, v in settings._asdict().items()}
+    values = settings._asdict()
+    joints = values.pop('joints')
+    values.update(
+        # For other readers; ours takes the whole description.
+        joints=joints.names,
+        flip_pairs=joints.flip_pairs,
+        dataset_info=joints.to_info(),
+    )
+    return {name: json.dumps(value) for name, value in values.items()}
 
 
 def settings_from_properties(properties, path):
@@ -372,9 +375,11 @@ def settings_from_properties(properties, path):
         UserError: A setting is missing or has an impossible value.
     """
     values = {n: _property(properties, n, path) for n in Settings._fields}
-    settings = Settings(**{k: _tuples(v) for k, v in values.items()})
+    values = {k: _tuples(v) for k, v in values.items() if k != 'joints'}
+    joints = _joints_from_properties(properties, path)
+    settings = Settings(joints=joints, **values)
     for name, holds in _SETTINGS.items():
-        if not holds(getattr(settings, name), settings):
+        if not holds(getattr(settings, name)):
             raise UserError(
                 f'{path}: the property {name} has an impossible value: '
                 f'{_shortened(properties[name], 60)}'
@@ -382,7 +387,30 @@ def settings_from_properties(properties, path):
     return settings
 
 
-def _is_flag(value, _):
+def _joints_from_properties(properties, path):
+    """Read the joints; files of earlier releases only have names and pairs."""
+    names = _tuples(_property(properties, 'joints', path))
+    pairs = _tuples(_property(properties, 'flip_pairs', path))
+    info = None
+    if 'dataset_info' in properties:
+        info = _property(properties, 'dataset_info', path)
+    try:
+        joints = said = Joints.named(names, pairs)
+        if info:
+            joints = Joints.from_info(info, 'dataset_info')
+        elif said.names == MPII.names:
+            joints = MPII
+        if (said.names, said.flip_pairs) != (joints.names, joints.flip_pairs):
+            raise ValueError('they contradict each other')
+    except (UserError, TypeError, ValueError) as error:
+        raise UserError(
+            f'{path}: the properties joints, flip_pairs and dataset_info have '
+            f'impossible values: {_shortened(str(error))}'
+        ) from error
+    return joints
+
+
+def _is_flag(value):
     return type(value) is bool
 
 
@@ -394,28 +422,18 @@ def _are_numbers(value, count, kinds=(int, float)):
     )
 
 
-def _are_pairs(value, settings):
-    return isinstance(value, tuple) and all(
-        _are_numbers(pair, 2, (int,))
-        and all(0 <= joint < len(settings.joints) for joint in pair)
-        for pair in value
-    )
-
-
 # Checks of the properties of a file, which can come from anywhere.
 _SETTINGS = dict(
-    image_size=lambda v, _: (
+    image_size=lambda v: (
         _are_numbers(v, 2, (int,)) and min(v) > 0 and max(v) <= 4096
     ),
-    mean=lambda v, _: _are_numbers(v, 3),
-    std=lambda v, _: _are_numbers(v, 3) and min(v) > 0,
-    joints=lambda v, _: v == JOINT_NAMES,
-    flip_pairs=_are_pairs,
+    mean=lambda v: _are_numbers(v, 3),
+    std=lambda v: _are_numbers(v, 3) and min(v) > 0,
     flip_test=_is_flag,
     shift_heatmap=_is_flag,
     post_process=_is_flag,
     unbiased_decoding=_is_flag,
-    modulate_kernel=lambda v, _: (
+    modulate_kernel=lambda v: (
         _are_numbers((v,), 1, (int,)) and v % 2 == 1 and 0 < v < 100
     ),
 )
@@ -469,7 +487,10 @@ def _with_flip_test(run, crops, settings):
         return heatmaps
     flipped = run(np.ascontiguousarray(crops[:, :, ::-1]))
     return merge_flipped(
-        heatmaps, flipped, settings.flip_pairs, settings.shift_heatmap
+        heatmaps,
+        flipped,
+        settings.joints.flip_pairs,
+        settings.shift_heatmap,
     )
 
 

@@ -16,16 +16,15 @@ from hourglass_npu.pose.geometry import crop_person, to_picture
 
 Settings = namedtuple(
     'Settings',
-    'image_size mean std joints flip_pairs flip_test shift_heatmap '
-    'post_process unbiased_decoding modulate_kernel',
+    'image_size mean std joints flip_test shift_heatmap post_process '
+    'unbiased_decoding modulate_kernel',
 )
 Settings.__doc__ = """What a network takes, and how to read its output.
 
 Attributes:
     image_size (tuple[int]): Width and height of the crop.
     mean, std (tuple[float]): Of R, G, B in the range 0 to 1.
-    joints (tuple[str]): Name of each heatmap.
-    flip_pairs (tuple[tuple[int]]): Joints that change places in a mirror.
+    joints (Joints): What the heatmaps show.
     flip_test (bool): Average with the mirrored crop.
     shift_heatmap (bool): Move the mirrored heatmaps by one cell.
     post_process (bool): Refine the peak to less than a cell.

@@ -1,15 +1,13 @@
 """Draw poses and heatmaps into pictures.
 
-A limb is a coloured bar with a dark, soft edge. The colour shows left, right
-and centre (see joints.py); it is seen on dark ground, and the edge on bright
-ground. The width depends on the size of the person, the opacity on the lower
-score of its two joints.
+A limb is a coloured bar with a dark, soft edge. The colours are those of the
+joints (see joints.py), usually for left, right and centre; they are seen on
+dark ground, and the edge on bright ground. The width depends on the size of
+the person, the opacity on the lower score of its two joints.
 """
 
 import cv2
 import numpy as np
-
-from hourglass_npu.pose.joints import LIMBS, SIDE, SIDE_COLORS, limb_side
 
 EDGE_BGR = (24, 18, 14)
 EDGE_OPACITY = 0.75
@@ -23,13 +21,14 @@ STRIP = 256
 must not need many times its memory."""
 
 
-def draw_people(picture, poses, threshold=0.3, sizes=None):
+def draw_people(picture, poses, joints, threshold=0.3, sizes=None):
     """Draw the poses of people, the larger ones below the smaller.
 
     Args:
         picture (np.ndarray[H, W, 3]): 8-bit BGR picture; it is not changed.
         poses (Sequence[np.ndarray[K, 3]]): x, y in pixels of the picture
             and score of each joint, one array per person.
+        joints (Joints): What these K joints are.
         threshold (float): Lowest score of a joint that is drawn.
         sizes (Sequence[float] | None): Height of each person in pixels; None
             to take it from the joints that are drawn.
@@ -42,18 +41,19 @@ def draw_people(picture, poses, threshold=0.3, sizes=None):
         sizes = [_extent(pose[pose[:, 2] >= threshold]) for pose in poses]
     order = sorted(range(len(poses)), key=lambda i: -sizes[i])
     for index in order:
-        _draw_pose(canvas, poses[index], threshold, sizes[index])
+        _draw_pose(canvas, poses[index], joints, threshold, sizes[index])
     return canvas
 
 
-def draw_heatmaps(picture, heatmaps, transforms, strength=0.75):
-    """Draw the heatmaps of people into a picture, coloured by side.
+def draw_heatmaps(picture, heatmaps, transforms, joints, strength=0.75):
+    """Draw the heatmaps of people into a picture, in the joints' colours.
 
     Args:
         picture (np.ndarray[H, W, 3]): 8-bit BGR picture; it is not changed.
         heatmaps (np.ndarray[N, K, h, w]): Heatmaps of N people.
         transforms (Sequence[np.ndarray[2, 3]]): For each person the affine
             map from heatmap cells to pixels of the picture.
+        joints (Joints): What the K joints are.
         strength (float): Opacity at a heatmap value of one.
 
     Returns:
@@ -65,25 +65,29 @@ def draw_heatmaps(picture, heatmaps, transforms, strength=0.75):
         part = picture[top : top + STRIP].astype(np.float32) * 0.7
         for maps, transform in zip(heatmaps, transforms):
             shifted = transform - np.float64([[0, 0, 0], [0, 0, top]])
-            for side, rgb in SIDE_COLORS.items():
-                joints = [k for k, name in enumerate(SIDE) if name == side]
-                heat = np.clip(maps[joints].max(axis=0), 0, 1)
+            for rgb in dict.fromkeys(joints.colors):
+                same = [k for k, c in enumerate(joints.colors) if c == rgb]
+                heat = np.clip(maps[same].max(axis=0), 0, 1)
                 _lay_heat(part, heat, shifted, rgb[::-1], strength)
         canvas[top : top + STRIP] = np.clip(part + 0.5, 0, 255)
     return canvas
 
 
-def draw_legend(picture):
+def draw_legend(picture, joints):
     """Explain the colours, in the lower left corner.
 
     Args:
         picture (np.ndarray[H, W, 3]): 8-bit BGR picture; changed in place.
             One that is too small for a legend is left as it is.
+        joints (Joints): Whose colours. If they do not show sides, there is
+            no legend.
     """
+    sides = joints.legend()
+    if not sides:
+        return
     height, width = picture.shape[:2]
     size = max(min(height, width) / 480, 0.75)
     line, text, gap = 20 * size, 0.45 * size, 8 * size
-    sides = list(SIDE_COLORS)
     stroke = max(round(size), 1)
     font = cv2.FONT_HERSHEY_SIMPLEX
     longest = max(cv2.getTextSize(s, font, text, stroke)[0][0] for s in sides)
@@ -96,7 +100,7 @@ def draw_legend(picture):
     for row, side in enumerate(sides):
         middle = top + gap / 2 + line * (row + 0.5)
         spot = np.float64([left + gap + line / 4, middle])
-        _bar(picture, spot, spot, line / 2, SIDE_COLORS[side][::-1], 1.0)
+        _bar(picture, spot, spot, line / 2, sides[side][::-1], 1.0)
         place = (int(spot[0] + line / 4 + gap), int(middle + line / 4))
         cv2.putText(
             picture,
@@ -125,7 +129,7 @@ def opacity(score, threshold):
     return MIN_OPACITY + (1 - MIN_OPACITY) * part
 
 
-def _draw_pose(canvas, pose, threshold, size):
+def _draw_pose(canvas, pose, joints, threshold, size):
     seen = [bool(s >= threshold) and np.isfinite(s) for s in pose[:, 2]]
     width = max(size * 0.016, 1.0)
     edge = max(width * 0.45, 1.0)
@@ -133,10 +137,10 @@ def _draw_pose(canvas, pose, threshold, size):
         (
             pose[limb[0], :2],
             pose[limb[1], :2],
-            SIDE_COLORS[limb_side(limb)],
+            rgb,
             opacity(min(pose[limb[0], 2], pose[limb[1], 2]), threshold),
         )
-        for limb in LIMBS
+        for limb, rgb in zip(joints.limbs, joints.limb_colors)
         if seen[limb[0]] and seen[limb[1]]
     ]
     for first, second, _, alpha in limbs:
@@ -155,7 +159,7 @@ def _draw_pose(canvas, pose, threshold, size):
         if not seen[joint]:
             continue
         alpha = opacity(score, threshold)
-        colour = SIDE_COLORS[SIDE[joint]][::-1]
+        colour = joints.colors[joint][::-1]
         spot = np.float32([x, y])
         _bar(canvas, spot, spot, 2 * (radius + edge), EDGE_BGR, alpha)
         _bar(canvas, spot, spot, 2 * radius, colour, alpha)

@@ -1,8 +1,8 @@
-"""Draw the results of an evaluation on MPII.
+"""Draw the results of an evaluation on a data set in MPII's form.
 
 A *contact sheet* shows the best, the median and the worst people, a *plot*
-the spread of every joint's error. Errors are in head lengths, the unit of
-PCKh: a joint within 0.5 counts as found.
+the spread of every joint's error. Errors are in the unit of the score: for
+PCKh in head lengths, where a joint within 0.5 counts as found.
 """
 
 import os
@@ -11,11 +11,10 @@ import cv2
 import numpy as np
 
 from hourglass_npu.files import make_folder, replaced
-from hourglass_npu.mpii.pckh import head_errors
+from hourglass_npu.mpii.pckh import relative_errors
 from hourglass_npu.pose.draw import draw_people
 from hourglass_npu.pose.geometry import affine, crop_person, transform_points
 from hourglass_npu.pose.images import read_picture, write_picture
-from hourglass_npu.pose.joints import JOINT_NAMES, LIMBS, SIDE, SIDE_COLORS
 
 PEOPLE_PER_ROW = 5
 TILE = 256
@@ -36,12 +35,15 @@ def write(dataset, outputs, folder):
     """
     truth = dataset.load_truth()
     poses = np.concatenate([output[0] for output in outputs])
-    errors = head_errors(poses[..., :2] + 1.0, truth)
+    errors = relative_errors(poses[..., :2] + 1.0, truth)
+    joints = dataset.joints
     make_folder(folder)
     sheet = os.path.join(folder, 'people.jpg')
-    write_picture(sheet, contact_sheet(dataset.db, poses, truth, errors))
+    write_picture(
+        sheet, contact_sheet(dataset.db, poses, truth, errors, joints)
+    )
     plot = os.path.join(folder, 'joint_errors.png')
-    plot_errors(errors, plot)
+    plot_errors(errors, plot, joints, truth['measure'])
     return [sheet, plot]
 
 
@@ -49,7 +51,7 @@ def rank_people(errors, most=PEOPLE_PER_ROW):
     """Choose the people to show.
 
     Args:
-        errors (np.ndarray[N, 16]): NaN for joints that do not count.
+        errors (np.ndarray[N, K]): NaN for joints that do not count.
         most (int): Limit for each group.
 
     Returns:
@@ -58,7 +60,7 @@ def rank_people(errors, most=PEOPLE_PER_ROW):
         counts are in no group.
     """
     counted = np.flatnonzero(~np.isnan(errors).all(axis=1))
-    # Limit the error of a joint to two heads: otherwise one joint far away
+    # Limit the error of a joint to two units: otherwise one joint far away
     # would outweigh all others.
     means = np.nanmean(np.minimum(errors[counted], 2.0), axis=1)
     order = counted[np.argsort(means, kind='stable')]
@@ -71,15 +73,16 @@ def rank_people(errors, most=PEOPLE_PER_ROW):
     )
 
 
-def contact_sheet(people, poses, truth, errors):
+def contact_sheet(people, poses, truth, errors, joints):
     """Draw the best, median and worst people in three rows.
 
     Args:
         people (list[dict]): With ``image_file``, ``center``, ``scale``.
-        poses (np.ndarray[N, 16, 3]): Predicted x, y in pixels that count
+        poses (np.ndarray[N, K, 3]): Predicted x, y in pixels that count
             from 0, and score.
         truth (dict): See :func:`hourglass_npu.mpii.truth.load_truth`.
-        errors (np.ndarray[N, 16]): In head lengths.
+        errors (np.ndarray[N, K]): In units of the truth's measure.
+        joints (Joints): Of the data set.
 
     Returns:
         np.ndarray[H, W, 3]: 8-bit BGR picture.
@@ -99,14 +102,15 @@ def contact_sheet(people, poses, truth, errors):
         caption(canvas, name, MARGIN, top, bold=True)
         for j, person in enumerate(group):
             left = MARGIN + j * step
-            tile = _tile(people[person], poses[person], truth, person)
+            tile = _tile(people[person], poses[person], truth, person, joints)
             canvas[top + CAPTION : top + CAPTION + TILE, left:][:, :TILE] = (
                 tile
             )
             seen = errors[person][~np.isnan(errors[person])]
+            near = truth['measure'].threshold
             caption(
                 canvas,
-                f'{100 * np.mean(seen <= 0.5):.0f} % within 0.5, '
+                f'{100 * np.mean(seen <= near):.0f} % within {near:g}, '
                 f'median {np.median(seen):.2f}',
                 left,
                 top + CAPTION + TILE,
@@ -114,7 +118,7 @@ def contact_sheet(people, poses, truth, errors):
     return canvas
 
 
-def _tile(person, pose, truth, index):
+def _tile(person, pose, truth, index, joints):
     """Draw one person."""
     center, scale = person['center'], person['scale']
     size = (TILE, TILE)
@@ -126,7 +130,7 @@ def _tile(person, pose, truth, index):
     true = transform_points(truth['joints'][index] - 1, matrix)
     visible = truth['visible'][index]
     for width, colour in ((7, (0, 0, 0)), (5, (255, 255, 255))):
-        for a, b in LIMBS:
+        for a, b in joints.limbs:
             if visible[a] and visible[b]:
                 ends = [tuple(map(int, true[k].round())) for k in (a, b)]
                 cv2.line(tile, ends[0], ends[1], colour, width, cv2.LINE_AA)
@@ -134,7 +138,7 @@ def _tile(person, pose, truth, index):
     # All joints are compared with the truth: draw all, with one opacity.
     predicted = np.ones_like(pose)
     predicted[:, :2] = transform_points(pose[:, :2], matrix)
-    return draw_people(tile, [predicted], sizes=[TILE / 2])
+    return draw_people(tile, [predicted], joints, sizes=[TILE / 2])
 
 
 def caption(canvas, text, left, top, bold=False):
@@ -159,24 +163,30 @@ def caption(canvas, text, left, top, bold=False):
     )
 
 
-def plot_errors(errors, path):
+def plot_errors(errors, path, joints, measure):
     """Plot the spread of each joint's error.
 
     Boxes reach from the first to the third quartile, whiskers from the 5th
     to the 95th percentile.
 
     Args:
-        errors (np.ndarray[N, 16]): In head lengths.
+        errors (np.ndarray[N, K]): In units of the measure.
         path (str): PNG file to write.
+        joints (Joints): Of the data set.
+        measure (Measure): How the errors are measured.
     """
     # Not pyplot: it keeps global state and looks for a display.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     # Head first, then down the body.
-    order = sorted(range(16), key=_height, reverse=True)
+    order = sorted(
+        range(len(joints)),
+        key=lambda joint: _height(joints.names[joint]),
+        reverse=True,
+    )
     values = [errors[~np.isnan(errors[:, k]), k] for k in order]
-    figure = Figure(figsize=(8, 6), dpi=120)
+    figure = Figure(figsize=(8, max(2 + len(order) / 4, 3)), dpi=120)
     FigureCanvasAgg(figure)
     axes = figure.add_subplot(1, 1, 1)
     boxes = axes.boxplot(
@@ -188,28 +198,35 @@ def plot_errors(errors, path):
         medianprops=dict(color='black'),
     )
     for box, joint in zip(boxes['boxes'], order):
-        box.set_facecolor([c / 255 for c in SIDE_COLORS[SIDE[joint]]])
+        box.set_facecolor([c / 255 for c in joints.colors[joint]])
     labels = []
     for joint, seen in zip(order, values):
-        share = f'{100 * np.mean(seen <= 0.5):.1f} %' if len(seen) else 'n/a'
-        labels.append(f'{JOINT_NAMES[joint].replace("_", " ")}  {share}')
-    axes.set_yticks(range(1, 17))
+        share = 'n/a'
+        if len(seen):
+            share = f'{100 * np.mean(seen <= measure.threshold):.1f} %'
+        labels.append(f'{joints.names[joint].replace("_", " ")}  {share}')
+    axes.set_yticks(range(1, len(order) + 1))
     axes.set_yticklabels(labels)
     axes.invert_yaxis()
-    for threshold in (0.1, 0.5):
+    limits = measure.fine, measure.threshold
+    for threshold in limits:
         axes.axvline(threshold, color='grey', linestyle='--', linewidth=1)
     axes.set_xlim(left=0)
-    axes.set_xlabel('error in head lengths (dashed: 0.1 and 0.5)')
-    axes.set_title(f'{len(errors)} people; share of joints within 0.5')
+    axes.set_xlabel(
+        f'error in {measure.unit} (dashed: {limits[0]:g} and {limits[1]:g})'
+    )
+    axes.set_title(
+        f'{len(errors)} people; share of joints within {limits[1]:g}'
+    )
     figure.tight_layout()
     with replaced(path) as partial:
         figure.savefig(partial, format='png')
 
 
-def _height(joint):
-    """Return the rank of a joint from the feet up."""
+def _height(name):
+    """Return the rank of a joint from the feet up; others are on top."""
     parts = (
         'ankle knee hip pelvis wrist elbow shoulder thorax neck head'.split()
     )
-    name = JOINT_NAMES[joint]
-    return next(i for i, part in enumerate(parts) if part in name)
+    ranks = [i for i, part in enumerate(parts) if part in name.lower()]
+    return ranks[0] if ranks else len(parts)

@@ -12,13 +12,12 @@ import shutil
 
 import cv2
 import numpy as np
-from scipy.io import savemat
 from tqdm import tqdm
 
 from hourglass_npu import lifetime
 from hourglass_npu.errors import UserError
 from hourglass_npu.files import make_folder, read_json, replaced
-from hourglass_npu.pose.joints import SHORT_NAMES
+from hourglass_npu.mpii.truth import SHORT_NAMES, write_truth
 from hourglass_npu.sample.picture import draw_demo, draw_picture
 
 DRAWING = 1
@@ -76,21 +75,7 @@ def write_ground_truth(path, people):
     joints = np.array([one['joints'] for one in people], dtype=float)
     seen = np.array([one['joints_vis'] for one in people], dtype=float)
     boxes = np.array([one['headbox'] for one in people], dtype=float)
-    names = np.empty((1, len(SHORT_NAMES)), dtype=object)
-    names[0, :] = SHORT_NAMES
-    savemat(
-        str(path),
-        dict(
-            dataset_joints=names,  # 1 x 16
-            jnt_missing=1 - seen.T,  # 16 x N
-            pos_gt_src=joints.transpose(1, 2, 0),  # 16 x 2 x N
-            headboxes_src=boxes.transpose(1, 2, 0),  # corner x (x, y) x N
-        ),
-    )
-    # SciPy writes the time into the 116 bytes of text at the start: the same
-    # people would give other bytes.
-    with path.open('r+b') as file:
-        file.write(b'MATLAB 5.0 MAT-file, drawn people'.ljust(116))
+    write_truth(str(path), SHORT_NAMES, joints, seen, boxes)
 
 
 def _fill(folder, recipe, workers):

@@ -177,10 +177,10 @@ def draw_picture(seed, image):
 # The people of the demo picture: pose, yaw, size, place of the pelvis, seed of
 # pose and looks.
 _DEMO = (
-    ('wave', 12, 400, (185, 420), 11),
-    ('run', 52, 430, (480, 400), 4),
-    ('star', -8, 420, (800, 395), 7),
-    ('walk', 196, 380, (1090, 430), 2),
+    ('wave', 12, 400, (185, 420), 6),
+    ('run', 25, 430, (470, 400), 5),
+    ('star', -8, 420, (845, 395), 7),
+    ('walk', 196, 380, (1100, 430), 0),
 )
 
 

@@ -8,7 +8,7 @@ length is the height of the person standing upright.
 
 import numpy as np
 
-from hourglass_npu.pose.joints import JOINT_NAMES
+from hourglass_npu.pose.joints import MPII
 
 HEAD = 1 / 6
 """Upper neck to head top. MPII's scale makes a person six heads tall."""
@@ -150,7 +150,7 @@ class Body:
         Returns:
             np.ndarray[16, 3]: Camera frame.
         """
-        return np.array([self.points[name] for name in JOINT_NAMES])
+        return np.array([self.points[name] for name in MPII.names])
 
 
 def _facing(rng):

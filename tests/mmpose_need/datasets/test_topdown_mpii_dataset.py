@@ -241,9 +241,6 @@ def test_a_file_that_is_no_truth_is_named(draw, tmp_path):
     path.write_bytes(b'nothing of the kind')
     with pytest.raises(ValueError, match='mpii_gt_val.mat is not the ground'):
         dataset.evaluate(outputs, None)
-    path.unlink()
-    with pytest.raises(FileNotFoundError):
-        dataset.evaluate(outputs, None)
 
 
 # Each ended the process by a segmentation fault in scipy's reader.
@@ -303,7 +300,7 @@ def test_a_sound_person_has_no_fault():
     assert person_faults(no_box) == []
     for name in ('joints', 'joints_vis'):
         no_box.pop(name)
-    assert person_faults(no_box, joints=False) == []
+    assert person_faults(no_box, joints=0) == []
 
 
 @pytest.mark.parametrize(
@@ -356,6 +353,114 @@ def test_annotations_that_are_none_are_refused(text, message, tmp_path):
     (folder / 'annotations/mpii_val.json').write_text(text)
     with pytest.raises(ValueError, match='mpii_val.json' + '.*' + message):
         make(folder)
+
+
+JOINTS = dict(
+    dataset_name='pole',
+    keypoint_info={
+        0: dict(name='foot', id=0, type='lower'),
+        1: dict(name='left_hand', id=1, swap='right_hand', type='upper'),
+        2: dict(name='right_hand', id=2, swap='left_hand', type='upper'),
+        3: dict(name='crown', id=3),
+        4: dict(name='chin', id=4),
+    },
+    skeleton_info={0: dict(link=('foot', 'chin'), id=0)},
+    joint_weights=[1, 2, 2, 1, 1],
+)
+FIVE = dict(DATA_CFG, num_joints=5, num_output_channels=5, dataset_info=JOINTS)
+
+
+def write_five(folder, **more):
+    """Two people of five joints; heads of 10 and 20 pixels."""
+    notes = []
+    for head, scale in ((10, 1.0), (20, 0.5)):
+        joints = [[50, 90], [20, 50], [80, 50], [50, 20], [50, 20 + head]]
+        note = dict(
+            image='a.jpg', center=[50, 50], scale=scale, joints=joints,
+            joints_vis=[1, 1, 1, 1, 1],
+        )  # fmt: skip
+        notes.append(dict(note, **more))
+    (folder / 'annotations').mkdir(exist_ok=True)
+    path = folder / 'annotations/mpii_val.json'
+    path.write_text(json.dumps(notes))
+    return np.array([note['joints'] for note in notes], float)
+
+
+def make_five(folder, **info):
+    cfg = dict(FIVE, dataset_info=dict(JOINTS, **info))
+    path = folder / 'annotations/mpii_val.json'
+    return DATASETS.get('TopDownMpiiDataset')(str(path), '', cfg, [])
+
+
+def test_joints_come_from_the_description(tmp_path):
+    write_five(tmp_path)
+    dataset = make_five(tmp_path)
+    assert dataset.ann_info['flip_pairs'] == [[1, 2]]
+    assert dataset.ann_info['lower_body_ids'] == (0,)
+    assert dataset.ann_info['upper_body_ids'] == (1, 2)
+    assert dataset.ann_info['joint_weights'].tolist() == [
+        [1], [2], [2], [1], [1]
+    ]  # fmt: skip
+    assert dataset.db[0]['joints_3d'].shape == (5, 3)
+    assert dataset.db[0]['joints_3d'][0].tolist() == [49, 89, 0]
+
+
+@pytest.mark.parametrize(
+    'people, info, mean, fine, says',
+    [
+        # Heads of 0.6 * 50 = 30 pixels: an error of 12 is within 0.5.
+        (
+            dict(headbox=[0, 0, 30, 40]),
+            {},
+            ('PCKh', 100),
+            ('PCKh@0.1', 80),
+            'the head boxes of',
+        ),
+        # Heads of 10 and 20: 12 is within half of none.
+        ({}, dict(head=['crown', 'chin']), ('PCKh', 80), ('PCKh@0.1', 80),
+         'crown and chin of'),
+        # People of 200 and 100 pixels: 12 is within a fifth of both.
+        ({}, {}, ('PCK', 100), ('PCK@0.05', 80), 'the scale of each person'),
+    ],
+)  # fmt: skip
+def test_without_the_file_of_mpii_heads_or_people_are_the_measure(
+    tmp_path, capsys, people, info, mean, fine, says
+):
+    preds = write_five(tmp_path, **people)
+    preds[:, 1] += [0, 12]
+    dataset = make_five(tmp_path, **info)
+    capsys.readouterr()
+    scores = dataset.evaluate(outputs_of(preds), None)
+    assert list(scores)[-2:] == [mean[0], fine[0]]
+    assert scores[mean[0]] == mean[1] and scores[fine[0]] == fine[1]
+    assert list(scores)[:-2] == ['Foot', 'Hand', 'Crown', 'Chin']
+    assert scores['Hand'] == (100 if mean[1] == 100 else 50)
+    assert says in capsys.readouterr().out
+    dataset.evaluate(outputs_of(preds), None)
+    assert says not in capsys.readouterr().out  # once
+    both = dataset.evaluate(outputs_of(preds), None, ['PCKh', 'PCK'])
+    assert both['PCK'] == 100
+
+
+def test_without_truth_annotations_must_have_joints(tmp_path):
+    write_five(tmp_path, joints=None)
+    with pytest.raises(ValueError, match=r'person 0 \(a.jpg\): joints is'):
+        DATASETS.get('TopDownMpiiDataset')(
+            str(tmp_path / 'annotations/mpii_val.json'), '', FIVE, [], True
+        ).load_truth()
+
+
+def test_a_description_must_fit_the_config(tmp_path):
+    write_five(tmp_path)
+    for cfg, message in (
+        (dict(FIVE, num_joints=6), 'num_joints=6: dataset_info has 5 joints'),
+        (dict(FIVE, dataset_info='moco'), "'moco': must be a dict, mpii"),
+        (dict(FIVE, dataset_info={}), 'keypoint_info has 0 joints'),
+    ):
+        with pytest.raises(ValueError, match=message):
+            DATASETS.get('TopDownMpiiDataset')(
+                str(tmp_path / 'annotations/mpii_val.json'), '', cfg, []
+            )
 
 
 def test_other_metrics_and_other_skeletons_are_refused(draw, tmp_path):

@@ -97,10 +97,6 @@ def claim(side):
             lambda f: (f / 'annotations/mpii_train.json').unlink(),
             'mpii_train.json is missing',
         ),
-        (
-            lambda f: (f / 'annotations/mpii_gt_val.mat').unlink(),
-            'mpii_gt_val.mat is missing',
-        ),
         (shorten('images/val0.jpg', 0), 'val0.jpg: the file is empty'),
         (shorten('images/val0.jpg', 0.5), 'val0.jpg: broken picture: image'),
         (shorten('images/val0.jpg', 0.99), 'val0.jpg: broken picture: image'),
@@ -162,6 +158,16 @@ def test_a_joint_outside_the_picture_is_a_remark(check, folder):
         'person 0 (train0.jpg): joint 3 at (161, 5) lies outside' in remark
         for remark in report['remarks']
     )
+
+
+def test_a_missing_truth_is_a_remark_that_says_what_takes_its_place(
+    check, folder
+):
+    (folder / 'annotations/mpii_gt_val.mat').unlink()
+    status, _, report = check(folder)
+    assert status == 0
+    (remark,) = [r for r in report['remarks'] if 'mpii_gt_val.mat' in r]
+    assert 'PCKh will be measured by head_top and upper_neck of' in remark
 
 
 def test_many_messages_are_cut_short_on_the_terminal_only(check, tmp_path):

@@ -12,14 +12,13 @@ from hourglass_npu.errors import UserError
 from hourglass_npu.pose import onnx_file
 from hourglass_npu.pose.backends import OnnxNetwork, settings_to_properties
 from hourglass_npu.pose.decode import Settings
-from hourglass_npu.pose.joints import JOINT_NAMES
+from hourglass_npu.pose.joints import MPII
 
 SETTINGS = Settings(
     image_size=(64, 64),
     mean=(0.5, 0.5, 0.5),
     std=(0.2, 0.2, 0.2),
-    joints=JOINT_NAMES,
-    flip_pairs=(),
+    joints=MPII,
     flip_test=False,
     shift_heatmap=False,
     post_process=False,
@@ -163,3 +162,45 @@ def test_nothing_is_logged_beside_the_message(tmp_path, capfd):
     with pytest.raises(UserError, match='ONNX Runtime cannot load it'):
         run(model, tmp_path)
     assert capfd.readouterr().err == ''
+
+
+def with_properties(**properties):
+    model = network()
+    kept = {p.key: p.value for p in model.metadata_props}
+    kept.update({k: json.dumps(v) for k, v in properties.items()})
+    kept = {k: v for k, v in kept.items() if v != 'null'}
+    del model.metadata_props[:]
+    helper.set_model_props(model, kept)
+    return model
+
+
+def test_a_file_of_an_earlier_release_has_mpiis_joints(tmp_path):
+    path = tmp_path / 'a.onnx'
+    path.write_bytes(with_properties(dataset_info=None).SerializeToString())
+    assert OnnxNetwork(str(path), 'cpu').settings.joints == MPII
+    names = [f'n{i}' for i in range(16)]
+    path.write_bytes(
+        with_properties(
+            dataset_info=None, joints=names, flip_pairs=[[0, 2]]
+        ).SerializeToString()
+    )
+    joints = OnnxNetwork(str(path), 'cpu').settings.joints
+    assert joints.names == tuple(names) and joints.flip_pairs == ((0, 2),)
+
+
+@pytest.mark.parametrize(
+    'properties',
+    [
+        dict(joints=['a'] * 16),
+        dict(joints=5),
+        dict(joints=[f'n{i}' for i in range(16)]),
+        dict(flip_pairs=[[0, 99]]),
+        dict(flip_pairs=[0]),
+        dict(flip_pairs=[[1, 2]]),
+        dict(dataset_info=[1]),
+        dict(dataset_info=dict(keypoint_info={})),
+    ],
+)
+def test_impossible_joints_are_refused(properties, tmp_path):
+    with pytest.raises(UserError, match='a.onnx: the properties joints'):
+        run(with_properties(**properties), tmp_path)

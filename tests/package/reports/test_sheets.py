@@ -2,13 +2,8 @@ import cv2
 import numpy as np
 import pytest
 
-from hourglass_npu.pose.joints import (
-    JOINT_NAMES,
-    LIMBS,
-    SIDE,
-    SIDE_COLORS,
-    limb_side,
-)
+from hourglass_npu.mpii.pckh import PCK, PCKH
+from hourglass_npu.pose.joints import MPII, SIDE_COLORS, Joints
 from hourglass_npu.reports import sheets
 
 BLUE, RED = (np.array(SIDE_COLORS[s][::-1]) for s in ('left', 'right'))
@@ -38,7 +33,7 @@ def scene(tmp_path):
     cv2.imwrite(str(path), np.full((400, 400, 3), 128, np.uint8))
     joints = np.zeros((1, 16, 2))
     for k in range(16):
-        side = {'left': 280, 'right': 120, 'centre': 200}[SIDE[k]]
+        side = {'left': 280, 'right': 120, 'centre': 200}[MPII.sides[k]]
         joints[0, k] = side, 60 + 17 * k
     people = [
         dict(
@@ -47,7 +42,9 @@ def scene(tmp_path):
             scale=np.array([2.0, 2.0]),
         )
     ]
-    truth = dict(joints=joints + 1, visible=np.ones((1, 16), bool))
+    truth = dict(
+        joints=joints + 1, visible=np.ones((1, 16), bool), measure=PCKH
+    )
     return people, joints, truth
 
 
@@ -60,7 +57,7 @@ def test_sheet_shows_prediction_over_truth(scene):
     people, joints, truth = scene
     poses = np.concatenate([joints, np.full((1, 16, 1), 0.01)], -1)
     errors = np.zeros((1, 16))
-    sheet = sheets.contact_sheet(people, poses, truth, errors)
+    sheet = sheets.contact_sheet(people, poses, truth, errors, MPII)
     tile = sheets.TILE
     left = sheet[:, : tile // 2 + sheets.MARGIN]
     right = sheet[:, tile // 2 + sheets.MARGIN :]
@@ -69,7 +66,7 @@ def test_sheet_shows_prediction_over_truth(scene):
         assert count(here, colour)[0] > 100 > 9 * count(there, colour)[0]
 
     truth['visible'][:] = False
-    bare = sheets.contact_sheet(people, poses, truth, errors)
+    bare = sheets.contact_sheet(people, poses, truth, errors, MPII)
     white = np.array([255, 255, 255])
     assert count(bare, white)[0] < count(sheet, white)[0]
     assert (sheet != bare).any()
@@ -80,7 +77,7 @@ def test_plot_is_written_even_where_a_joint_was_never_seen(tmp_path):
     errors[:, 9] = np.nan
     errors[2, 3] = np.inf
     path = tmp_path / 'plot.png'
-    sheets.plot_errors(errors, str(path))
+    sheets.plot_errors(errors, str(path), MPII, PCKH)
     picture = cv2.imread(str(path))
     assert picture.shape[1] == 960
     # Boxes of both sides.
@@ -88,11 +85,15 @@ def test_plot_is_written_even_where_a_joint_was_never_seen(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ['plot.png']
 
 
-def test_joints_limbs_and_sides_fit_together():
-    assert len(JOINT_NAMES) == 16 and len(set(JOINT_NAMES)) == 16
-    ends = [joint for limb in LIMBS for joint in limb]
-    assert set(ends) == set(range(16)) and len(LIMBS) == 15
-    assert SIDE.count('left') == SIDE.count('right') == 6
-    for k, name in enumerate(JOINT_NAMES):
-        assert (SIDE[k] in name) is (SIDE[k] != 'centre')
-    assert limb_side(LIMBS[0]) == 'right'
+def test_sheet_and_plot_of_other_joints(scene, tmp_path):
+    people, joints, truth = scene
+    some = Joints.numbered(3, [(0, 1)])
+    few = {k: truth[k][:, :3] for k in ('joints', 'visible')}
+    poses = np.concatenate([joints[:, :3], np.ones((1, 3, 1))], -1)
+    errors = np.array([[0.01, 0.3, np.nan]])
+    few['measure'] = PCK
+    sheet = sheets.contact_sheet(people, poses, few, errors, some)
+    assert count(sheet, BLUE)[0] > 3 and count(sheet, RED)[0] > 3
+    path = tmp_path / 'plot.png'
+    sheets.plot_errors(errors, str(path), some, PCK)
+    assert cv2.imread(str(path)).shape[1] == 960

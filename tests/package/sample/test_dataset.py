@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from scipy.io import loadmat
 
-from hourglass_npu.pose.joints import FLIP_PAIRS, JOINT_NAMES
+from hourglass_npu.pose.joints import MPII
 from hourglass_npu.sample import dataset as dataset_module
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -156,8 +156,8 @@ def test_scale_is_the_standing_height(drawing):
 def test_left_and_right(drawing):
     """Who faces us has his right on our left; from behind it is reversed."""
     _, skeleton = drawing
-    for a, b in FLIP_PAIRS:
-        right, left = JOINT_NAMES[a], JOINT_NAMES[b]
+    for a, b in MPII.flip_pairs:
+        right, left = MPII.names[a], MPII.names[b]
         assert right.startswith('right_')
         assert left == right.replace('right', 'left')
     for seed in range(10):

@@ -1,6 +1,7 @@
-"""mmpose/datasets/datasets/top_down/topdown_mpii_dataset.py: MPII, PCKh."""
+"""mmpose/datasets/datasets/top_down/topdown_mpii_dataset.py: MPII's form."""
 
 import os
+from collections import OrderedDict
 
 import numpy as np
 from mmcv.runner import get_dist_info
@@ -9,16 +10,16 @@ from scipy.io import savemat
 
 from hourglass_npu.errors import UserError, UserKeyError
 from hourglass_npu.files import replaced
-from hourglass_npu.mpii.pckh import head_errors, mpii_scores
+from hourglass_npu.mpii.pckh import MEASURES, PCK, relative_errors, score_rows
 from hourglass_npu.mpii.people import (
     person_faults,
     person_label,
     read_people,
 )
 from hourglass_npu.mpii.records import compact
-from hourglass_npu.mpii.truth import load_truth_of
+from hourglass_npu.mpii.truth import load_truth_of, truth_path
 from hourglass_npu.pose.geometry import mpii_center_scale
-from hourglass_npu.pose.joints import FLIP_PAIRS, LOWER_BODY, UPPER_BODY
+from hourglass_npu.pose.joints import MPII, find_joints
 
 from ...registry import DATASETS
 from .topdown_base_dataset import TopDownBaseDataset
@@ -26,26 +27,33 @@ from .topdown_base_dataset import TopDownBaseDataset
 
 @DATASETS.register_module()
 class TopDownMpiiDataset(TopDownBaseDataset):
-    """People of MPII Human Pose, one sample each.
+    """People of MPII Human Pose or of another data set in its form.
+
+    One sample is one person.
 
     Source: Andriluka et al., "2D Human Pose Estimation: New Benchmark and
     State of the Art Analysis", CVPR 2014. Annotations are in mmpose's JSON
-    form, in pixels that count from 1; samples count from 0. The joints and
-    their order are those of ``hourglass_npu.pose.joints``.
+    form, in pixels that count from 1; samples count from 0.
 
     Args:
-        ann_file (str): Annotations. Evaluation reads ``mpii_gt_val.mat``
-            in the same folder.
+        ann_file (str): Annotations. For the truth of an evaluation see
+            :func:`hourglass_npu.mpii.truth.load_truth_of`.
         img_prefix (str): Folder of the pictures.
-        data_cfg (dict): Sizes and channels, as for every top-down data set.
+        data_cfg (dict): Sizes and channels, as for every top-down data set;
+            ``dataset_info`` describes the joints, see
+            :func:`hourglass_npu.pose.joints.find_joints`. They are MPII's by
+            default.
         pipeline (list[dict | callable]): Transforms of a sample.
         test_mode (bool): Leave the joints out of the samples.
 
     Raises:
-        UserError: The files or ``data_cfg`` are not those of MPII.
+        UserError: The files or ``data_cfg`` do not fit the joints.
+
+    Attributes:
+        joints (Joints): What the K joints are.
     """
 
-    METRICS = ('PCKh',)
+    METRICS = tuple(measure.name for measure in MEASURES)
 
     def __init__(
         self, ann_file, img_prefix, data_cfg, pipeline, test_mode=False
@@ -53,17 +61,28 @@ class TopDownMpiiDataset(TopDownBaseDataset):
         super().__init__(
             ann_file, img_prefix, data_cfg, pipeline, test_mode=test_mode
         )
+        described = data_cfg.get('dataset_info')
+        self.joints = MPII if described is None else find_joints(described)
         num_joints = self.ann_info['num_joints']
-        if num_joints != 16:
+        if num_joints != len(self.joints):
+            owner, hint = 'dataset_info', ''
+            if described is None:
+                owner, hint = (
+                    'MPII',
+                    '; data_cfg.dataset_info describes others',
+                )
             raise UserError(
-                f'data_cfg.num_joints={num_joints}: MPII has 16 joints'
+                f'data_cfg.num_joints={num_joints}: {owner} has '
+                f'{len(self.joints)} joints{hint}'
             )
         self.ann_file = ann_file
-        self.ann_info['flip_pairs'] = [list(pair) for pair in FLIP_PAIRS]
-        self.ann_info['lower_body_ids'] = LOWER_BODY
-        self.ann_info['upper_body_ids'] = UPPER_BODY
+        self.ann_info['flip_pairs'] = [list(p) for p in self.joints.flip_pairs]
+        self.ann_info['lower_body_ids'] = self.joints.lower
+        self.ann_info['upper_body_ids'] = self.joints.upper
         self.ann_info['use_different_joint_weights'] = False
-        self.ann_info['joint_weights'] = np.ones((16, 1), dtype=np.float32)
+        weights = np.array(self.joints.weights, dtype=np.float32)
+        self.ann_info['joint_weights'] = weights[:, None]
+        self._told = set()
 
         self.db = self._get_db()
         # Copies, as records that were handed out are kept.
@@ -87,11 +106,12 @@ class TopDownMpiiDataset(TopDownBaseDataset):
             list[dict]: With ``center`` (x, y) in pixels that count from 0
             and ``scale`` (w, h) in units of 200 pixels, of a square box
             around the person; ``joints_3d`` and ``joints_3d_visible``,
-            np.ndarray[16, 3], whose third column is not used.
+            np.ndarray[K, 3], whose third column is not used.
         """
         people = read_people(self.ann_file)
+        count = 0 if self.test_mode else len(self.joints)
         for index, person in enumerate(people):
-            faults = person_faults(person, joints=not self.test_mode)
+            faults = person_faults(person, count)
             if faults:
                 raise UserError(
                     f'{person_label(self.ann_file, index, person)}: '
@@ -103,8 +123,8 @@ class TopDownMpiiDataset(TopDownBaseDataset):
         center, scale = mpii_center_scale(
             annotation['center'], annotation['scale']
         )
-        joints = np.zeros((16, 3), dtype=np.float32)
-        visible = np.zeros((16, 3), dtype=np.float32)
+        joints = np.zeros((len(self.joints), 3), dtype=np.float32)
+        visible = np.zeros((len(self.joints), 3), dtype=np.float32)
         if not self.test_mode:
             given = np.array(annotation['joints'], dtype=np.float64)
             joints[:, :2] = given - 1
@@ -121,43 +141,53 @@ class TopDownMpiiDataset(TopDownBaseDataset):
             'bbox_score': 1,
         }
 
-    def load_truth(self):
-        """Read the true joints and head boxes of the people.
+    def load_truth(self, metric='PCKh'):
+        """Read the true joints of the people, and the sizes of their heads.
+
+        Args:
+            metric (str): 'PCKh', or 'PCK' for sizes of the people.
 
         Returns:
-            dict: See :func:`hourglass_npu.mpii.truth.load_truth`.
+            dict: See :func:`hourglass_npu.mpii.truth.load_truth_of`.
 
         Raises:
-            UserError: The truth has another number of people.
+            UserError: The truth has another number of people, or there is
+                none.
         """
-        return load_truth_of(self.ann_file, len(self.db))
+        return load_truth_of(
+            self.ann_file, len(self.db), self.joints, metric == PCK.name
+        )
 
     def evaluate(self, outputs, res_folder, metric='PCKh', **kwargs):
         """Compute PCKh: the share of joints within half a head's length.
 
         Joints without truth, and people without a head box, do not count; a
-        prediction that is not a number counts as wrong.
+        prediction that is not a number counts as wrong. Where there are no
+        heads at all, it is PCK: the share within a fifth of the person's
+        size.
 
         Args:
             outputs (list[tuple]): One per person, in the order of the
                 annotations. Its first element are the predictions,
-                np.ndarray[1, 16, 3]: x, y in pixels that count from 0, and
+                np.ndarray[1, K, 3]: x, y in pixels that count from 0, and
                 score.
             res_folder (str | None): Where to write ``pred.mat``: the
-                predictions, np.ndarray[N, 16, 2], in pixels that count from
+                predictions, np.ndarray[N, K, 2], in pixels that count from
                 1.
-            metric (str | list[str]): Only 'PCKh'.
+            metric (str | list[str]): 'PCKh' or 'PCK'.
             **kwargs: ``logger`` gets remarks.
 
         Returns:
             OrderedDict[str, float]: See
-            :func:`hourglass_npu.mpii.pckh.mpii_scores`.
+            :func:`hourglass_npu.mpii.pckh.score_rows`; of several metrics
+            the rows of the first, and the means of the others.
 
         Raises:
             UserError: Another metric (a KeyError as well), or predictions,
                 annotations and truth differ in number.
         """
-        for name in [metric] if isinstance(metric, str) else metric:
+        metrics = [metric] if isinstance(metric, str) else metric
+        for name in metrics:
             if name not in self.METRICS:
                 raise UserKeyError(
                     f'metric {name} is not supported, use '
@@ -168,7 +198,7 @@ class TopDownMpiiDataset(TopDownBaseDataset):
                 f'{len(outputs)} predictions for the {len(self.db)} people '
                 f'of {self.ann_file}'
             )
-        truth = self.load_truth()
+        truths = [self.load_truth(name) for name in metrics]
         # MPII counts pixels from 1.
         preds = np.concatenate([output[0] for output in outputs])
         preds = preds[..., :2] + 1.0
@@ -176,11 +206,32 @@ class TopDownMpiiDataset(TopDownBaseDataset):
             with replaced(os.path.join(res_folder, 'pred.mat')) as partial:
                 savemat(partial, {'preds': preds})
 
-        headless = int((truth['head_sizes'] == 0).sum())
-        if headless:
+        scores = OrderedDict()
+        for truth in truths:
+            self._tell(truth, kwargs.get('logger'))
+            errors = relative_errors(preds, truth)
+            for row, share in score_rows(errors, self.joints, truth).items():
+                scores.setdefault(row, share)
+        return scores
+
+    def _tell(self, truth, logger):
+        """Say once what the scores rest on, unless that is MPII's file."""
+        uncounted = int((truth['sizes'] == 0).sum())
+        if uncounted:
+            thing = 'head box' if truth['measure'] != PCK else 'box'
             print_log(
-                f'{headless} of {len(preds)} people have no head box and do '
+                f'{uncounted} of {len(self)} people have no {thing} and do '
                 'not count',
-                logger=kwargs.get('logger'),
+                logger=logger,
             )
-        return mpii_scores(head_errors(preds, truth), truth['joint_names'])
+        told = truth['measure'].name, truth['basis']
+        if truth_path(self.ann_file) not in truth['basis'] and (
+            told not in self._told
+        ):
+            self._told.add(told)
+            measure = truth['measure']
+            print_log(
+                f'{measure.name} is measured in {measure.unit}, from '
+                f'{truth["basis"]} (joints within {measure.threshold:g})',
+                logger=logger,
+            )
