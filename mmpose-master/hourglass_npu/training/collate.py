@@ -118,11 +118,12 @@ def _large_arrays(samples):
         dict[str, list[Tensor | np.ndarray]]: Those of the samples by key.
     """
     first = samples[0]
-    same = all(
+    if not all(
         type(one) is dict and one.keys() == first.keys() for one in samples
-    )
-    columns = {key: [one[key] for one in samples] for key in first if same}
-    return {k: values for k, values in columns.items() if _fit(values)}
+    ):
+        return {}
+    columns = {key: [one[key] for one in samples] for key in first}
+    return {key: values for key, values in columns.items() if _fit(values)}
 
 
 def _fit(values):

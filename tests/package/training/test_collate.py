@@ -193,6 +193,8 @@ def test_samples_of_other_forms_are_left_to_mmcv():
         [dict(a=big), dict(a=big, b=1)],
         [[big], [big]],
         [big, big],
+        [torch.tensor(1), torch.tensor(2)],
+        [1, 2],
     ):
         assert not module._large_arrays(samples)
 
