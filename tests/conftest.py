@@ -1,15 +1,16 @@
 """What the tests share: the replaced originals, processes, ports, data."""
 
+import contextlib
 import gc
 import importlib
 import importlib.util
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
 import types
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -64,12 +65,45 @@ def pytest_collection_modifyitems(items):
             item.add_marker('compiles')
 
 
+# Files whose tests take longest: they go first, so that no core is idle at
+# the end. The other files follow by their number of tests.
+LONG_FILES = (
+    'test_main_job.py',
+    'test_train_resume.py',
+    'test_stopped_training.py',
+    'test_soak.py',
+    'test_train.py',
+    'test_train_losses.py',
+    'test_bench.py',
+    'test_hosts.py',
+    'test_killed_launcher.py',
+)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Give whole files to the processes of pytest-xdist, long ones first."""
+    if config.getvalue('dist') != 'loadfile':
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class LongFirst(LoadFileScheduling):
+        def _assign_work_unit(self, node):
+            for name in reversed(LONG_FILES):
+                for scope in list(self.workqueue):
+                    if scope.endswith(f'/{name}'):
+                        self.workqueue.move_to_end(scope, last=False)
+            super()._assign_work_unit(node)
+
+    return LongFirst(config, log)
+
+
 @pytest.fixture(scope='session', name='original')
 def _original():
     return original
 
 
-@contextmanager
+@contextlib.contextmanager
 def _torchvision_or_stub():
     """Let ``import torchvision`` work where there is none that does."""
     try:
@@ -98,7 +132,7 @@ def _torchvision_or_stub():
             del sys.modules[name]
 
 
-@contextmanager
+@contextlib.contextmanager
 def _registries_untouched():
     """Let a module register what is registered; put all back afterwards."""
     from mmcv.utils import Registry
@@ -217,10 +251,16 @@ def no_leaks():
 
 @pytest.fixture
 def free_port():
-    """Return a TCP port of the loopback that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(('127.0.0.1', 0))
-        return probe.getsockname()[1]
+    """Return a TCP port of the loopback that nobody listens on.
+
+    Below those that the system gives out, and by chance: other processes run
+    tests at the same time.
+    """
+    while True:
+        port = random.SystemRandom().randrange(20000, 32000)
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(('127.0.0.1', port))
+            return port
 
 
 @pytest.fixture(scope='session')

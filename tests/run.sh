@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Sets up the environment if needed, then runs the tests.
+# Sets up the environment if needed, then runs the tests on all cores, each
+# file on one of them.
 #
 # usage: bash tests/run.sh [--quick] [options of pytest]
 #
-#   --quick                run the quick tests only, on all cores: 90 seconds
-#                          on two
+#   --quick                run the quick tests only: 90 seconds on two cores
+#   -n 0                   run one test after the other, as --pdb needs it
 #   VENV=DIR, PYTHON=NAME  as for scripts/setup.sh
 #
 # Example: PYTHON=python3.7 VENV=.venv37 bash tests/run.sh --quick
@@ -31,7 +32,7 @@ cd "$ROOT"
 if [ "${1:-}" = --quick ]; then
   # Markers say what a test needs, see pyproject.toml.
   shift
-  set -- -m 'not (processes or training or compiles)' \
-    --numprocesses auto --dist loadfile "$@"
+  set -- -m 'not (processes or training or compiles)' "$@"
 fi
-PATH="$VENV/bin:$PATH" exec "$VENV/bin/python" -m pytest "$@"
+PATH="$VENV/bin:$PATH" exec "$VENV/bin/python" -m pytest \
+  --numprocesses auto --dist loadfile "$@"

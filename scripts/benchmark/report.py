@@ -18,6 +18,18 @@ NOTES = dict(
 """Facts that a table shows, in words."""
 
 
+_FLOOR, _STOCK = 'CPU / floor', 'CPU, stock / this'
+BARS = {
+    ('sample', 'ours, stock config', _FLOOR): 1.12,
+    ('sample', 'ours', _FLOOR): 1.06,
+    ('whole loader', 'ours', _FLOOR): 1.2,
+    ('whole loader', 'ours, stock config', _FLOOR): 1.5,
+    ('sample', 'ours, stock config, cache', _STOCK): 7,
+}
+"""What is wanted of the quotient of a row: of the floor at most, of stock at
+least."""
+
+
 def describe_machine(device='cuda'):
     """Describe the machine in general terms, as text by name.
 
@@ -117,6 +129,30 @@ def account_table(rows):
     return _table(['CPU ms', *parts, 'in all'], lines)
 
 
+def bar_table(rows):
+    """Write which bars are met as a Markdown table; empty without any."""
+    lines = []
+    for row in rows:
+        for quotient, found in row['quotients'].items():
+            bar = BARS.get((row['what'], row['variant'], quotient))
+            if bar is not None:
+                most = quotient == _FLOOR
+                met = (
+                    (found['median'] <= bar)
+                    if most
+                    else (found['median'] >= bar)
+                )
+                lines.append(
+                    [
+                        f'{row["what"]}, {row["variant"]}: {quotient}',
+                        f'{"at most" if most else "at least"} {bar}',
+                        _spread(found),
+                        'yes' if met else 'NO',
+                    ]
+                )
+    return _table(['bar', 'wanted', 'found', 'met'], lines) if lines else ''
+
+
 def render(result):
     """Write a whole result, what ``bench.py`` writes as JSON, as Markdown."""
     machine = result['machine'].items()
@@ -130,6 +166,9 @@ def render(result):
         parts.append(time_table([row for row in rows if row not in accounts]))
         if accounts:
             parts += [f'**{name}, by step**', account_table(accounts)]
+        bars = bar_table(rows)
+        if bars:
+            parts += [f'**{name}, bars**', bars]
         for row in rows:
             if 'profile' in row['facts']:
                 parts.append('```\n' + row['facts']['profile'] + '```')

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import torch
 
+from benchmark import bundle
 from benchmark.case import data_loader, repeat, rounds
 
 
@@ -150,7 +151,9 @@ def loader(cfg, batches, batch, workers):
 
     def work(seed):
         # Its workers end with it, and are counted when they have ended.
-        for _ in data_loader(dataset, batch, workers, seed=seed, **settings):
+        batches = data_loader(dataset, batch, workers, seed=seed, **settings)
+        bundle.feed_as_train_model(batches)
+        for _ in batches:
             pass
 
     yield from rounds(work, batches * batch, prepare=lambda seed: seed)

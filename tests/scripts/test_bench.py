@@ -95,6 +95,33 @@ def test_the_time_of_steps_is_a_table_of_its_own():
     ]
 
 
+def test_bars_are_said_to_be_met_or_not():
+    rows = measured(
+        Subject('decode + one warp', 'floor', [1]),
+        Subject('sample', 'stock', [8]),
+        Subject('sample', 'ours', [1.06]),
+        Subject('whole loader', 'ours', [1.21]),
+        Subject('sample', 'ours, stock config, cache', [1]),
+        Subject('sample, flipped', 'ours', [9]),
+        rounds=1,
+    )
+    result = dict(machine={}, fixes=[], areas=dict(pipeline=rows))
+    text = report.render(result).split('**pipeline, bars**')[1]
+    states = [line.split('|')[1:] for line in text.strip().splitlines()[2:]]
+    assert [(s[0].strip(), s[-2].strip()) for s in states] == [
+        ('sample, ours: CPU / floor', 'yes'),
+        ('whole loader, ours: CPU / floor', 'NO'),
+        ('sample, ours, stock config, cache: CPU, stock / this', 'yes'),
+    ]
+
+
+def test_drawn_pictures_have_a_photographs_detail(tmp_path):
+    bundle.draw_data(tmp_path / 'data', train=2, val=1)
+    for path in (tmp_path / 'data/images').iterdir():
+        # Within a tenth of five photographs of MPII.
+        assert 0.43 < path.stat().st_size / (1280 * 720) < 0.53
+
+
 def test_another_result_than_stocks_is_said():
     rows = measured(
         Subject('x', 'stock', [1], dict(result=1.0)),

@@ -535,7 +535,9 @@ def test_several_devices_have_a_recipe_of_the_sample(bundle):
     for name in ('train', 'test'):
         notes = bundle.read_notes(name)
         assert [note['argv'][0] for note in notes] == [config] * 2
-    bundle.run('scripts/train_8p.sh', '--sample', '--config', 'own.py')
+    bundle.run(
+        'scripts/train_8p.sh', '--sample', '--config', 'own.py', NPROC='1'
+    )
     assert bundle.read_notes('train')[-1]['argv'][0] == 'own.py'
 
 

@@ -174,14 +174,21 @@ LISTENS_WHERE_IT_IS_TOLD = 'master_listen_fd' in str(
 )
 
 
+def parent_of(pid):
+    text = Path(f'/proc/{pid}/stat').read_text()
+    return int(text.rpartition(')')[2].split()[1])
+
+
 def test_a_killed_data_worker_ends_the_job(start):
     job = start(workers=1)
     assert_private(job)
-    (worker,) = [
+    # One serves, from which the other was forked.
+    servers = [
         pid
         for pid, (command, environment) in job.processes().items()
-        if b'RANK=1' in environment and b'spawn_main' in b' '.join(command)
+        if b'RANK=1' in environment and b'forkserver' in b' '.join(command)
     ]
+    (worker,) = [pid for pid in servers if parent_of(pid) in servers]
     os.kill(worker, signal.SIGKILL)
     errors = job.wait_for_end()
     assert job.process.returncode == 1

@@ -1,36 +1,11 @@
 """Decoded pictures in shared memory, for LoadImageFromFile."""
 
 import os
-import shutil
-
-import torch
 
 from hourglass_npu.errors import UserError
 from hourglass_npu.pose.images import orientation
+from hourglass_npu.shared import free_bytes, shared_bytes
 from hourglass_npu.training.workers import current_epoch
-
-
-def _shared_bytes(count):
-    """Make a tensor that all processes of a data loader share.
-
-    The system provides its memory page by page as it is written to, and frees
-    it with the last process, however that ends.
-    """
-    kind = getattr(torch, 'UntypedStorage', torch.ByteStorage)
-    return torch.empty(0, dtype=torch.uint8).set_(kind._new_shared(count))
-
-
-def _free_bytes():
-    """Return how much shared memory this process may take.
-
-    Training processes on one host share it equally.
-    """
-    # The folder is only measured; no file is opened in it.
-    free = [shutil.disk_usage('/dev/shm').free]  # noqa: S108
-    with open('/proc/meminfo') as file:
-        facts = dict(line.split(':') for line in file)
-    free.append(int(facts['MemAvailable'].split()[0]) * 1024)
-    return min(free) // int(os.environ.get('LOCAL_WORLD_SIZE', 1))
 
 
 def _upright_size(path):
@@ -60,7 +35,7 @@ class PictureCache:
             shape = _upright_size(path) + (3,)
             start, total = total, total + shape[0] * shape[1] * 3
             self.places[path] = len(self.places), slice(start, total), shape
-        free = _free_bytes()
+        free = free_bytes()
         room = free if limit is None else min(limit, free)
         if total > room:
             raise UserError(
@@ -74,8 +49,8 @@ class PictureCache:
                 + ': leave the cache out, or give it more'
             )
         self.size = total
-        self._pixels = _shared_bytes(max(total, 1))
-        self._written = _shared_bytes(max(len(self.places), 1)).zero_()
+        self._pixels = shared_bytes(max(total, 1))
+        self._written = shared_bytes(max(len(self.places), 1)).zero_()
         self._readable = None, None
 
     def _may_read(self):

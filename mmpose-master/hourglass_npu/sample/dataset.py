@@ -173,6 +173,9 @@ def make_sample(out, recipe, force=False, workers=1):
         people = _fill(making, recipe, workers)
         _write_json(making / 'sample.json', recipe)
         if out.exists():
+            # Perhaps another process was faster, and others read it now.
+            if not force and card.is_file() and read_json(card) == recipe:
+                return None
             out.rename(old)
         making.rename(out)
     finally:

@@ -3,12 +3,18 @@
 import collections
 import copyreg
 import hashlib
+import importlib.machinery
+import multiprocessing
+import os
 import pickle
 import random
+import sys
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, get_worker_info
+
+import hourglass_npu
 
 _Draw = collections.namedtuple('_Draw', 'epoch seed worker index')
 """What lasting workers get in place of an index."""
@@ -255,3 +261,36 @@ def stop_workers(loader):
         loader (DataLoader): Its workers start again when it is used.
     """
     loader._iterator = None  # torch has no public way
+
+
+def start_from_server(loader):
+    """Fork the workers of a loader from one process that has all they import.
+
+    Only where they would be spawned, as the training process must not be
+    forked, and where no other context was asked for. Each then starts at once
+    and shares what was imported, where a spawned one takes seconds and 200 MB.
+
+    Args:
+        loader (DataLoader): Changed in place.
+    """
+    spawned = multiprocessing.get_start_method(allow_none=True) == 'spawn'
+    asked = loader.multiprocessing_context is not None
+    if spawned and loader.num_workers and not asked and _will_be_imported():
+        context = multiprocessing.get_context('forkserver')
+        context.set_forkserver_preload(['hourglass_npu.training.server'])
+        loader.multiprocessing_context = context
+
+
+def _will_be_imported():
+    """Tell whether a new Python imports this package, not another of its name.
+
+    Entry points load the one beside them, wherever else the name leads.
+    """
+    name = hourglass_npu.__name__
+    paths = importlib.machinery.PathFinder
+    found = paths.find_spec(name, ['', *sys.path])
+    for finder in sys.meta_path:
+        found = found or finder.find_spec(name, None)
+    return found is not None and os.path.samefile(
+        found.origin, hourglass_npu.__file__
+    )

@@ -35,6 +35,7 @@ from hourglass_npu.training.checkpoints import (
     ResumableCheckpointHook,
     saving_hook,
 )
+from hourglass_npu.training.collate import reuse_memory
 from hourglass_npu.training.evaluation import (
     ResumableDistEvalHook,
     ResumableEvalHook,
@@ -48,6 +49,7 @@ from hourglass_npu.training.ranks import AverageBNStatsHook, ShuffleSeedHook
 from hourglass_npu.training.workers import (
     keep_workers,
     seed_worker,
+    start_from_server,
     stop_workers,
 )
 from hourglass_npu.weights import check_same_model, count_fitting
@@ -215,6 +217,8 @@ def _train_loader(dataset, cfg, settings):
         )
     if loader.worker_init_fn is None:
         loader.worker_init_fn = seed_worker
+    start_from_server(loader)
+    reuse_memory(loader)
     if lasting:
         keep_workers(loader, get_root_logger())
     return loader
@@ -308,6 +312,7 @@ def _eval_hook(cfg, distributed, settings):
         dataset, **dict(settings, **cfg.data.get('val_dataloader', {}))
     )
     let_pin(loader, get_device())
+    start_from_server(loader)
     loader.in_threads = True
     hook = ResumableDistEvalHook if distributed else ResumableEvalHook
     return hook(loader, **evaluation)

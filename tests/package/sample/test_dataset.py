@@ -15,6 +15,7 @@ import pytest
 from scipy.io import loadmat
 
 from hourglass_npu.pose.joints import MPII
+from hourglass_npu.sample import dataset as dataset_module
 
 ROOT = Path(__file__).resolve().parents[3]
 TOOLS = ROOT / 'mmpose-master' / 'tools'
@@ -395,3 +396,22 @@ def test_sample_config_reads_the_sample():
     assert cfg.data.val.ann_file == root % 'val'
     assert cfg.data.test.ann_file == root % 'val'
     assert cfg.model.test_cfg.flip_test
+
+
+def test_two_processes_draw_at_once(tmp_path, monkeypatch):
+    out, recipe = tmp_path / 'mpii', dict(seed=0, train=1, val=1)
+
+    def fill(folder, recipe, workers):
+        folder.mkdir()
+        if not out.exists():  # the other process was faster
+            out.mkdir()
+            (out / 'sample.json').write_text(json.dumps(recipe))
+            (out / 'theirs').touch()
+
+    monkeypatch.setattr(dataset_module, '_fill', fill)
+    assert dataset_module.make_sample(out, recipe) is None
+    # What somebody reads already has stayed.
+    assert (out / 'theirs').exists()
+    assert [path.name for path in tmp_path.iterdir()] == ['mpii']
+    assert dataset_module.make_sample(out, recipe, force=True) is None
+    assert not (out / 'theirs').exists()

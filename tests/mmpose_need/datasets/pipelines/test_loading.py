@@ -251,7 +251,7 @@ def test_too_small_a_cache_is_refused(files, monkeypatch):
     loader = LoadImageFromFile(cache='ram', cache_limit=1000)
     with pytest.raises(ValueError, match='cache_limit is 0.0 GB: leave the'):
         loader.prepare(files)
-    monkeypatch.setattr(cache, '_free_bytes', lambda: 2000)
+    monkeypatch.setattr(cache, 'free_bytes', lambda: 2000)
     loader = LoadImageFromFile(cache='ram')
     with pytest.raises(ValueError, match='of shared memory are free: leave'):
         loader.prepare(files)
@@ -266,6 +266,6 @@ def test_another_cache_is_refused(options):
 
 
 def test_free_memory_is_shared_by_the_ranks_of_a_host(monkeypatch):
-    alone = cache._free_bytes()
+    alone = cache.free_bytes()
     monkeypatch.setenv('LOCAL_WORLD_SIZE', '4')
-    assert 0 < cache._free_bytes() < alone
+    assert 0 < cache.free_bytes() < alone

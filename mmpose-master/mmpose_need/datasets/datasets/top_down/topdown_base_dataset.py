@@ -3,34 +3,13 @@
 What all top-down data sets share: one sample per person.
 """
 
-import copy
 from abc import ABCMeta, abstractmethod
 
 import numpy as np
 from mmpose.datasets.pipelines import Compose
 from torch.utils.data import Dataset
 
-# Values that cannot be changed need no copy.
-_CONSTANT = (str, bytes, int, float, bool, type(None))
-
-
-def copy_record(record):
-    """Copy a record of a data set, so that a pipeline can write into it.
-
-    Args:
-        record (dict): Arrays, constants, and values of any other type.
-
-    Returns:
-        dict: The result of ``copy.deepcopy``, in a sixth of the time.
-    """
-    copied = {}
-    for key, value in record.items():
-        if isinstance(value, np.ndarray) and value.dtype != object:
-            value = value.copy()
-        elif not isinstance(value, _CONSTANT):
-            value = copy.deepcopy(value)
-        copied[key] = value
-    return copied
+from hourglass_npu.mpii.records import Records, copy_record
 
 
 class TopDownBaseDataset(Dataset, metaclass=ABCMeta):
@@ -96,6 +75,8 @@ class TopDownBaseDataset(Dataset, metaclass=ABCMeta):
         Returns:
             Any: The result of the pipeline.
         """
-        results = copy_record(self.db[idx])
+        db = self.db
+        own = isinstance(db, Records)
+        results = db.copy_of(idx) if own else copy_record(db[idx])
         results['ann_info'] = self.ann_info
         return self.pipeline(results)

@@ -16,6 +16,7 @@ from hourglass_npu.mpii.people import (
     person_label,
     read_people,
 )
+from hourglass_npu.mpii.records import compact
 from hourglass_npu.mpii.truth import load_truth_of, truth_path
 from hourglass_npu.pose.geometry import mpii_center_scale
 from hourglass_npu.pose.joints import MPII, find_joints
@@ -84,7 +85,10 @@ class TopDownMpiiDataset(TopDownBaseDataset):
         self._told = set()
 
         self.db = self._get_db()
-        self.image_set = {sample['image_file'] for sample in self.db}
+        # Copies, as records that were handed out are kept.
+        look_at = getattr(self.db, 'copy_of', self.db.__getitem__)
+        people = map(look_at, range(len(self.db)))
+        self.image_set = {person['image_file'] for person in people}
         self.num_images = len(self.image_set)
         if get_dist_info()[0] == 0:
             print(
@@ -113,7 +117,7 @@ class TopDownMpiiDataset(TopDownBaseDataset):
                     f'{person_label(self.ann_file, index, person)}: '
                     f'{faults[0]}. tools/check_mpii.py lists all faults'
                 )
-        return [self._sample(person) for person in people]
+        return compact([self._sample(person) for person in people])
 
     def _sample(self, annotation):
         center, scale = mpii_center_scale(
