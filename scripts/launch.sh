@@ -12,7 +12,7 @@
 #       CPU threads per process (default: cores of the host / NPROC)
 #   OMP_WAIT_POLICY
 #       how these threads wait for each other (default: PASSIVE, with
-#       GOMP_SPINCOUNT=2000)
+#       GOMP_SPINCOUNT=2000; by hourglass_npu/cli.py, for every command)
 #
 # Example: NNODES=2 NODE_RANK=0 MASTER_ADDR=10.0.0.1 \
 #          bash scripts/launch.sh train 8 CONFIG.py
@@ -66,15 +66,6 @@ source "$ROOT/env.sh"
 
 # The programs import torch_npu when they need it; torch's launcher does not.
 export TORCH_DEVICE_BACKEND_AUTOLOAD=${TORCH_DEVICE_BACKEND_AUTOLOAD:-0}
-
-# Let waiting threads sleep after a short spin. GNU OpenMP lets them spin for
-# long by default, which takes the cores from the data workers and from other
-# jobs: on two cores, beside one other job, a step took 3 s instead of 0.5 s.
-# Without any spin, small layers wait for threads to wake up: the sample took
-# 241 s from a fresh clone instead of 218 s.
-if [ -z "${OMP_WAIT_POLICY:-}" ]; then
-  export OMP_WAIT_POLICY=PASSIVE GOMP_SPINCOUNT=${GOMP_SPINCOUNT:-2000}
-fi
 
 nnodes=${NNODES:-1}
 if [ "$nproc" = 1 ] && [ "$nnodes" = 1 ] && [ -z "${elastic[*]-}" ]; then

@@ -128,3 +128,21 @@ def test_a_torch_npu_that_cannot_load_does_not_take_torch_along(run, tmp_path):
     assert done.stdout.splitlines()[-1] == 'cpu'
     assert 'warning: no NPU is used: torch_npu cannot be' in done.stderr
     assert 'libhccl.so); source env.sh first' in done.stderr
+
+
+@pytest.mark.parametrize(
+    'given, wanted',
+    [(None, 'PASSIVE 2000'), ('active', 'active None')],
+    ids=['unset', 'chosen'],
+)
+def test_waiting_threads_sleep_unless_the_user_chose(run, given, wanted):
+    code = (
+        'import os; from hourglass_npu import cli; cli._load("shape"); '
+        'get = os.environ.get; '
+        'print(get("OMP_WAIT_POLICY"), get("GOMP_SPINCOUNT"))'
+    )
+    done = run(
+        [sys.executable, '-c', code],
+        env={} if given is None else dict(OMP_WAIT_POLICY=given),
+    )
+    assert done.stdout.split('\n')[-2:] == [wanted, ''], done.stderr
