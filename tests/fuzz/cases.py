@@ -280,6 +280,7 @@ class Annotations(Kind):
         from mmpose.datasets import build_dataset
 
         from hourglass_npu.commands import check
+        from hourglass_npu.pose.joints import MPII
 
         draw = generator(self, number)
         if draw.random() < 0.2:
@@ -301,7 +302,7 @@ class Annotations(Kind):
         judged_again = judged(
             lambda: check.check_pictures(
                 str(self.data),
-                check.check_annotations(str(self.data), report),
+                check.check_annotations(str(self.data), MPII, report),
                 report,
                 1,
             )

@@ -33,13 +33,19 @@ def joints_of(cfg, meta=None):
         Joints: One for each heatmap.
 
     Raises:
-        UserError: The description is wrong, or has another number of joints
-            than ``data_cfg``.
+        UserError: ``data_cfg`` does not say how many joints there are, or the
+            description is wrong or has another number of them.
     """
-    splits = [cfg.data[name] for name in SPLITS if cfg.data.get(name)]
-    data = inner_data(splits[0])
-    count = data.data_cfg.num_output_channels
-    given = data.data_cfg.get('dataset_info')
+    split = next(name for name in SPLITS if cfg.data.get(name))
+    data = inner_data(cfg.data[split])
+    settings = data.get('data_cfg', {})
+    count = settings.get('num_output_channels')
+    if count is None:
+        raise UserError(
+            f'{cfg.filename}: data.{split}.data_cfg has no '
+            'num_output_channels, the number of joints'
+        )
+    given = settings.get('dataset_info')
     if given is not None:
         joints = find_joints(given)
         if len(joints) != count:

@@ -174,6 +174,7 @@ RULES = {
     'data.*.data_cfg.image_size': ONE_OR_MORE,
     'data.*.data_cfg.heatmap_size': ONE_OR_MORE,
     'data.*.data_cfg.num_joints': FROM_1,
+    'data.*.data_cfg.num_output_channels': FROM_1,
     'data.*.pipeline.*.flip_prob': SHARE,
     'data.*.pipeline.*.rot_factor': NOT_NEGATIVE,
     # A range of factors for bottom-up models.

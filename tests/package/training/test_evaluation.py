@@ -80,6 +80,7 @@ def test_validation_changes_nothing_in_training(cfg, scores):
 
 
 def test_best_score_goes_on(cfg, scores):
+    cfg.checkpoint_config.max_keep_ckpts = -1
     whole = train(cfg, total_epochs=4)
     assert (best(cfg), scores) == ((0.75, 'epoch_2.pth'), [1, 2, 3, 4])
     folder = cfg.work_dir
