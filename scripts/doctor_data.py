@@ -68,7 +68,7 @@ def check_data(host):
             'warning',
             f'{folder}: annotations/mpii_gt_val.mat is missing: PCKh takes '
             'the heads of the annotations',
-            "well if these are data of your own; for MPII's figures, unpack it",
+            "well if these are data of your own; MPII's comes with it",
         )
     elif not truth.is_file() or not truth.stat().st_size:
         faults.append('annotations/mpii_gt_val.mat is empty')

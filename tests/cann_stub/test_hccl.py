@@ -62,6 +62,6 @@ def test_collectives_and_a_wrapped_model(ranks):
 @pytest.mark.parametrize('case', ['same', 'dies', 'late', 'differs'])
 def test_a_fault_of_a_rank_is_said(ranks, case):
     statuses, outputs = ranks(case, HCCL_EXEC_TIMEOUT='3')
-    # torch_npu's watchdog ends the second rank, if it is still there.
-    assert statuses[0] == 0, outputs
-    assert 'rank 0: ' in outputs[0]
+    # The line tells that the right words were raised. How the ranks end then
+    # is a race: torch_npu's watchdog aborts one that is still there.
+    assert 'rank 0: ' in outputs[0], (statuses, outputs)
