@@ -102,6 +102,17 @@ ONE_OR_MORE = Rule(
     'a whole number, at least 1, or a list of such numbers',
     lambda v: FROM_1.holds(v) or _list_of(FROM_1).holds(v),
 )
+# Steps of others may take one name alone; Collect takes pairs, too.
+NAMES = Rule(
+    'a list of names',
+    lambda v: (
+        isinstance(v, str)
+        or (
+            isinstance(v, (list, tuple))
+            and all(TEXT.holds(n) or _list_of(TEXT, 2).holds(n) for n in v)
+        )
+    ),
+)
 
 # Those of mmcv 1.2.7, and two of later ones.
 PRIORITIES = dict(
@@ -175,6 +186,8 @@ RULES = {
     'data.*.data_cfg.heatmap_size': ONE_OR_MORE,
     'data.*.data_cfg.num_joints': FROM_1,
     'data.*.data_cfg.num_output_channels': FROM_1,
+    'data.*.pipeline.*.keys': NAMES,
+    'data.*.pipeline.*.meta_keys': NAMES,
     'data.*.pipeline.*.flip_prob': SHARE,
     'data.*.pipeline.*.rot_factor': NOT_NEGATIVE,
     # A range of factors for bottom-up models.

@@ -94,6 +94,16 @@ def test_colours_are_one_or_three():
     assert f'{place}: must be a list of 1 or 3, each value ' in fault
 
 
+def test_what_a_step_collects_are_names_and_pairs_of_names():
+    for keys in (['img', ('target', 'heatmap')], (), 'img'):
+        step = dict(type='Collect', keys=keys, meta_keys=[])
+        assert not faults(data__train__pipeline=[step])
+    for keys in (3.5, None, ['img', 7], [('a', 'b', 'c')]):
+        step = dict(type='Collect', keys=['img'], meta_keys=keys)
+        (fault,) = faults(data__train__pipeline=[step])
+        assert 'pipeline.0.meta_keys' in fault and 'a list of names' in fault
+
+
 def test_what_may_stand_there_has_no_fault():
     assert not faults(
         seed=None,
