@@ -88,7 +88,7 @@ COSINE = dict(policy='CosineRestart', periods=[1], restart_weights=[1])
         ),
         (
             dict(custom_hooks=[dict(type='EMAHook', momentum=2)]),
-            'custom_hooks.0: EMAHook: momentum > 0 and momentum < 1 is',
+            'custom_hooks.0: EMAHook: momentum > 0 and momentum < 1 must',
         ),
     ],
 )
