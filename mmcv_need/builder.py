@@ -49,7 +49,7 @@ class _OptimizerRegistry(Registry):
         return self._module_dict.get(key)
 
     def get_from(self, source, key):
-        """Return a class of one of SOURCES, whoever else has its name.
+        """Return a class of one source, also if another has its name.
 
         Args:
             source (str): One of SOURCES.

@@ -961,7 +961,7 @@ def _write_atomically(path, write):
 
     Args:
         path (str): The file. Its folder is created if it is missing, also if
-            it is removed meanwhile.
+            another process removes it during the write.
         write (callable): Gets a file-like object to write to; it may be
             called again.
 
@@ -1009,7 +1009,7 @@ def link_checkpoint(path, link):
     """Let a second name such as ``latest.pth`` stand for a checkpoint.
 
     The name always stands for a whole checkpoint, the earlier or this one. If
-    the checkpoint was removed meanwhile, nothing is done.
+    another process has removed the checkpoint, nothing is done.
 
     Args:
         path (str): The checkpoint.

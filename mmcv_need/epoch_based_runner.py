@@ -75,7 +75,7 @@ class _RestOfEpoch:
     """A data loader that once leaves out the batches that are done.
 
     It stands for the loader from the hooks of ``before_train_epoch`` until
-    the loop over ``runner.data_loader`` begins, whoever wrote that loop. The
+    a loop over ``runner.data_loader`` begins, ours or another runner's. The
     batches are loaded, though: samplers, workers and augmentations must draw
     what they drew before.
 

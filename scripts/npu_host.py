@@ -49,8 +49,8 @@ def load_matrix():
     """Read the matrix.
 
     Returns:
-        list[Release]: The newest CANN first; of one CANN in the order in
-        which they are to be preferred.
+        list[Release]: The newest CANN first; within a CANN, the preferred
+        release first.
     """
     with open(VERSIONS, encoding='utf-8') as stream:
         data = json.load(stream)

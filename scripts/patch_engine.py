@@ -205,7 +205,7 @@ class Package:
 
     @contextlib.contextmanager
     def lock(self):
-        """Keep other runs of this tool away from the package meanwhile."""
+        """Lock the package against other runs of this tool."""
         try:
             import fcntl
         except ImportError:  # not a POSIX system
@@ -318,9 +318,9 @@ class Target:
             return f'{self}: there is no {self.path}. Reinstall the package.'
         if self.state == UNKNOWN and self.sha256 is None:
             return (
-                f'{self}: {self.path} does not hold the text that is to be '
-                'changed, nor the changed one, exactly once. This build is '
-                'unknown: look at docs/PATCHES.md and edit it by hand.'
+                f'{self}: {self.path} holds neither the text to change '
+                'nor the changed text exactly once. This build is unknown: '
+                'look at docs/PATCHES.md and edit it by hand.'
             )
         if self.state == UNKNOWN:
             return (

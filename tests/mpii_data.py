@@ -19,7 +19,7 @@ CONFIGS = (
 )
 
 # Everything of the large network on a scale that a step takes milliseconds.
-TINY_CONFIG = """
+TINY_NETWORK = """
 _base_ = ['{base}']
 model = dict(
     backbone=dict(
@@ -38,11 +38,16 @@ data = dict(
     val=dict(data_cfg=data_cfg),
     test=dict(data_cfg=data_cfg),
 )
+"""
+TINY_CONFIG = (
+    TINY_NETWORK
+    + """
 total_epochs = 2
 checkpoint_config = dict(interval=1)
 evaluation = dict(interval=1)
 log_config = dict(interval=1)
 """
+)
 
 
 def write_mat(path, joints, visible, boxes):
@@ -157,3 +162,27 @@ def write_tiny_config(folder, more=''):
     base = CONFIGS / 'hourglass52_mpii_256x256.py'
     path.write_text(TINY_CONFIG.format(base=base) + more)
     return path
+
+
+def make_tiny_config(folder, **people):
+    """Load the tiny config on a data set of its own, for training on a CPU.
+
+    Args:
+        folder (Path): Gets the config, the data and the work folder.
+        **people: As for :func:`write_mpii`.
+
+    Returns:
+        Config: For ``train_model``.
+    """
+    from mmcv import Config
+    from mmcv.runner.dist_utils import set_device
+
+    set_device('cpu')
+    mpii = write_mpii(folder / 'mpii', **people)
+    cfg = Config.fromfile(str(write_tiny_config(folder)))
+    for split in (cfg.data.train, cfg.data.val):
+        for key in ('ann_file', 'img_prefix'):
+            split[key] = split[key].replace('data/mpii', str(mpii))
+    cfg.work_dir = str(folder / 'work')
+    cfg.gpu_ids, cfg.seed = [0], 0
+    return cfg

@@ -102,7 +102,7 @@ def run(args):
 
 
 def _check_outputs(args, outputs, json_path, folder):
-    """Check where results shall go, but for a folder that is still to come."""
+    """Check the output paths, except a folder that is yet to be made."""
     named = (args.config, args.checkpoint, args.onnx, args.om)
     named += (args.bbox_file, args.detector)
     inputs = [*outputs, *filter(None, named)]
@@ -403,7 +403,7 @@ def _check_folder(out, suffixes):
 
 
 def _new_folder(out, outputs):
-    """Return the folder that is to be made for the results, if one is."""
+    """Return the folder to make for the results, or None."""
     made = out and out not in outputs.values() and not os.path.isdir(out)
     return out if made else None
 

@@ -126,7 +126,7 @@ def is_stream(path):
     """Tell whether a name stands for a device or a pipe.
 
     Args:
-        path (str): Where output shall go.
+        path (str): Destination of output.
 
     Returns:
         bool: Whether it is written to, and not replaced: ``/dev/stdout``,
@@ -142,7 +142,7 @@ def is_stream(path):
 
 
 def check_output(path, suffixes=(), inputs=()):
-    """Check where output shall go, before the work for it is done.
+    """Check the destination of output before computing it.
 
     Args:
         path (str): A file to write or replace, or a device or a pipe, which

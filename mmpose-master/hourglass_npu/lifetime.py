@@ -166,9 +166,9 @@ def make_temporary_folder():
     """Make a folder for this process, and clear those of dead ones.
 
     Returns:
-        str: Its path, below the usual place for temporary files. Whoever
-        calls this removes it at the end; if it is killed, the next call
-        does, by whatever process of the same user.
+        str: Its path, below the usual place for temporary files. The
+        caller removes it at the end; if the caller is killed, the next call
+        by any process of the same user does.
     """
     parent = tempfile.gettempdir()
     with contextlib.suppress(OSError):

@@ -17,26 +17,8 @@ from mmcv.runner import (
     save_checkpoint,
 )
 from mmcv.runner.base_runner import DeferredLogBuffer
+from tiny_models import Linear
 from torch import nn
-
-
-class Net(nn.Module):
-    """A linear layer with a step."""
-
-    def __init__(self):
-        super().__init__()
-        self.layer = nn.Linear(2, 1)
-
-    def forward(self, x):
-        return self.layer(x)
-
-    def train_step(self, data, optimizer):
-        loss = self(data).pow(2).mean()
-        return dict(
-            loss=loss, log_vars=dict(loss=loss.item()), num_samples=len(data)
-        )
-
-    val_step = train_step
 
 
 def sgd(model, **kwargs):
@@ -46,7 +28,7 @@ def sgd(model, **kwargs):
 def make(runner_class=EpochBasedRunner, model=None, **kwargs):
     limit = 'max_iters' if runner_class is IterBasedRunner else 'max_epochs'
     kwargs = dict({limit: 2, 'logger': logging.getLogger('base')}, **kwargs)
-    return runner_class(model or Net(), **kwargs)
+    return runner_class(model or Linear(2), **kwargs)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +77,7 @@ def test_counts_of_samples_and_devices():
 
 
 def test_learning_rates_and_momenta():
-    model = Net()
+    model = Linear(2)
     plain, adam = sgd(model), torch.optim.Adam(model.parameters(), lr=0.1)
     pushed = sgd(model, momentum=0.9)
     runner = make(model=model, optimizer=dict(p=plain, a=adam, m=pushed))
@@ -131,7 +113,9 @@ def test_hooks_are_those_of_the_original(stock):
     for base in (BaseRunner, theirs):
         abstract = ('train', 'val', 'run', 'save_checkpoint')
         made = type('Made', (base,), dict.fromkeys(abstract))
-        runner = made(Net(), logger=logging.getLogger('base'), max_epochs=1)
+        runner = made(
+            Linear(2), logger=logging.getLogger('base'), max_epochs=1
+        )
         runner.register_hook_from_cfg(
             dict(
                 type='ClosureHook', fn_name='after_run', fn=print, priority=30
@@ -198,13 +182,13 @@ def step(model, optimizer):
 
 
 def test_resume_restores_everything(tmp_path):
-    model = Net()
+    model = Linear(2)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
     step(model, optimizer)
     path = str(tmp_path / 'c.pth')
     save_checkpoint(model, path, optimizer, dict(epoch=3, iter=7))
 
-    again = Net()
+    again = Linear(2)
     runner = make(
         model=again, optimizer=torch.optim.Adam(again.parameters(), lr=9.0)
     )
@@ -216,7 +200,7 @@ def test_resume_restores_everything(tmp_path):
     for mine, theirs in zip(model.parameters(), again.parameters()):
         assert torch.equal(mine, theirs)
 
-    runner = make(model=Net(), optimizer=sgd(model))
+    runner = make(model=Linear(2), optimizer=sgd(model))
     runner.resume(path, resume_optimizer=False, map_location='cpu')
     assert runner.current_lr() == [0.5]
     with pytest.raises(TypeError, match='optimizer'):
@@ -224,7 +208,7 @@ def test_resume_restores_everything(tmp_path):
 
 
 def test_resume_of_several_optimizers(tmp_path):
-    model = Net()
+    model = Linear(2)
     path = str(tmp_path / 'c.pth')
     both = dict(a=sgd(model, momentum=0.9), b=sgd(model))
     step(model, both['a'])
@@ -240,7 +224,7 @@ def test_resume_of_several_optimizers(tmp_path):
 @pytest.mark.parametrize('meta', [None, dict(epoch=1), dict(iter=1)])
 def test_resume_says_that_weights_alone_do_not_do(tmp_path, meta):
     path = str(tmp_path / 'weights.pth')
-    model = Net()
+    model = Linear(2)
     if meta is None:
         torch.save(model.state_dict(), path)
     else:
@@ -260,7 +244,7 @@ def test_names_no_device():
 
 
 def test_iter_based_runner_goes_on_working(tmp_path):
-    model = Net()
+    model = Linear(2)
     loader = torch.utils.data.DataLoader(torch.ones(8, 2), batch_size=2)
     runner = make(
         IterBasedRunner,
@@ -280,7 +264,7 @@ def test_iter_based_runner_goes_on_working(tmp_path):
     assert runner.iter == 6
     assert runner.current_lr() == [pytest.approx(0.05)]
     assert (tmp_path / 'latest.pth').resolve().name == 'iter_6.pth'
-    again = make(IterBasedRunner, optimizer=sgd(Net()))
+    again = make(IterBasedRunner, optimizer=sgd(Linear(2)))
     again.resume(str(tmp_path / 'latest.pth'), map_location='cpu')
     # The counters in the file are one ahead, as mmcv 1.2.7 writes them.
     assert (again.iter, again.epoch) == (6, 2)

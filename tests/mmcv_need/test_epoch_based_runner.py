@@ -9,7 +9,7 @@ import pytest
 import torch
 from mmcv.runner import EpochBasedRunner, Hook, IterTimerHook, OptimizerHook
 from mmcv.runner import epoch_based_runner as ours
-from torch import nn
+from tiny_models import Convolutions
 from torch.utils.data import DataLoader
 
 EVENTS = [
@@ -25,29 +25,16 @@ EVENTS = [
 ]
 
 
-class Net(nn.Module):
-    """Convolution, batch normalisation and dropout, as real models have."""
+class Net(Convolutions):
+    """Its steps take a while, if wanted."""
 
     def __init__(self):
-        super().__init__()
-        self.body = nn.Sequential(
-            nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.3)
-        )
-        self.head = nn.Linear(4, 1)
+        super().__init__(2, 4)
         self.seconds = 0
 
-    def forward(self, x):
-        return self.head(self.body(x).mean((2, 3)))
-
-    def train_step(self, data, optimizer, **kwargs):
+    def loss(self, data):
         time.sleep(self.seconds)
-        loss = (self(data) - 1).pow(2).mean()
-        return dict(
-            loss=loss, log_vars=dict(loss=loss.item()), num_samples=len(data)
-        )
-
-    def val_step(self, data, optimizer, **kwargs):
-        return self.train_step(data, optimizer)
+        return super().loss(data)
 
 
 class Recorder(Hook):

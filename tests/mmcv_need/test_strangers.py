@@ -16,7 +16,7 @@ from mmcv.runner import (
     OptimizerHook,
 )
 from mmcv.runner.checkpoint import _load_checkpoint
-from torch import nn
+from tiny_models import Linear
 from torch.utils.data import DataLoader
 
 from hourglass_npu.training.deferred import DeferredNumber, DeferredNumbers
@@ -24,21 +24,17 @@ from hourglass_npu.training.deferred import DeferredNumber, DeferredNumbers
 TRAIN = [('train', 1)]
 
 
-class Net(nn.Module):
+class Net(Linear):
+    """It notes the mode and the size of each batch."""
+
     def __init__(self):
-        super().__init__()
         torch.manual_seed(0)
-        self.fc = nn.Linear(4, 1)
+        super().__init__()
         self.seen = []
 
-    def train_step(self, data, optimizer, **kwargs):
+    def loss(self, data):
         self.seen.append((self.training, len(data)))
-        loss = self.fc(data).pow(2).mean()
-        return dict(
-            loss=loss, log_vars=dict(loss=loss.item()), num_samples=len(data)
-        )
-
-    val_step = train_step
+        return super().loss(data)
 
 
 def loader(batch=4, shuffle=False):
@@ -325,7 +321,7 @@ def test_states_that_cannot_be_saved_are_named_once(tmp_path, caplog, theirs):
     for kind in (theirs, EpochBasedRunner):
         runner = make(kind, tmp_path / kind.__name__, 2, hooks())
         runner.run([loader()], TRAIN)
-        weights.append(runner.model.fc.weight)
+        weights.append(runner.model.layer.weight)
     assert torch.equal(*weights)
     path = str(tmp_path / 'EpochBasedRunner' / 'epoch_2.pth')
     assert _load_checkpoint(path)['resume']['hooks'] == {

@@ -8,31 +8,14 @@ import cv2
 import numpy as np
 import pytest
 from calling import call
+from mpii_data import TINY_NETWORK
 
 from hourglass_npu.errors import UserError
 from hourglass_npu.pose.joints import COCO, Joints, find_joints
 
 SIX = ['nose', 'left_ear', 'right_ear', 'tail', 'left_paw', 'right_paw']
 TINY = """
-_base_ = ['{base}']
 load_from = None
-model = dict(
-    backbone=dict(
-        downsample_times=1,
-        stage_channels=(256, 16),
-        stage_blocks=(1, 1),
-        feat_channel=16,
-    ),
-    keypoint_head=dict(in_channels=16),
-)
-data_cfg = dict(image_size=[64, 64], heatmap_size=[16, 16])
-data = dict(
-    samples_per_gpu=2,
-    workers_per_gpu=0,
-    train=dict(data_cfg=data_cfg),
-    val=dict(data_cfg=data_cfg),
-    test=dict(data_cfg=data_cfg),
-)
 total_epochs = 1
 """
 
@@ -94,7 +77,7 @@ def test_from_coco_to_a_model(names, tmp_path, capsys, monkeypatch):
     assert 'train: 4 people in 4' in printed and 'val: 2 people' in printed
     assert not call('check', mine, '--workers=1')
     config = tmp_path / 'tiny.py'
-    config.write_text(TINY.format(base=mine / 'finetune.py'))
+    config.write_text(TINY_NETWORK.format(base=mine / 'finetune.py') + TINY)
     work = tmp_path / 'work'
     options = ['--device=cpu', f'--work-dir={work}']
     assert not call('browse', config, f'--out={tmp_path}/samples.jpg')

@@ -145,7 +145,7 @@ def _said_by(error):
     )
     if one_of_two:
         return 'give either {} or {}, not both'.format(*one_of_two.groups())
-    return f'{condition} is wanted'
+    return f'{condition} must hold'
 
 
 def arguments(made):

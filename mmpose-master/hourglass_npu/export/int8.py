@@ -118,7 +118,7 @@ def quantise(path, crops):
     nodes = list(model.graph.node)
     start, end = arithmetic(nodes)
     outside = nodes[:start] + nodes[end + 1 :]
-    # It would recommend an optimisation that this graph has had.
+    # It would recommend an optimization that this graph has had.
     logging.disable(logging.WARNING)
     here = os.getcwd()
     try:

@@ -182,7 +182,7 @@ class Records(list):
 
     def __iter__(self):
         index = 0
-        while index < len(self):  # it may change meanwhile, as any list
+        while index < len(self):  # it may change during the loop, as any list
             yield self[index]
             index += 1
 

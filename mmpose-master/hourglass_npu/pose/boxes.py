@@ -25,7 +25,7 @@ PERSON = '1'
 """COCO's number of the category person."""
 
 Person = namedtuple('Person', 'box center scale score')
-Person.__doc__ = """A person whose joints are to be found.
+Person.__doc__ = """A person to find the joints of.
 
 Attributes:
     box (tuple[float]): x, y, width, height (pixels of the picture).

@@ -113,7 +113,7 @@ def series(entries, key):
                 value = 100 * times[0] / times[1]
         elif key in ('loss', 'lr') and entry['mode'] != 'train':
             value = None
-        elif isinstance(value, dict):  # rates of several optimisers
+        elif isinstance(value, dict):  # rates of several optimizers
             value = next(iter(value.values()), None)
         if _is_number(value):
             points.append((entry['step'], value))

@@ -49,12 +49,11 @@ def write(dataset, outputs, folder):
     return [sheet, plot]
 
 
-def rank_people(errors, most=PEOPLE_PER_ROW):
+def rank_people(errors):
     """Choose the people to show.
 
     Args:
         errors (np.ndarray[N, K]): NaN for joints that do not count.
-        most (int): Limit for each group.
 
     Returns:
         dict[str, list[int]]: Indices of people under 'best', 'median' and
@@ -66,7 +65,7 @@ def rank_people(errors, most=PEOPLE_PER_ROW):
     # would outweigh all others.
     means = np.nanmean(np.minimum(errors[counted], 2.0), axis=1)
     order = counted[np.argsort(means, kind='stable')]
-    size = min(most, max(1, len(order) // 3))
+    size = min(PEOPLE_PER_ROW, max(1, len(order) // 3))
     middle = max(0, (len(order) - size) // 2)
     return dict(
         best=order[:size].tolist(),

@@ -120,16 +120,15 @@ class Brush:
         ends = (_whole(start), _whole(end))
         cv2.line(self.picture, *ends, colour, thickness, cv2.LINE_AA)
 
-    def foliage(self, x, y, radius, hue=(28, 75)):
+    def foliage(self, x, y, radius):
         """Paint a crown or a bush: discs, lighter towards the top.
 
         Args:
             x (float): Centre.
             y (float): Centre.
             radius (float): Half of the width.
-            hue (tuple[int]): Range on OpenCV's scale of 180.
         """
-        base = self.colour(hue, (70, 190), (60, 150))
+        base = self.colour((28, 75), (70, 190), (60, 150))
         for k in range(14):
             angle = self.rng.uniform(0, 2 * np.pi)
             far = self.rng.uniform(0.2, 0.8)

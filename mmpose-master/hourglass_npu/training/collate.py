@@ -73,7 +73,7 @@ class ReusingCollate:
         return _Parcel(block, places, batch, list(samples[0]))
 
     def _take(self, large, places):
-        """Return a block for arrays, and fill in where each is to be.
+        """Return a block for arrays, and fill in where each belongs.
 
         Returns:
             Tensor | None: None where all blocks are in use.

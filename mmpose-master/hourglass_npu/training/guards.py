@@ -48,7 +48,7 @@ def make(cfg):
         cfg (mmcv.Config): ``dist_params.timeout`` is the limit for ranks.
 
     Returns:
-        list[Hook]: In the order in which they are to be registered.
+        list[Hook]: In the order to register them.
     """
     limit = cfg.dist_params.get('timeout') or DEFAULT_TIMEOUT
     return [LossGuard(), SignalGuard(), RankGuard(limit)]

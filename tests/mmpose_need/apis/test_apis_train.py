@@ -10,14 +10,14 @@ import torch
 from mmcv import Config
 from mmcv.parallel import MMDistributedDataParallel
 from mmcv.runner import Hook
-from mmcv.runner.dist_utils import get_dist_info, set_device
+from mmcv.runner.dist_utils import get_dist_info
 from mmpose import apis
 from mmpose.apis import train as apis_train
 from mmpose.apis import train_model
 from mmpose.datasets import build_dataset
 from mmpose.models import build_posenet
 from mmpose.utils import get_root_logger
-from mpii_data import write_mpii, write_tiny_config
+from mpii_data import make_tiny_config
 
 from hourglass_npu.errors import UserError
 from hourglass_npu.training import ranks as rank_hooks
@@ -28,15 +28,7 @@ pytestmark = pytest.mark.training
 @pytest.fixture
 def cfg(tmp_path):
     """The tiny network on six people, in pairs."""
-    set_device('cpu')
-    folder = write_mpii(tmp_path / 'mpii')
-    cfg = Config.fromfile(str(write_tiny_config(tmp_path)))
-    for split in (cfg.data.train, cfg.data.val):
-        for key in ('ann_file', 'img_prefix'):
-            split[key] = split[key].replace('data/mpii', str(folder))
-    cfg.work_dir = str(tmp_path / 'work')
-    cfg.gpu_ids, cfg.seed = [0], 0
-    return cfg
+    return make_tiny_config(tmp_path)
 
 
 def train(cfg, function=train_model, **kwargs):

@@ -84,11 +84,11 @@ COSINE = dict(policy='CosineRestart', periods=[1], restart_weights=[1])
         ),
         (
             dict(lr_config=dict(policy='step', step=[-1])),
-            'lr_config: StepLrUpdaterHook: .* s > 0 is wanted',
+            'lr_config: StepLrUpdaterHook: .* s > 0 must hold',
         ),
         (
             dict(custom_hooks=[dict(type='EMAHook', momentum=2)]),
-            'custom_hooks.0: EMAHook: momentum > 0 and momentum < 1 is',
+            'custom_hooks.0: EMAHook: momentum > 0 and momentum < 1 must',
         ),
     ],
 )

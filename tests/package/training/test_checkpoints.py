@@ -9,6 +9,7 @@ import torch
 from mmcv import Config
 from mmcv.runner import CheckpointHook, EpochBasedRunner, save_checkpoint
 from mmcv.runner.checkpoint import link_checkpoint
+from tiny_models import Linear
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -173,20 +174,9 @@ def test_a_bug_in_reading_is_no_damaged_file(training, monkeypatch):
         Checkpoints(str(training)).find_whole()
 
 
-class Model(nn.Module):
-    """A loss that goes down."""
-
-    def __init__(self):
-        super().__init__()
-        self.fc = nn.Linear(4, 1)
-
-    def train_step(self, x, optimizer, **kwargs):
-        return dict(loss=self.fc(x).mean(), num_samples=len(x))
-
-
 def train(folder, epochs, hook, resume=None, runner=EpochBasedRunner):
     """Train epochs of three iterations; returns the runner."""
-    model = Model()
+    model = Linear()
     made = runner(
         model,
         optimizer=torch.optim.SGD(model.parameters(), lr=0.1),

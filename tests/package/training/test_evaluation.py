@@ -12,11 +12,10 @@ import torch
 from mmcv import Config
 from mmcv.runner import CheckpointHook
 from mmcv.runner.checkpoint import _load_checkpoint
-from mmcv.runner.dist_utils import set_device
 from mmpose.apis import train as apis_train
 from mmpose.datasets import build_dataset
 from mmpose.models import build_posenet
-from mpii_data import write_mpii, write_tiny_config
+from mpii_data import make_tiny_config
 
 from hourglass_npu.training.evaluation import ResumableEvalHook
 from hourglass_npu.training.workers import seed_worker
@@ -27,15 +26,7 @@ pytestmark = pytest.mark.training
 @pytest.fixture
 def cfg(tmp_path):
     """The tiny network on six people, in pairs."""
-    set_device('cpu')
-    folder = write_mpii(tmp_path / 'mpii', val=1)
-    cfg = Config.fromfile(str(write_tiny_config(tmp_path)))
-    for split in (cfg.data.train, cfg.data.val):
-        for key in ('ann_file', 'img_prefix'):
-            split[key] = split[key].replace('data/mpii', str(folder))
-    cfg.work_dir = str(tmp_path / 'work')
-    cfg.gpu_ids, cfg.seed = [0], 0
-    return cfg
+    return make_tiny_config(tmp_path, val=1)
 
 
 @pytest.fixture

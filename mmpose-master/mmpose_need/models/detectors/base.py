@@ -93,7 +93,7 @@ class BasePose(nn.Module):
     def train_step(self, data_batch, optimizer, **kwargs):
         """Compute the loss of a batch.
 
-        The optimiser's hook does the backward pass and the step.
+        The optimizer's hook does the backward pass and the step.
 
         Args:
             data_batch (dict): Keyword arguments of ``forward``.
