@@ -129,9 +129,7 @@ def test_from_coco_to_a_model(names, tmp_path, capsys, caplog, monkeypatch):
     assert any('PCK' in e for e in logs)
     assert (work / 'training.png').exists()
     latest = work / 'latest.pth'
-    assert not call(
-        'eval', config, *options, f'--show-dir={tmp_path}/sheets'
-    )
+    assert not call('eval', config, *options, f'--show-dir={tmp_path}/sheets')
     printed = capsys.readouterr().out
     assert 'PCK is measured in person sizes' in printed
     assert cv2.imread(f'{tmp_path}/sheets/joint_errors.png') is not None

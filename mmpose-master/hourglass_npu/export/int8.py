@@ -11,7 +11,6 @@ import onnx
 from onnx import helper
 
 from hourglass_npu.config.load import check_data, inner_data, load_config
-from hourglass_npu.errors import UserError
 from hourglass_npu.export.graph import WrongFile, arithmetic
 from hourglass_npu.mpii.pckh import relative_errors, score_names, score_rows
 from hourglass_npu.mpii.truth import truth_of
