@@ -46,7 +46,9 @@ def test_headings_are_the_same():
 
 
 def without_links_to_each_other(text):
-    return re.sub(r'\[\S+\]\(README\S*\.md\)', '', text)
+    text = re.sub(r'\[\S+\]\(README\S*\.md\)', '', text)
+    # A page that is translated, too, is linked in the reader's language.
+    return text.replace('.zh-CN.md)', '.md)')
 
 
 def words(text):

@@ -486,3 +486,17 @@ def test_onnx_on_a_device_that_is_not_there(exported, image, capsys):
         capsys.readouterr()
         assert call('demo', *options, '--device', device) == 2
         assert f'--device {device}' in capsys.readouterr().err
+
+
+def test_the_samples_model_is_for_drawn_people(
+    model, image, tmp_path, capsys, monkeypatch
+):
+    from hourglass_npu import demo
+    from hourglass_npu.pose.backends import TorchNetwork
+
+    network = TorchNetwork(model[1], model[3], 'cpu')
+    monkeypatch.setattr(demo, '_network', lambda args: network)
+    out = f'--out={tmp_path}/x.jpg'
+    for source, count in ((image, 1), (demo.DEMO_PICTURE, 0)):
+        call('demo', '--sample', '--device=cpu', '--img', source, out)
+        assert capsys.readouterr().err.count('--checkpoint zoo') == count

@@ -79,7 +79,7 @@ def parse_args(argv=None):
         '--show-dir',
         metavar='DIR',
         help='write pictures of the best, median and worst people, and a '
-        'plot of the errors of each joint, to DIR (MPII)',
+        'plot of the errors of each joint, to DIR',
     )
     parser.add_argument(
         '--gpu-collect',
@@ -184,7 +184,9 @@ def check_truth(dataset, metrics, pictures):
     if hasattr(dataset, 'load_truth'):
         dataset.load_truth()
     elif pictures:
-        raise UserError('--show-dir is for MPII data sets only')
+        from hourglass_npu.mpii.truth import truth_of
+
+        truth_of(dataset)
 
 
 def predict(model, dataset, cfg, device, distributed):
@@ -340,7 +342,9 @@ def main():
             samples=len(dataset),
         )
     if args.show_dir:
+        from hourglass_npu.config.joints import joints_of
         from hourglass_npu.reports import sheets
 
-        for path in sheets.write(dataset, outputs, args.show_dir):
+        joints = getattr(dataset, 'joints', None) or joints_of(cfg)
+        for path in sheets.write(dataset, outputs, args.show_dir, joints):
             print(f'Wrote {path}')

@@ -11,9 +11,9 @@ import onnx
 from onnx import helper
 
 from hourglass_npu.config.load import check_data, inner_data, load_config
-from hourglass_npu.errors import UserError
 from hourglass_npu.export.graph import WrongFile, arithmetic
 from hourglass_npu.mpii.pckh import relative_errors, score_names, score_rows
+from hourglass_npu.mpii.truth import truth_of
 from hourglass_npu.pose import decode
 from hourglass_npu.pose.backends import BATCH, OnnxNetwork
 from hourglass_npu.pose.images import read_picture
@@ -49,15 +49,14 @@ def load_people(config, settings):
 
     cfg = load_config(config)
     check_data(cfg, ['train', 'val'])
-    dataset = build_dataset(inner_data(cfg.data.train), dict(test_mode=True))
+    data = inner_data(cfg.data.train)
+    if 'use_gt_bbox' in data.data_cfg:
+        data.data_cfg.use_gt_bbox = True  # a detector's are for validation
+    dataset = build_dataset(data, dict(test_mode=True))
     _, _, calibration = _cut(dataset, CALIBRATION_PEOPLE, settings)
     dataset = build_dataset(cfg.data.val, dict(test_mode=True))
-    if not hasattr(dataset, 'load_truth'):
-        raise UserError(
-            f'--int8: {cfg.data.val.type} has no PCKh, which decides whether '
-            'the file is kept: only data sets in the form of MPII have it'
-        )
-    truth = dataset.load_truth()
+    truth = truth_of(dataset)
+    truth.setdefault('joint_names', list(settings.joints.names))
     chosen, people, crops = _cut(dataset, EVALUATION_PEOPLE, settings)
     for name in ('joints', 'visible', 'sizes'):
         truth[name] = truth[name][chosen]

@@ -94,6 +94,43 @@ def load_truth_of(ann_file, people, joints=MPII, person_size=False):
     return truth
 
 
+def truth_of(dataset):
+    """Return the truth of a data set of any class.
+
+    Args:
+        dataset (Dataset): In test mode. Without ``load_truth`` the joints in
+            ``db`` are the truth, and people's boxes give their sizes.
+
+    Returns:
+        dict: See :func:`load_truth`; of a class without ``load_truth`` it has
+        no ``joint_names``.
+
+    Raises:
+        UserError: There is no truth.
+    """
+    if hasattr(dataset, 'load_truth'):
+        return dataset.load_truth()
+    name = type(dataset).__name__
+    people = getattr(dataset, 'db', None)
+    if not people or 'joints_3d' not in people[0]:
+        raise UserError(f'{name}: it has no people with known joints')
+    if not getattr(dataset, 'use_gt_bbox', True):
+        raise UserError(
+            f'{name}: the joints in boxes of a detector are not known: set '
+            'data_cfg.use_gt_bbox=True for the boxes of the annotations'
+        )
+    places = np.array([one['joints_3d'][:, :2] for one in people], float)
+    seen = np.array([one['joints_3d_visible'][:, 0] for one in people]) > 0
+    sizes = np.array([np.max(one['scale']) for one in people], float)
+    return dict(
+        joints=places + 1,
+        visible=seen,
+        sizes=sizes * PIXELS_PER_SCALE,
+        measure=PCK,
+        basis='the box of each person',
+    )
+
+
 def _sound_people(ann_file, count):
     """Read people with ``count`` joints; 0: their joints are not read."""
     people = read_people(ann_file)

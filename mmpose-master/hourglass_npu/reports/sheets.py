@@ -1,4 +1,4 @@
-"""Draw the results of an evaluation on a data set in MPII's form.
+"""Draw the results of an evaluation.
 
 A *contact sheet* shows the best, the median and the worst people, a *plot*
 the spread of every joint's error. Errors are in the unit of the score: for
@@ -12,6 +12,7 @@ import numpy as np
 
 from hourglass_npu.files import make_folder, replaced
 from hourglass_npu.mpii.pckh import relative_errors
+from hourglass_npu.mpii.truth import truth_of
 from hourglass_npu.pose.draw import draw_people
 from hourglass_npu.pose.geometry import affine, crop_person, transform_points
 from hourglass_npu.pose.images import read_picture, write_picture
@@ -24,21 +25,21 @@ NAME_LENGTH = 24
 """Characters of a file name that fit below a tile, with an index."""
 
 
-def write(dataset, outputs, folder):
+def write(dataset, outputs, folder, joints):
     """Draw both pictures.
 
     Args:
-        dataset (TopDownMpiiDataset): In test mode.
+        dataset (Dataset): Of people with known joints, in test mode.
         outputs (list[tuple]): Predictions, as for ``dataset.evaluate``.
         folder (str): Where to write; it is made if missing.
+        joints (Joints): Of the data set.
 
     Returns:
         list[str]: The files.
     """
-    truth = dataset.load_truth()
+    truth = truth_of(dataset)
     poses = np.concatenate([output[0] for output in outputs])
     errors = relative_errors(poses[..., :2] + 1.0, truth)
-    joints = dataset.joints
     make_folder(folder)
     sheet = os.path.join(folder, 'people.jpg')
     write_picture(
