@@ -1,8 +1,8 @@
-"""Mixed precision O2: weights of one precision in one piece of memory."""
+"""Mixed precision O2: tensors of one precision in one piece of memory."""
 
 import torch
 
-from hourglass_npu.o2.tensors import is_dense, is_part, join, like
+from hourglass_npu.o2.tensors import is_dense, is_part, join
 
 PIECE = 2**25
 """Elements of a block that are worked on at once: what that needs beside the
@@ -12,29 +12,31 @@ block stays small."""
 class Block:
     """Tensors that lie one after another in one piece of memory.
 
-    They stay the objects they are; what one call does to :attr:`pieces` it
-    does to all of them. Others may put other memory into one of them
-    (``weight.data = ...``), and then that no longer holds: ask
-    :meth:`is_whole` first.
+    What one call does to :attr:`pieces` it does to all of them. Others may
+    put other memory into one of them (``weight.data = ...``), and then that
+    no longer holds: ask :meth:`is_whole` first.
 
     Args:
-        tensors (list[Tensor]): Those for which :func:`fits` is true, of one
-            dtype and device, at least one. Their memory is replaced.
+        tensors (list[Tensor]): Of one dtype and device, at least one.
+        dtype (torch.dtype | None): None moves the tensors into the block:
+            they stay the objects they are, and :func:`can_move` must be true
+            of each. Otherwise the block is of copies in that dtype.
 
     Attributes:
-        tensors (list[Tensor]): As given.
+        tensors (list[Tensor]): As given, or the copies.
         pieces (tuple[Tensor]): All of the memory, flat.
     """
 
-    def __init__(self, tensors):
-        flat, parts = join(tensors)
-        self._take(flat, tensors, parts)
-
-    def _take(self, flat, tensors, parts):
-        self.tensors, self._flat = list(tensors), flat
+    def __init__(self, tensors, dtype=None):
+        flat, parts = join(tensors, dtype)
+        if dtype is None:
+            self.tensors = list(tensors)
+            for tensor, part in zip(tensors, parts):
+                tensor.data = part
+        else:
+            self.tensors = [part.data for part in parts]
         self.pieces = flat.split(PIECE)
-        for tensor, part in zip(tensors, parts):
-            tensor.data = part
+        self._flat = flat
         self._places = self._find()
 
     def _find(self):
@@ -48,37 +50,33 @@ class Block:
         """Tell whether all tensors still lie where they were put."""
         return self._find() == self._places
 
-    def converted(self, dtype):
-        """Return a block of new tensors with these values, in that dtype."""
-        flat = self._flat.to(dtype)
-        start, size = self._flat.data_ptr(), self._flat.element_size()
-        tensors, parts = [], []
-        for tensor in self.tensors:
-            place = (tensor.data_ptr() - start) // size
-            part = flat[place : place + tensor.numel()]
-            parts.append(like(part, tensor))
-            tensors.append(flat.new_empty(0))
-        block = Block.__new__(Block)
-        block._take(flat, tensors, parts)
-        return block
-
-    def within(self, tensors):
+    def among(self, tensors):
         """Return tensors as few: the pieces, then what is not in the block.
 
         Args:
             tensors (list[Tensor]): Among them all that are in the block.
 
         Returns:
-            list[Tensor]: Their values.
+            list[Tensor]: For use without gradients.
         """
         inside = {id(tensor) for tensor in self.tensors}
-        rest = [t.data for t in tensors if id(t) not in inside]
+        rest = [t for t in tensors if id(t) not in inside]
         return [*self.pieces, *rest]
 
 
-def fits(tensor):
+def can_move(tensor):
     """Tell whether nobody will miss a tensor's own memory.
 
-    That is, whether no other tensor is known to share it.
+    That is, whether no other tensor and no process is known to share it.
     """
-    return is_dense(tensor) and not is_part(tensor) and not tensor.is_shared()
+    # Of what is on a CUDA device, is_shared() is always true.
+    shared = tensor.device.type == 'cpu' and tensor.is_shared()
+    return is_dense(tensor) and not is_part(tensor) and not shared
+
+
+def steps_in_place(optimizer):
+    """Tell whether a step leaves weights and state in the memory they have.
+
+    Torch's own optimizers are known to.
+    """
+    return type(optimizer).__module__.startswith('torch.optim')

@@ -241,7 +241,7 @@ class O2Engine:
                 kept = list(flatten(self._values()))
             self._make_step()
             with torch.no_grad():
-                choose(overflow, kept)
+                choose(overflow, kept, self._values())
         # The host's values have changed. If the step turns out to be skipped,
         # they are set back.
         numbers = [

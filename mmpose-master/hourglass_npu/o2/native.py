@@ -7,7 +7,7 @@ import torch
 from mmcv.runner.hooks.optimizer import weights_of
 
 from hourglass_npu.errors import UserError
-from hourglass_npu.o2.blocks import Block, fits
+from hourglass_npu.o2.blocks import Block, can_move, steps_in_place
 from hourglass_npu.o2.casting import (
     cast_floats,
     cast_model,
@@ -35,8 +35,9 @@ class NativeO2(O2Engine):
 
     Low-precision weights lie in one block, their masters in another, and the
     optimizer's moments too where the device undoes steps: what is done to all
-    of them is a call or two. What joins the optimizer later, and weights that
-    others have put elsewhere, are handled one by one.
+    of them is a call or two. What joins the optimizer later is handled one by
+    one, and so is all where others have put a weight elsewhere, or where the
+    optimizer is not torch's own.
     """
 
     name = 'native'
@@ -52,13 +53,14 @@ class NativeO2(O2Engine):
         cast_model(self.model, self.dtype, keep)
         wrap_forward(self.model, self.dtype, self.options.loss_in_half)
         self._unread = []  # flags that the scaler does not know yet
-        low = [
-            param
-            for param in weights_of(self.optimizer)
-            if self._is_low(param) and param.requires_grad and fits(param)
-        ]
-        self._low_block = Block(low) if low else None
-        self._master_block = self._moment_block = None
+        self._low_block = self._master_block = self._moment_block = None
+        if steps_in_place(self.optimizer):
+            low = [
+                param
+                for param in weights_of(self.optimizer)
+                if self._trains_low(param) and can_move(param)
+            ]
+            self._low_block = Block(low) if low else None
 
     @property
     def loss_scale(self):
@@ -78,8 +80,9 @@ class NativeO2(O2Engine):
             self._adopt(group, made)
         return self._low, self._masters
 
-    def _is_low(self, param):
-        return param.dtype == self.dtype and param.device == self.device
+    def _trains_low(self, param):
+        low = param.dtype == self.dtype and param.device == self.device
+        return low and param.requires_grad
 
     def _make_masters(self):
         """Make the masters of the block of weights, if it is as it was.
@@ -88,16 +91,13 @@ class NativeO2(O2Engine):
             dict[int, Tensor]: By id of the weight.
         """
         block = self._low_block
-        weights = set(map(id, weights_of(self.optimizer)))
-        if (
-            block is None
-            or not block.is_whole()
-            or not all(
-                p.requires_grad and id(p) in weights for p in block.tensors
-            )
-        ):
+        if block is None:
             return {}
-        self._master_block = block.converted(torch.float32)
+        trained = {id(p) for p in weights_of(self.optimizer)}
+        trained &= {id(p) for p in block.tensors if p.requires_grad}
+        if len(trained) < len(block.tensors) or not block.is_whole():
+            return {}
+        self._master_block = Block(block.tensors, torch.float32)
         masters = self._master_block.tensors
         return {id(p): m for p, m in zip(block.tensors, masters)}
 
@@ -106,17 +106,18 @@ class NativeO2(O2Engine):
         blocks = self._low_block, self._master_block
         if None in blocks or not all(block.is_whole() for block in blocks):
             return super()._in_bulk()
-        pairs = zip(blocks, self.pairs())
-        return [block.within(tensors) for block, tensors in pairs]
+        return [block.among(t) for block, t in zip(blocks, self.pairs())]
 
     def _moments(self):
         """Return the optimizer's state on the device, in few tensors."""
         values = super()._moments()
+        if self._low_block is None:
+            return values
         if self._moment_block is None:
             # Not numbers, such as that of steps.
-            sound = [v for v in values if v.dim() and fits(v)]
-            sound = [v for v in sound if v.dtype == torch.float32]
-            self._moment_block = Block(sound) if sound else None
+            found = [v for v in values if v.dim() and can_move(v)]
+            found = [v for v in found if v.dtype == torch.float32]
+            self._moment_block = Block(found) if found else None
         block = self._moment_block
         known = {id(value) for value in values}
         if (
@@ -125,7 +126,7 @@ class NativeO2(O2Engine):
             or not block.is_whole()
         ):
             return values
-        return block.within(values)
+        return block.among(values)
 
     def _forget_moments(self):
         self._moment_block = None

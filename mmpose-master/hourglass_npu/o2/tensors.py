@@ -152,12 +152,14 @@ def is_part(tensor):
     return held != tensor.numel() * tensor.element_size()
 
 
-def own_copy(tensor):
-    """Return a tensor, or its copy where its memory is part of a block.
+def own_copy(value):
+    """Return a value, or its copy if it is a tensor in part of a block.
 
     A file of a part would hold the whole block.
     """
-    return tensor.clone() if is_part(tensor) else tensor
+    if isinstance(value, torch.Tensor) and is_part(value):
+        return value.clone()
+    return value
 
 
 def in_line(tensor):
@@ -253,6 +255,9 @@ def _line(tensors):
 def unflatten(blocks):
     """Copy flat tensors back to the tensors that :func:`flatten` read."""
     for block, flat in blocks:
+        if all(tensor.dim() == 0 for tensor in block):
+            copy_all(block, flat.unbind())
+            continue
         lines = flat.split([tensor.numel() for tensor in block])
         parts = [
             line if t.dim() == 1 else line.view(t.shape)
@@ -261,14 +266,15 @@ def unflatten(blocks):
         copy_all(block, parts)
 
 
-def choose(overflow, kept):
+def choose(overflow, kept, tensors):
     """Give tensors back what they were if there was an overflow.
 
     Args:
         overflow (Tensor): A bool on the device, a scalar.
         kept (list): From :func:`flatten`, before the tensors changed.
+        tensors (list[Tensor]): The same, in the same order.
     """
-    for block, old in kept:
+    for (_, old), block in zip(kept, _take_tensors(tensors, 2**26)):
         unflatten([(block, torch.where(overflow, old, _line(block)))])
 
 
