@@ -1,7 +1,5 @@
 """Mixed precision O2: tensors of one precision in one piece of memory."""
 
-import torch
-
 from hourglass_npu.o2.tensors import is_dense, is_part, join
 
 PIECE = 2**25
@@ -69,9 +67,10 @@ def can_move(tensor):
 
     That is, whether no other tensor and no process is known to share it.
     """
+    if not is_dense(tensor) or is_part(tensor):
+        return False
     # Of what is on a CUDA device, is_shared() is always true.
-    shared = tensor.device.type == 'cpu' and tensor.is_shared()
-    return is_dense(tensor) and not is_part(tensor) and not shared
+    return tensor.device.type != 'cpu' or not tensor.is_shared()
 
 
 def steps_in_place(optimizer):

@@ -44,7 +44,12 @@ def copy_all(targets, sources):
 def zero_all(tensors):
     """Set tensors to 0, those of one precision in few kernels."""
     for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
-        torch._foreach_zero_([t for t in tensors if t.dtype == dtype])
+        chosen = [tensor for tensor in tensors if tensor.dtype == dtype]
+        if takes_lists(chosen[0].device.type):
+            torch._foreach_zero_(chosen)
+            continue
+        for tensor in chosen:
+            tensor.zero_()
 
 
 def any_not_finite(grads):
@@ -145,6 +150,8 @@ def is_dense(tensor):
 
 def is_part(tensor):
     """Tell whether a tensor's memory is part of something larger."""
+    if tensor.layout != torch.strided:
+        return False
     if hasattr(tensor, 'untyped_storage'):
         held = tensor.untyped_storage().nbytes()
     else:
