@@ -199,8 +199,15 @@ def join(tensors, dtype=None):
         sizes += [size, -size % ALIGNED]
         if sizes[-1]:
             lines.append(tensor.new_zeros(sizes[-1]))
-    flat = torch.cat(lines)
-    flat = flat if dtype is None else flat.to(dtype)
+    if dtype is None:
+        flat = torch.cat(lines)
+    else:
+        # In turns: what is joined before it is converted stays small.
+        flat = lines[0].new_empty(sum(sizes), dtype=dtype)
+        end = 0
+        for some in _take_tensors(lines, 2**26):
+            start, end = end, end + sum(line.numel() for line in some)
+            flat[start:end].copy_(torch.cat(some))
     lines = flat.split(sizes)[::2]
     return flat, [like(line, t) for line, t in zip(lines, tensors)]
 
