@@ -186,7 +186,7 @@ def step(bench):
     )
 
 
-@area('host', rounds=5, default=True)
+@area('host', rounds=5)
 def host(bench):
     """What the host does in an iteration, counted and without arithmetic."""
     bench.config = bundle.LARGE

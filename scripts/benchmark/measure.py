@@ -12,8 +12,9 @@ QUOTIENTS = {
     'kernels / fp32': ('kernels', 'ours, fp32', False),
     'dispatches / stock': ('dispatches', 'stock', False),
 }
-"""Quotients by name: which time or count, over that of which variant, and whether that
-variant stands above the line. Stock is only compared in the same quantity."""
+"""Quotients by name: which time or count, over that of which variant, and
+whether that variant stands above the line. Stock is only compared in the same
+quantity."""
 
 
 class Subject:
