@@ -29,6 +29,7 @@ def iteration(cfg, skip, iterations, on_device=False):
     for data_cfg in (cfg.data_cfg, cfg.data.train.data_cfg):
         data_cfg.image_size = [SIZE, SIZE]
         data_cfg.heatmap_size = [SIZE // 4, SIZE // 4]
+    cfg.total_epochs = 1
     dataset = Remembered(fed(cfg, 2, 0, skip + iterations), 2)
 
     def run(last, listener=None):
@@ -75,4 +76,6 @@ def _decided_on_device():
     from benchmark.bundle import o2_engine
 
     always = property(lambda self: True, lambda self, value: None)
-    return mock.patch.object(o2_engine(), 'selects_on_device', always)
+    return mock.patch.object(
+        o2_engine(), 'selects_on_device', always, create=True
+    )
