@@ -186,6 +186,30 @@ def step(bench):
     )
 
 
+@area('host', rounds=5)
+def host(bench):
+    """What the host does in an iteration, counted and without arithmetic."""
+    bench.config = bundle.LARGE
+    bench.environment.update(ONE_THREAD)
+    forms = {'stock': {}, 'ours, fp32': {}}
+    for name, form in low_precision(
+        override={'amp.enabled': True, 'amp.backend': 'native'}
+    ).items():
+        forms[name] = form
+        forms[f'{name}, undone on the device'] = dict(form, on_device=True)
+    # mmcv's own mixed precision goes from weight to weight, as Apex does.
+    by_weight = {'amp': None, 'fp16': dict(loss_scale=512.0)}
+    forms['stock, fp16 by weight'] = dict(override=by_weight)
+    bench.add(
+        'iteration',
+        'host.iteration',
+        forms,
+        own=True,
+        skip=2,
+        iterations=bench.pick(10, 1),
+    )
+
+
 @area('eval', default=True)
 def evaluation(bench):
     """Evaluation with flip test."""

@@ -68,3 +68,10 @@ def feed_as_train_model(loader):
     train = importlib.import_module('mmpose.apis.train')
     if hasattr(train, 'reuse_memory'):  # else this is stock
         train.reuse_memory(loader)
+
+
+def o2_engine():
+    """Return the class of the engines of mixed precision O2."""
+    from hourglass_npu.o2.engine import O2Engine
+
+    return O2Engine

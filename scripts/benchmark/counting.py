@@ -4,6 +4,7 @@ A CPU hides the cost of launching many small operators and of waiting for
 the device; counted, they can be held by a test on any machine.
 """
 
+import collections
 import contextlib
 from unittest import mock
 
@@ -77,3 +78,42 @@ def count_operators(function):
     return sum(
         event.name.startswith('aten::') for event in profile.function_events
     )
+
+
+def listen():
+    """Return a context manager that counts what torch dispatches.
+
+    Returns:
+        TorchDispatchMode: Its ``counts`` are calls by operator, backward
+        passes included; not what an operator calls inside.
+
+    Raises:
+        ImportError: This torch, before 1.13, cannot list its operators.
+    """
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Dispatches(TorchDispatchMode):
+        def __init__(self):
+            super().__init__()
+            self.counts = collections.Counter()
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            self.counts[func] += 1
+            return func(*args, **(kwargs or {}))
+
+    return Dispatches()
+
+
+WITHOUT_KERNEL = ('empty', 'lift_fresh', 'profiler', '_local_scalar_dense')
+"""Beginnings of the names of operators that compute nothing, beside views."""
+
+
+def is_kernel(operator):
+    """Tell whether an operator computes: it is no view and no bookkeeping.
+
+    Args:
+        operator (OpOverload): Of :func:`listen`.
+    """
+    name = str(operator)
+    name = name[len('aten.') :] if name.startswith('aten.') else name
+    return not operator.is_view and not name.startswith(WITHOUT_KERNEL)

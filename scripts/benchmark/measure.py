@@ -7,9 +7,14 @@ QUOTIENTS = {
     'stock / this': ('wall', 'stock', True),
     'CPU, stock / this': ('cpu', 'stock', True),
     'limit / this': ('wall', 'arithmetic limit', True),
+    'CPU / fp32': ('cpu', 'ours, fp32', False),
+    'dispatches / fp32': ('dispatches', 'ours, fp32', False),
+    'kernels / fp32': ('kernels', 'ours, fp32', False),
+    'dispatches / stock': ('dispatches', 'stock', False),
 }
-"""Quotients by name: which time, over that of which variant, and whether that
-variant stands above the line. Stock is only compared in the same quantity."""
+"""Quotients by name: which time or count, over that of which variant, and
+whether that variant stands above the line. Stock is only compared in the same
+quantity."""
 
 
 class Subject:
@@ -104,7 +109,7 @@ def _quotients(subject, subjects):
     quotients = {}
     for name, (clock, variant, above) in QUOTIENTS.items():
         other = _reference(subject, variant, subjects)
-        if other is not None:
+        if other is not None and clock in other.found[0]:
             pair = (other, subject) if above else (subject, other)
             quotients[name] = summarise(
                 one[clock] / two[clock]

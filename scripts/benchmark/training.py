@@ -30,12 +30,12 @@ def training(
     ranks = 1
     if torch.distributed.is_initialized():
         ranks = torch.distributed.get_world_size()
-    dataset = _fed(cfg, batch, workers, ranks * (skip + iterations))
+    dataset = fed(cfg, batch, workers, ranks * (skip + iterations))
     if in_memory:
-        dataset = _Remembered(dataset, batch)
+        dataset = Remembered(dataset, batch)
     cfg.total_epochs = 1
     spans = [((0, skip - 1, 'after'), (0, skip + iterations - 1, 'after'))]
-    work = _trainer(cfg, dataset, spans, ranks > 1, profile)
+    work = trainer(cfg, dataset, spans, ranks > 1, profile)
     yield from rounds(work, batch * ranks * iterations)
 
 
@@ -49,16 +49,16 @@ def next_epoch(cfg, batch, workers, epochs, spawned=False):
     if spawned:
         torch.multiprocessing.set_start_method('spawn', force=True)
     # An iteration for each worker.
-    dataset = _fed(cfg, batch, workers, workers)
+    dataset = fed(cfg, batch, workers, workers)
     cfg.total_epochs = epochs
     spans = [
         ((epoch, workers - 1, 'after'), (epoch + 1, 0, 'before'))
         for epoch in range(epochs - 1)
     ]
-    yield from rounds(_trainer(cfg, dataset, spans), epochs - 1)
+    yield from rounds(trainer(cfg, dataset, spans), epochs - 1)
 
 
-def _fed(cfg, batch, workers, batches):
+def fed(cfg, batch, workers, batches):
     """Set a config's batch and data workers; return so many batches."""
     from mmpose.datasets import build_dataset
 
@@ -67,11 +67,13 @@ def _fed(cfg, batch, workers, batches):
     return repeat(build_dataset(cfg.data.train), batch * batches)
 
 
-def _trainer(cfg, dataset, spans, distributed=False, profile=False):
+def trainer(
+    cfg, dataset, spans, distributed=False, profile=False, listener=None
+):
     """Return the work of training afresh, which takes its time itself.
 
     The config is changed, so that it saves nothing and has the clock of
-    :func:`_register_clock`.
+    :func:`_register_clock`, which ``listener`` is for.
     """
     from mmpose.apis import train_model
     from mmpose.models import build_posenet
@@ -84,7 +86,7 @@ def _trainer(cfg, dataset, spans, distributed=False, profile=False):
         # A casting model is a ring of references, and its last round's would
         # count in the peak of memory.
         gc.collect()
-        watch = _register_clock(spans)
+        watch = _register_clock(spans, listener)
         model = build_posenet(cfg.model)
         if cfg.get('fp16'):
             _cast_input(model)
@@ -110,7 +112,7 @@ def _profiler():
     return torch.profiler.profile(activities=[kinds.CPU] if on_npu else None)
 
 
-def _register_clock(spans):
+def _register_clock(spans, listener=None):
     """Register a hook, BenchClock, that takes the time of parts of a run.
 
     It comes into the run as a logger, which is the one place where a config
@@ -119,20 +121,21 @@ def _register_clock(spans):
     Args:
         spans (list[tuple]): First and last moment of each part. A moment is
             the epoch, the iteration in it, and ``before`` or ``after``.
+        listener (ContextManager | None): In place of a clock.
 
     Returns:
-        Watch: Takes the time.
+        Watch: Takes the time, or the listener.
     """
     from mmcv.runner import HOOKS, Hook
 
-    watch = Watch()
+    watch = listener or Watch()
 
     def mark(*moment):
         for first, last in spans:
             if moment == first:
                 watch.__enter__()
             elif moment == last:
-                watch.__exit__()
+                watch.__exit__(None, None, None)
 
     class BenchClock(Hook):
         def __init__(self, interval):
@@ -166,7 +169,7 @@ def _cast_input(model):
     model.backbone.register_forward_pre_hook(cast)
 
 
-class _Remembered(torch.utils.data.Dataset):
+class Remembered(torch.utils.data.Dataset):
     """A few samples of a data set, made once and given again and again."""
 
     def __init__(self, dataset, count):

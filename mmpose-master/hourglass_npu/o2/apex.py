@@ -9,16 +9,7 @@ from hourglass_npu.errors import UserError
 from hourglass_npu.o2.casting import split_loss, wrap_forward
 from hourglass_npu.o2.engine import O2Engine
 from hourglass_npu.o2.overflow import DeviceFlag
-from hourglass_npu.o2.tensors import any_not_finite
-
-
-def _is_part(tensor):
-    """Tell whether a tensor's memory is part of something larger."""
-    if hasattr(tensor, 'untyped_storage'):
-        held = tensor.untyped_storage().nbytes()
-    else:
-        held = tensor.storage().size() * tensor.element_size()
-    return held != tensor.numel() * tensor.element_size()
+from hourglass_npu.o2.tensors import any_not_finite, is_part
 
 
 class ApexO2(O2Engine):
@@ -161,7 +152,7 @@ class ApexO2(O2Engine):
         stash = self._stash()
         for param in stash.all_fp16_params + stash.all_fp32_from_fp32_params:
             grad = param.grad
-            if grad is None or not _is_part(grad):
+            if grad is None or not is_part(grad):
                 continue
             if self._gathers:
                 raise RuntimeError(

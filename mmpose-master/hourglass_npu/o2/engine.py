@@ -15,11 +15,13 @@ from hourglass_npu.errors import UserError
 from hourglass_npu.o2.overflow import saturation_flag
 from hourglass_npu.o2.settings import AmpOverflow
 from hourglass_npu.o2.tensors import (
+    choose,
     copy_written,
     flatten,
     has_unscale_kernel,
     is_on,
     is_rounded,
+    own_copy,
     own_floats,
     unflatten,
     written_over,
@@ -157,7 +159,12 @@ class O2Engine:
 
         def state_dict(optimizer):
             self.settle()
-            return self._plain_state_dict()
+            saved = self._plain_state_dict()
+            own = {
+                key: {k: own_copy(v) for k, v in state.items()}
+                for key, state in saved['state'].items()
+            }
+            return dict(saved, state=own)
 
         def load_state_dict(optimizer, state_dict):
             # torch casts moments to the precision of the weights, so the
@@ -166,6 +173,7 @@ class O2Engine:
             self.settle()
             result = self._plain_load(state_dict)
             self._stepped.clear()
+            self._forget_moments()
             return result
 
         for method in (step, state_dict, load_state_dict):
@@ -182,7 +190,7 @@ class O2Engine:
         self._stop_if_hopeless()
         with torch.no_grad():
             copy_written(
-                *self._weights_and_masters(),
+                *self._in_bulk(),
                 on_host=self.device.type == 'cpu'
                 and not self.selects_on_device,
             )
@@ -229,10 +237,11 @@ class O2Engine:
                 del self.optimizer.grad_scale, self.optimizer.found_inf
         else:
             overflow = found != 0
-            kept = list(flatten(self._values()))
+            with torch.no_grad():
+                kept = list(flatten(self._values()))
             self._make_step()
-            for (_, old), (block, new) in zip(kept, flatten(self._values())):
-                unflatten([(block, torch.where(overflow, old, new))])
+            with torch.no_grad():
+                choose(overflow, kept, self._values())
         # The host's values have changed. If the step turns out to be skipped,
         # they are set back.
         numbers = [
@@ -242,18 +251,33 @@ class O2Engine:
         ]
         self._open_step = (flags, scalars, numbers)
 
+    def _in_bulk(self):
+        """Return what :meth:`pairs` does, in as few tensors as hold it.
+
+        Returns:
+            tuple[list[Tensor], list[Tensor]]: Values, in the same order.
+        """
+        return self._weights_and_masters()
+
     def _values(self):
         """Return all tensors on the device that a step changes."""
+        low, masters = self._in_bulk()
+        ours = {id(master) for master in self.pairs()[1]}
         weights = weights_of(self.optimizer)
-        values = [weight.data for weight in weights if weight.requires_grad]
-        values += [param.data for param in self.pairs()[0]]
-        for weight in weights:
-            values += [
-                value
-                for value in self.optimizer.state.get(weight, {}).values()
-                if is_on(value, self.device)
-            ]
-        return values
+        full = [w for w in weights if w.requires_grad and id(w) not in ours]
+        return [*masters, *full, *low, *self._moments()]
+
+    def _moments(self):
+        """Return the optimizer's state on the device, in few tensors."""
+        return [
+            value
+            for weight in weights_of(self.optimizer)
+            for value in self.optimizer.state.get(weight, {}).values()
+            if is_on(value, self.device)
+        ]
+
+    def _forget_moments(self):
+        """Take note that the optimizer's state is another one."""
 
     def _on_host(self):
         """Return what a step changes on the host, such as its number.
@@ -387,7 +411,9 @@ class O2Engine:
             return {}
         pairs = enumerate(zip(*self._weights_and_masters()))
         return {
-            i: master for i, (w, master) in pairs if not is_rounded(w, master)
+            i: own_copy(master)
+            for i, (w, master) in pairs
+            if not is_rounded(w, master)
         }
 
     def state_dict(self):
@@ -505,7 +531,7 @@ class O2Engine:
                 if master is None:
                     saved = value.float()
                 elif is_rounded(value, master.detach()):
-                    saved = master.detach()
+                    saved = own_copy(master.detach())
                 else:
                     saved = written_over(value, master.detach())
                 state_dict[prefix + name] = saved

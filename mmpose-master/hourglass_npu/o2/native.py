@@ -4,8 +4,10 @@ import types
 from contextlib import contextmanager
 
 import torch
+from mmcv.runner.hooks.optimizer import weights_of
 
 from hourglass_npu.errors import UserError
+from hourglass_npu.o2.blocks import Block, can_move, steps_in_place
 from hourglass_npu.o2.casting import (
     cast_floats,
     cast_model,
@@ -14,7 +16,13 @@ from hourglass_npu.o2.casting import (
 )
 from hourglass_npu.o2.engine import O2Engine
 from hourglass_npu.o2.overflow import AmpLossScaler, DeviceFlag
-from hourglass_npu.o2.tensors import add_all, copy_all, to_fp32, unscale
+from hourglass_npu.o2.tensors import (
+    add_all,
+    copy_all,
+    to_fp32,
+    unscale,
+    zero_all,
+)
 
 
 class NativeO2(O2Engine):
@@ -24,6 +32,12 @@ class NativeO2(O2Engine):
     the inverse of the scale; those of several backward passes are added in
     the masters. Weights that are in fp32 already (batch norm) have no
     masters.
+
+    Low-precision weights lie in one block, their masters in another, and the
+    optimizer's moments too where the device undoes steps: what is done to all
+    of them is a call or two. What joins the optimizer later is handled one by
+    one, and so is all where others have put a weight elsewhere, or where the
+    optimizer is not torch's own.
     """
 
     name = 'native'
@@ -39,6 +53,14 @@ class NativeO2(O2Engine):
         cast_model(self.model, self.dtype, keep)
         wrap_forward(self.model, self.dtype, self.options.loss_in_half)
         self._unread = []  # flags that the scaler does not know yet
+        self._low_block = self._master_block = self._moment_block = None
+        if steps_in_place(self.optimizer):
+            low = [
+                param
+                for param in weights_of(self.optimizer)
+                if self._trains_low(param) and can_move(param)
+            ]
+            self._low_block = Block(low) if low else None
 
     @property
     def loss_scale(self):
@@ -50,12 +72,66 @@ class NativeO2(O2Engine):
 
     def pairs(self):
         """Return the trained low-precision weights and their masters."""
+        made = {}
+        if not self._ready:
+            made = self._make_masters()
         self._ready = True
         for group in self.optimizer.param_groups:
-            self._adopt(group)
+            self._adopt(group, made)
         return self._low, self._masters
 
-    def _adopt(self, group):
+    def _trains_low(self, param):
+        low = param.dtype == self.dtype and param.device == self.device
+        return low and param.requires_grad
+
+    def _make_masters(self):
+        """Make the masters of the block of weights, if it is as it was.
+
+        Returns:
+            dict[int, Tensor]: By id of the weight.
+        """
+        block = self._low_block
+        if block is None:
+            return {}
+        trained = {id(p) for p in weights_of(self.optimizer)}
+        trained &= {id(p) for p in block.tensors if p.requires_grad}
+        if len(trained) < len(block.tensors) or not block.is_whole():
+            return {}
+        self._master_block = Block(block.tensors, torch.float32)
+        masters = self._master_block.tensors
+        return {id(p): m for p, m in zip(block.tensors, masters)}
+
+    def _in_bulk(self):
+        """Return low-precision weights and masters in few tensors."""
+        blocks = self._low_block, self._master_block
+        if None in blocks or not all(block.is_whole() for block in blocks):
+            return super()._in_bulk()
+        return [block.among(t) for block, t in zip(blocks, self.pairs())]
+
+    def _moments(self):
+        """Return the optimizer's state on the device, in few tensors."""
+        values = super()._moments()
+        if self._low_block is None:
+            return values
+        if self._moment_block is None:
+            # Not numbers, such as that of steps.
+            found = [v for v in values if v.dim() and can_move(v)]
+            found = [v for v in found if v.dtype == torch.float32]
+            self._moment_block = Block(found) if found else None
+        block = self._moment_block
+        known = {id(value) for value in values}
+        if (
+            block is None
+            or not known.issuperset(map(id, block.tensors))
+            or not block.is_whole()
+        ):
+            return values
+        return block.among(values)
+
+    def _forget_moments(self):
+        self._moment_block = None
+
+    def _adopt(self, group, made):
         """Put masters into a parameter group, and note what it trains.
 
         The optimizer's state of a weight moves to its master. Frozen weights
@@ -63,6 +139,8 @@ class NativeO2(O2Engine):
 
         Args:
             group (dict): Of the optimizer; its ``params`` is a list.
+            made (dict[int, Tensor]): Masters that are there, by id of the
+                weight.
         """
         for i, param in enumerate(group['params']):
             if not param.requires_grad or id(param) in self._known:
@@ -78,7 +156,10 @@ class NativeO2(O2Engine):
                 self._full.append(param)
                 self._known.add(id(param))
                 continue
-            master = param.detach().clone().float().requires_grad_()
+            master = made.get(id(param))
+            if master is None:
+                master = param.detach().clone().float()
+            master.requires_grad_()
             self._known.add(id(master))
             group['params'][i] = master
             self._low.append(param)
@@ -95,16 +176,15 @@ class NativeO2(O2Engine):
 
         def zero_grad(optimizer, set_to_none=False):
             self.pairs()
-            for param in self._low + self._full:
-                if param.grad is None:
-                    continue
+            params = [p for p in self._low + self._full if p.grad is not None]
+            for param in params:
+                # Not detach_(): it may be a view of DDP's bucket.
                 if set_to_none:
                     param.grad = None
-                else:
-                    # Not detach_(): it may be a view of DDP's bucket.
-                    if param.grad.requires_grad:
-                        param.grad = param.grad.detach()
-                    param.grad.zero_()
+                elif param.grad.requires_grad:
+                    param.grad = param.grad.detach()
+            if not set_to_none:
+                zero_all([param.grad for param in params])
             self._drop_grads()
 
         def add_param_group(optimizer, param_group):
@@ -115,7 +195,7 @@ class NativeO2(O2Engine):
             if not single and not isinstance(params, (list, tuple)):
                 params = list(params)
             group['params'] = [params] if single else list(params)
-            self._adopt(group)
+            self._adopt(group, {})
             plain_add(group)
 
         for method in (zero_grad, add_param_group):
@@ -150,7 +230,7 @@ class NativeO2(O2Engine):
             DistributedDataParallel's buckets, which are overwritten.
         """
         taken = [param for param in self._full if param.grad is not None]
-        copies = dict(zip(taken, to_fp32([p.grad.detach() for p in taken])))
+        copies = dict(zip(taken, to_fp32([p.grad for p in taken])[0]))
         for param in taken:
             param.grad = None
         return [copies.get(param) for param in self._full]
@@ -180,9 +260,9 @@ class NativeO2(O2Engine):
                 before.append(earlier)
         if not fresh:
             return None
-        fresh = to_fp32([grad.detach() for grad in fresh])
         with torch.no_grad():
-            found = unscale(fresh, 1.0 / self.scaler.loss_scale)
+            fresh, blocks = to_fp32(fresh)
+            found = unscale(blocks, 1.0 / self.scaler.loss_scale)
             sums = [(f, b) for f, b in zip(fresh, before) if b is not None]
             add_all([new for new, _ in sums], [old for _, old in sums])
         for owner, grad in zip(owners, fresh):
@@ -205,7 +285,7 @@ class NativeO2(O2Engine):
     def _make_step(self):
         self._plain_step()
         with torch.no_grad():
-            copy_all([param.data for param in self._low], self._masters)
+            copy_all(*self._in_bulk())
         self._drop_grads()
 
     def _scaler_state(self):

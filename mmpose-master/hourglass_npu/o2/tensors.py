@@ -4,10 +4,7 @@ import functools
 import importlib
 
 import torch
-from torch._utils import (
-    _take_tensors,
-    _unflatten_dense_tensors,
-)
+from torch._utils import _take_tensors
 
 from hourglass_npu.o2.overflow import saturation_flag
 
@@ -44,11 +41,15 @@ def copy_all(targets, sources):
         target.copy_(source)
 
 
-def to_fp32(tensors):
-    """Return fp32 copies of tensors."""
-    copies = [torch.empty_like(t, dtype=torch.float32) for t in tensors]
-    copy_all(copies, tensors)
-    return copies
+def zero_all(tensors):
+    """Set tensors to 0, those of one precision in few kernels."""
+    for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
+        chosen = [tensor for tensor in tensors if tensor.dtype == dtype]
+        if takes_lists(chosen[0].device.type):
+            torch._foreach_zero_(chosen)
+            continue
+        for tensor in chosen:
+            tensor.zero_()
 
 
 def any_not_finite(grads):
@@ -129,6 +130,119 @@ def _compiles(device):
     return ready is not None and not ready()
 
 
+ALIGNED = 128
+"""Elements: where a tensor begins in a block, kernels read fast."""
+
+
+def is_dense(tensor):
+    """Tell whether a tensor fills its memory without gap or overlap."""
+    if tensor.layout != torch.strided:
+        return False
+    if tensor.is_contiguous():
+        return True
+    end = 1
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape)):
+        if size != 1 and stride != end:
+            return False
+        end *= size
+    return True
+
+
+def is_part(tensor):
+    """Tell whether a tensor's memory is part of something larger."""
+    if tensor.layout != torch.strided:
+        return False
+    if hasattr(tensor, 'untyped_storage'):
+        held = tensor.untyped_storage().nbytes()
+    else:
+        held = tensor.storage().size() * tensor.element_size()
+    return held != tensor.numel() * tensor.element_size()
+
+
+def own_copy(value):
+    """Return a value, or its copy if it is a tensor in part of a block.
+
+    A file of a part would hold the whole block.
+    """
+    if isinstance(value, torch.Tensor) and is_part(value):
+        return value.clone()
+    return value
+
+
+def in_line(tensor):
+    """Return all of a dense tensor as one dimension, in memory's order."""
+    if tensor.dim() == 1:
+        return tensor
+    if tensor.is_contiguous():
+        return tensor.view(-1)
+    return tensor.as_strided((tensor.numel(),), (1,))
+
+
+@torch.no_grad()
+def join(tensors, dtype=None):
+    """Copy tensors into one piece of memory.
+
+    Args:
+        tensors (list[Tensor]): Of one dtype and device, at least one.
+        dtype (torch.dtype | None): Of the copies; None keeps it.
+
+    Returns:
+        tuple[Tensor, list[Tensor]]: The flat block, with zeros between its
+        parts so that all begin at a multiple of ``ALIGNED``; and the parts,
+        which have shapes and strides of the tensors.
+    """
+    tensors = [t if is_dense(t) else t.contiguous() for t in tensors]
+    lines, sizes = [], []
+    for tensor in tensors:
+        size = tensor.numel()
+        lines.append(in_line(tensor))
+        sizes += [size, -size % ALIGNED]
+        if sizes[-1]:
+            lines.append(tensor.new_zeros(sizes[-1]))
+    if dtype is None:
+        flat = torch.cat(lines)
+    else:
+        # In turns: what is joined before it is converted stays small.
+        flat = lines[0].new_empty(sum(sizes), dtype=dtype)
+        end = 0
+        for some in _take_tensors(lines, 2**26):
+            start, end = end, end + sum(line.numel() for line in some)
+            flat[start:end].copy_(torch.cat(some))
+    lines = flat.split(sizes)[::2]
+    return flat, [like(line, t) for line, t in zip(lines, tensors)]
+
+
+def to_fp32(tensors):
+    """Copy tensors, converted to fp32.
+
+    Args:
+        tensors (list[Tensor]): Of any float dtypes, on one device.
+
+    Returns:
+        tuple[list[Tensor], list[Tensor]]: The copies; and the flat blocks in
+        which they lie, one for each dtype, see :func:`join`.
+    """
+    places, blocks = {}, []
+    for i, tensor in enumerate(tensors):
+        places.setdefault(tensor.dtype, []).append(i)
+    copies = [None] * len(tensors)
+    for chosen in places.values():
+        flat, parts = join([tensors[i] for i in chosen], torch.float32)
+        blocks.append(flat)
+        for i, part in zip(chosen, parts):
+            copies[i] = part
+    return copies, blocks
+
+
+def like(line, tensor):
+    """Give a part of a flat tensor the form of a dense tensor."""
+    if tensor.dim() == 1:
+        return line
+    if tensor.is_contiguous():
+        return line.view(tensor.shape)
+    return line.as_strided(tensor.shape, tensor.stride())
+
+
 def flatten(tensors):
     """Copy tensors into flat ones, block by block.
 
@@ -140,18 +254,42 @@ def flatten(tensors):
         most unless one alone is larger, and their flat copy.
     """
     for block in _take_tensors(tensors, 2**26):
-        yield block, _joined(block)
+        flat = _line(block)
+        yield block, flat if len(block) > 1 else flat.clone()
 
 
-def _joined(tensors):
-    # Not torch's function: of one tensor it makes a view.
-    return torch.cat([t.contiguous().view(-1) for t in tensors])
+def _line(tensors):
+    """Return the values of tensors, flat; not a copy if it is one alone."""
+    if len(tensors) > 1 and all(tensor.dim() == 0 for tensor in tensors):
+        return torch.stack(tensors)
+    lines = [in_line(tensor.contiguous()) for tensor in tensors]
+    return torch.cat(lines) if len(lines) > 1 else lines[0]
 
 
 def unflatten(blocks):
     """Copy flat tensors back to the tensors that :func:`flatten` read."""
     for block, flat in blocks:
-        copy_all(block, _unflatten_dense_tensors(flat, block))
+        if all(tensor.dim() == 0 for tensor in block):
+            copy_all(block, flat.unbind())
+            continue
+        lines = flat.split([tensor.numel() for tensor in block])
+        parts = [
+            line if t.dim() == 1 else line.view(t.shape)
+            for line, t in zip(lines, block)
+        ]
+        copy_all(block, parts)
+
+
+def choose(overflow, kept, tensors):
+    """Give tensors back what they were if there was an overflow.
+
+    Args:
+        overflow (Tensor): A bool on the device, a scalar.
+        kept (list): From :func:`flatten`, before the tensors changed.
+        tensors (list[Tensor]): The same, in the same order.
+    """
+    for (_, old), block in zip(kept, _take_tensors(tensors, 2**26)):
+        unflatten([(block, torch.where(overflow, old, _line(block)))])
 
 
 def written_over(low, master):
@@ -190,9 +328,9 @@ def copy_written(low, masters, on_host):
                 master.copy_(written_over(weight, master))
         return
     masters = iter(masters)
-    for block, flat in flatten(low):
+    for block in _take_tensors(low, 2**26):
         own = [next(masters) for _ in block]
-        unflatten([(own, written_over(flat, _joined(own)))])
+        unflatten([(own, written_over(_line(block), _line(own)))])
 
 
 def is_on(value, device):

@@ -122,7 +122,10 @@ def unscale_in_half(monkeypatch):
     def rounded(grads):
         # What is multiplied back here is divided again later, exactly.
         halved = [(g.float() / scale).half() for g in grads]
-        return [g * scale for g in to_fp32(halved)]
+        copies, blocks = to_fp32(halved)
+        for block in blocks:
+            block.mul_(scale)
+        return copies, blocks
 
     monkeypatch.setattr(native, 'to_fp32', rounded)
 

@@ -32,6 +32,7 @@ from hourglass_npu.o2.tensors import (
     takes_lists,
     unflatten,
     unscale,
+    zero_all,
 )
 
 
@@ -386,8 +387,10 @@ def test_one_by_one_gives_the_same(monkeypatch):
         copies = [torch.zeros(2, dtype=torch.float16), torch.zeros(1)]
         copy_all(copies, values)
         add_all(values, [value.clone() for value in values])
+        zeroed = [torch.ones(2), torch.ones(1, dtype=torch.float16)]
+        zero_all(zeroed)
         found = unscale(values, 0.25)
-        return [found, *copies, *values]
+        return [found, *zeroed, *copies, *values]
 
     together = compute()
     places = 'hourglass_npu.o2.tensors.takes_lists'
@@ -399,4 +402,5 @@ def test_one_by_one_gives_the_same(monkeypatch):
         'hourglass_npu.o2.tensors.has_unscale_kernel', lambda device: False
     )
     assert equal(together, compute())
-    assert [v.tolist() for v in together[3:]] == [[0.5, 1.0], [1.5]]
+    assert [v.tolist() for v in together[5:]] == [[0.5, 1.0], [1.5]]
+    assert not any(zeroed.any() for zeroed in together[1:3])
