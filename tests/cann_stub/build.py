@@ -11,7 +11,7 @@ another place), are made once for each torch and each state of the sources,
 and are never on the path of a process that has not asked for them. pip gets
 the wheel from where it gets everything else; TORCH_NPU_WHEELS names a folder
 of wheels in place of that. Status 3: there is no torch_npu for this torch or
-this Python.
+this Python, or the torch is one for CUDA.
 """
 
 import argparse
@@ -68,7 +68,7 @@ class Unable(Exception):
 
 
 class NotServed(Unable):
-    """There is no torch_npu for this torch or this Python."""
+    """There is no torch_npu that this torch and this Python can load."""
 
 
 def torch_version():
@@ -326,6 +326,11 @@ def build(version=None):
     numbers = torch_version()
     if tuple(map(int, numbers.split('.')[:2])) < OLDEST_TORCH:
         raise NotServed(f'torch {numbers}: the stand-in serves 2.6 and later')
+    if (site_packages() / 'torch/lib/libtorch_cuda.so').exists():
+        raise NotServed(
+            f'torch {numbers} is built for CUDA, beside which torch_npu does '
+            'not load: install the build for CPUs, whose version ends in +cpu'
+        )
     compiler = os.environ.get('CXX') or 'g++'
     for tool in (compiler, 'nm'):
         if shutil.which(tool) is None:

@@ -34,6 +34,22 @@ def test_a_release_that_is_not_there_is_said(cann_stub, run, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ['lock']
 
 
+def test_a_torch_for_cuda_is_said(cann_stub, run, tmp_path):
+    # torch_npu then ends the process while it is loaded.
+    torch = tmp_path / 'torch'
+    (torch / 'lib').mkdir(parents=True)
+    for path in ('__init__.py', 'lib/libtorch_cuda.so'):
+        (torch / path).touch()
+    cache = tmp_path / 'cache'
+    done = run(
+        [sys.executable, BUILD],
+        env=dict(PYTHONPATH=str(tmp_path), CANN_STUB_CACHE=str(cache)),
+    )
+    assert done.returncode == 3
+    assert 'is built for CUDA' in done.stderr
+    assert not cache.exists()
+
+
 def test_what_is_there_is_not_built_again(cann_stub, run):
     environment = {'CXX': cann_stub['CXX']} if 'CXX' in cann_stub else {}
     folders = {

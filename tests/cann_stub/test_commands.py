@@ -134,6 +134,7 @@ def test_a_batch_that_is_too_large_ends_with_its_own_status(
     command = [sys.executable, 'mmpose-master/tools/train.py', config]
     command += ['--device', 'npu', '--work-dir', tmp_path / 'work']
     command += ['--try-batch', '--cfg-options', FP32, PLAIN, '--batch']
+    # Enough for the batch, but not for what the network makes of it.
     for batch, status in (('2', 0), ('512', trial.TOO_LARGE)):
         done = npu(
             *command, batch, status=status, CANN_STUB_MEMORY='128', **data

@@ -360,3 +360,6 @@ def test_a_graph_of_the_gradients_is_no_obstacle():
         )
         optimizer.step()
     optimizer.zero_grad()
+    # The graph, and the memory of its pass, go.
+    grads = [p.grad for p in model.parameters() if p.grad is not None]
+    assert grads and not any(grad.requires_grad for grad in grads)
