@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 from calling import call
-from mpii_data import CONFIGS
+from mpii_data import CONFIGS, TINY_NETWORK
 from test_your_data import TINY, write_coco
 
 from hourglass_npu.config.joints import joints_of
@@ -53,7 +53,8 @@ def coco(tmp_path, monkeypatch):
     path.write_text(json.dumps(content))
     config = tmp_path / 'coco.py'
     base = CONFIGS / 'hourglass52_mpii_384x384.py'
-    config.write_text(TINY.format(base=base) + MORE.format(folder=tmp_path))
+    network = TINY_NETWORK.format(base=base) + TINY
+    config.write_text(network + MORE.format(folder=tmp_path))
     return config
 
 
