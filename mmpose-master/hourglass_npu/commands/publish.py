@@ -89,7 +89,8 @@ def publish(checkpoint, config=None, out=None):
     make_folder(folder)
     try:
         with tempfile.TemporaryDirectory(dir=folder) as partial:
-            # torch writes the name into the file: always the same.
+            # torch writes the name into the file: always the same. (torch 1.8
+            # also writes addresses: there each file has its own hash.)
             path = os.path.join(partial, 'weights.pth')
             weights = {
                 key: value.detach().cpu().clone()
