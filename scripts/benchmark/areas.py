@@ -8,6 +8,7 @@ what it measures as cases, see :mod:`.case`.
 import os
 
 from benchmark import bundle
+from benchmark.counting import can_listen
 from benchmark.measure import Subject
 from benchmark.worker import start_group
 
@@ -189,6 +190,8 @@ def step(bench):
 @area('host', rounds=5)
 def host(bench):
     """What the host does in an iteration, counted and without arithmetic."""
+    if not can_listen():
+        raise bundle.UserError('area host: needs torch 1.13 or later')
     bench.config = bundle.LARGE
     bench.environment.update(ONE_THREAD)
     forms = {'stock': {}, 'ours, fp32': {}}

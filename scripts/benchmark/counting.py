@@ -80,6 +80,15 @@ def count_operators(function):
     )
 
 
+def can_listen():
+    """Tell whether this torch can list the operators that it dispatches."""
+    try:
+        listen()
+    except ImportError:
+        return False
+    return True
+
+
 def listen():
     """Return a context manager that counts what torch dispatches.
 

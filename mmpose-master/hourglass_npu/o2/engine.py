@@ -273,8 +273,18 @@ class O2Engine:
             value
             for weight in weights_of(self.optimizer)
             for value in self.optimizer.state.get(weight, {}).values()
-            if is_on(value, self.device)
+            if self._is_of_device(value)
         ]
+
+    def _is_of_device(self, value):
+        """Tell whether a value of the optimizer's state is on the device.
+
+        Where that is the CPU, numbers of steps count as the host's, as they
+        are for all others.
+        """
+        if not is_on(value, self.device):
+            return False
+        return self.device.type != 'cpu' or value.dim() > 0
 
     def _forget_moments(self):
         """Take note that the optimizer's state is another one."""
@@ -298,7 +308,7 @@ class O2Engine:
                 if isinstance(value, (int, float)):
                     numbers.append((place, key, value))
                 elif isinstance(value, torch.Tensor):
-                    if not is_on(value, self.device):
+                    if not self._is_of_device(value):
                         scalars.append(value)
         return scalars, numbers
 

@@ -192,13 +192,16 @@ def join(tensors, dtype=None):
         which have shapes and strides of the tensors.
     """
     tensors = [t if is_dense(t) else t.contiguous() for t in tensors]
-    lines, sizes = [], []
+    lines, sizes, gaps = [], [], {}
     for tensor in tensors:
         size = tensor.numel()
+        gap = -size % ALIGNED
         lines.append(in_line(tensor))
-        sizes += [size, -size % ALIGNED]
-        if sizes[-1]:
-            lines.append(tensor.new_zeros(sizes[-1]))
+        sizes += [size, gap]
+        if gap:
+            if gap not in gaps:
+                gaps[gap] = tensor.new_zeros(gap)
+            lines.append(gaps[gap])
     if dtype is None:
         flat = torch.cat(lines)
     else:
