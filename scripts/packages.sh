@@ -80,9 +80,15 @@ describe_torch() {
     echo "torch ${1:+$1 }for CPUs (0.2 GB to fetch: a minute)"
     return
   fi
-  [ -n "$torch_npu" ] || command -v nvidia-smi >/dev/null ||
-    say 'note: this package index has no torch for CPUs alone, which is a tenth' \
-      'as large; PIP_EXTRA_INDEX_URL can add an index that has'
+  local lacks='this package index has no torch for CPUs alone'
+  local add='PIP_EXTRA_INDEX_URL can add an index that has'
+  if [ -n "$torch_npu" ]; then
+    # On other processors the only build is the one for CPUs.
+    [ "$(uname -m)" != x86_64 ] ||
+      say "note: $lacks, and torch_npu ends the process beside another; $add"
+  elif ! command -v nvidia-smi >/dev/null; then
+    say "note: $lacks, which is a tenth as large; $add"
+  fi
   echo "torch ${1:+$1 }(0.2 to 3 GB to fetch: some minutes)"
 }
 

@@ -433,6 +433,28 @@ def test_a_pair_that_does_not_belong_together_is_said(bundle):
     assert 'do not belong together' in run.err
 
 
+@pytest.mark.parametrize(
+    'machine, npu, said',
+    [
+        ('x86_64', '2.6.0.post5', 'torch_npu ends the process beside another'),
+        ('aarch64', '2.6.0.post5', ''),
+        ('x86_64', 'none', 'which is a tenth as large'),
+    ],
+)
+def test_an_index_without_a_torch_for_cpus(bundle, machine, npu, said):
+    if npu == 'none' and shutil.which('nvidia-smi'):
+        pytest.skip('the torch for GPUs is wanted here')
+    uname = bundle.root / 'bin/uname'
+    uname.parent.mkdir(exist_ok=True)
+    uname.write_text(f'#!/bin/sh\necho {machine}\n')
+    uname.chmod(0o755)
+    path = f'{uname.parent}:{os.environ["PATH"]}'
+    run = bundle.run(TORCH='2.6.0', TORCH_NPU=npu, PATH=path)
+    assert run.returncode == 0, run.err
+    assert said in run.err
+    assert ('no torch for CPUs alone' in run.err) is bool(said)
+
+
 def test_a_torch_npu_that_pip_does_not_get_is_named(bundle):
     add_cann(bundle, '6.3.RC2')
     run = bundle.run(VERSION='3.7', FAIL_AT='--no-deps torch_npu')
