@@ -40,7 +40,7 @@ def read_index(path):
         ):
             raise UserError(
                 f'{path} is no COCO file: it has no list of {table}, each '
-                'with an id'
+                'with a whole number as its id'
             )
         ids = [row['id'] for row in rows]
         if len(set(ids)) < len(ids):
