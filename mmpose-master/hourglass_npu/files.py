@@ -82,7 +82,9 @@ def read_bytes(path, most=LARGEST_FILE):
         UserError: See :func:`open_regular`.
     """
     with open_regular(path, most) as file:
-        return file.read(most)
+        # Not read(most): that would take so much memory for each file. Files
+        # of the kernel's have no size.
+        return file.read(os.fstat(file.fileno()).st_size or most)
 
 
 def read_json(path):
